@@ -1,0 +1,83 @@
+"""Geometry of boxes: area, IoU, GIoU, the R-CNN coder, clipping.
+
+Boxes are `(..., 4)` float tensors x1, y1, x2, y2 in pixels, x to the right, y down, continuous: width is x2 − x1.
+"""
+
+import math
+
+import tensorflow as tf
+
+MAX_LOG_SCALE = math.log(1000.0 / 16.0)
+"""dw and dh are clamped at this when decoding, so that exp can't overflow (authors' code)."""
+
+
+def area(boxes: tf.Tensor) -> tf.Tensor:
+    """Areas `(...)` of boxes `(..., 4)` in square pixels; an inverted box has area 0."""
+    sides = tf.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def _overlap(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Intersection and union areas of broadcast boxes."""
+    top_left = tf.maximum(a[..., :2], b[..., :2])
+    bottom_right = tf.minimum(a[..., 2:], b[..., 2:])
+    intersection = area(tf.concat([top_left, bottom_right], axis=-1))
+    return intersection, area(a) + area(b) - intersection
+
+
+def iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Intersection over union, element by element with broadcasting.
+
+    Args:
+      a: boxes `(..., 4)`.
+      b: boxes `(..., 4)`, broadcastable with `a`; use `a[:, None]`, `b[None]` for all pairs.
+
+    Returns:
+      `(...)` in [0, 1]; 0 where the union is empty.
+    """
+    intersection, union = _overlap(a, b)
+    return tf.math.divide_no_nan(intersection, union)
+
+
+def giou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Generalised IoU (Rezatofighi et al. 2019, algorithm 1) of broadcast boxes `(..., 4)` → `(...)` in [−1, 1]."""
+    intersection, union = _overlap(a, b)
+    hull = area(tf.concat([tf.minimum(a[..., :2], b[..., :2]), tf.maximum(a[..., 2:], b[..., 2:])], axis=-1))
+    return tf.math.divide_no_nan(intersection, union) - tf.math.divide_no_nan(hull - union, hull)
+
+
+def _centre_and_size(boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    size = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + 0.5 * size, size
+
+
+def encode(boxes: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
+    """Boxes as deltas from anchors: the standard R-CNN parameterisation with unit weights (§4).
+
+    dx = (x − x_a) / w_a, dy = (y − y_a) / h_a for the centres, dw = ln(w / w_a), dh = ln(h / h_a).
+
+    Args:
+      boxes: `(..., 4)` with positive width and height.
+      anchors: `(..., 4)`, broadcastable with `boxes`.
+
+    Returns:
+      deltas `(..., 4)`: dx, dy, dw, dh.
+    """
+    centre, size = _centre_and_size(boxes)
+    anchor_centre, anchor_size = _centre_and_size(anchors)
+    return tf.concat([(centre - anchor_centre) / anchor_size, tf.math.log(size / anchor_size)], axis=-1)
+
+
+def decode(deltas: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
+    """The inverse of `encode`; dw and dh are clamped at ln(1000/16) (authors' code)."""
+    anchor_centre, anchor_size = _centre_and_size(anchors)
+    centre = deltas[..., :2] * anchor_size + anchor_centre
+    half = 0.5 * tf.exp(tf.minimum(deltas[..., 2:], MAX_LOG_SCALE)) * anchor_size
+    return tf.concat([centre - half, centre + half], axis=-1)
+
+
+def clip(boxes: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """Boxes `(..., 4)` cut to the image [0, width] × [0, height]; `height` and `width` broadcast with `(...)`."""
+    width, height = tf.cast(width, boxes.dtype), tf.cast(height, boxes.dtype)
+    limit = tf.stack([width, height, width, height], axis=-1)
+    return tf.clip_by_value(boxes, 0.0, limit)

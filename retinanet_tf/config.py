@@ -1,0 +1,289 @@
+"""Every setting of a detector and its training, as frozen dataclasses whose defaults are the paper's.
+
+Each field carries its meaning and its source in `metadata["help"]`, from which the command-line flags are made
+(`config_flags.py`). Field names are unique over all sections, so that a flag needs no prefix. Sections (§) are
+those of "Focal Loss for Dense Object Detection"; "authors' code" is Detectron.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from retinanet_tf.errors import InputError
+
+
+def _setting(default: Any, help: str, choices: tuple | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+class _Checked:
+    """Refuses a value outside its field's choices, by name."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            choices, value = field.metadata["choices"], getattr(self, field.name)
+            if choices and value not in choices:
+                raise InputError(f"{field.name}={value!r} is not one of {', '.join(map(repr, choices))}.")
+            if isinstance(field.default, tuple) and isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class AnchorConfig(_Checked):
+    """Which anchors stand at each position of which pyramid level."""
+
+    min_level: int = _setting(3, "Finest pyramid level; P3 has stride 8 (§4, no P2).")
+    max_level: int = _setting(7, "Coarsest pyramid level; P7 has stride 128 (§4).")
+    anchor_multiplier: float = _setting(
+        4.0, "Base anchor side over the level's stride: 4 gives 32 px on P3 to 512 px on P7 (§4)."
+    )
+    anchor_scales: tuple[float, ...] = _setting(
+        (1.0, 2 ** (1 / 3), 2 ** (2 / 3)), "Factors on the base side at every level (§4: three per octave)."
+    )
+    anchor_ratios: tuple[float, ...] = _setting((0.5, 1.0, 2.0), "Aspect ratios, height over width (§4).")
+    anchor_offset: float = _setting(
+        0.5, "Anchor centre within its cell, in strides. 0.5 is the cell's centre; detectron2 and torchvision use 0."
+    )
+    anchor_rounding: str = _setting(
+        "none",
+        "'none': exact sides; 'detectron': width and height of the base window rounded at stride size, and centres "
+        "half a pixel up and left (authors' code); 'torchvision': integer sizes, corners rounded.",
+        choices=("none", "detectron", "torchvision"),
+    )
+    anchor_order: str = _setting(
+        "scale",
+        "Which index is the slower one at a position: 'scale' (scale·ratios + ratio, ours and the authors' code) or "
+        "'ratio' (ratio·scales + scale, torchvision).",
+        choices=("scale", "ratio"),
+    )
+
+    @property
+    def levels(self) -> range:
+        """The pyramid levels, finest first."""
+        return range(self.min_level, self.max_level + 1)
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """A of the paper: 9 by default."""
+        return len(self.anchor_scales) * len(self.anchor_ratios)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(_Checked):
+    """The network of §4."""
+
+    num_classes: int = _setting(80, "K, the number of categories; no background class (§3).")
+    backbone: str = _setting("resnet50", "A name of retinanet_tf.resnet.VARIANTS (§4: ResNet-50 and -101).")
+    norm: str = _setting(
+        "frozen",
+        "Normalisation in the backbone: 'frozen' (statistics and affine fixed, authors' code), 'batch' or 'group'.",
+        choices=("frozen", "batch", "group"),
+    )
+    norm_epsilon: float = _setting(1e-5, "Epsilon of the backbone's normalisation.")
+    stride_in: str = _setting(
+        "1x1",
+        "Which convolution of a bottleneck carries the stride: '1x1' (the ResNet release, authors' code) or '3x3' "
+        "(torchvision, ResNeXt).",
+        choices=("1x1", "3x3"),
+    )
+    freeze_stages: int = _setting(
+        2, "Stages up to this one aren't trained: 0 none, 1 the stem, 2 the stem and stage 2 (authors' code)."
+    )
+    p6_from: str = _setting("c5", "Input of P6: 'c5' (§4) or 'p5' (torchvision v1, Model Garden).", ("c5", "p5"))
+    fpn_channels: int = _setting(256, "C, channels of every pyramid level (§4).")
+    subnet_depth: int = _setting(4, "3x3 convolutions in each subnet before the last one (§4).")
+    subnet_channels: int = _setting(256, "Filters of those convolutions (§4).")
+    subnet_norm: str = _setting(
+        "none",
+        "Normalisation in the subnets: 'none' (§4), 'group', or 'batch' (statistics and affine kept per level).",
+        choices=("none", "group", "batch"),
+    )
+    prior: float = _setting(0.01, "π: the foreground probability every anchor starts with (§3.3, §4.1).")
+    pixel_mean: tuple[float, float, float] = _setting(
+        (123.68, 116.779, 103.939), "Subtracted from R, G, B in 0–255; the ResNet release's (keras.applications)."
+    )
+    pixel_std: tuple[float, float, float] = _setting((1.0, 1.0, 1.0), "Divides R, G, B after the mean is gone.")
+    channel_order: str = _setting(
+        "bgr", "Order in which the backbone sees the channels: 'bgr' (the ResNet release) or 'rgb'.", ("bgr", "rgb")
+    )
+    weight_decay: float = _setting(
+        1e-4, "Coupled L2 on convolution kernels: their gradient gets weight_decay·w (§4.1)."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AssignConfig(_Checked):
+    """Which anchors learn which object (§4)."""
+
+    positive_iou: float = _setting(0.5, "Anchors with at least this IoU with an object are its positives (§4).")
+    negative_iou: float = _setting(0.4, "Anchors below this IoU with every object are background; between, ignored.")
+    promote: str = _setting(
+        "never",
+        "Whether each object's best anchor counts as positive below positive_iou: 'never' (§4's text), "
+        "'above_negative' (what the authors' code does), 'always' (detectron2, torchvision).",
+        choices=("never", "above_negative", "always"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig(_Checked):
+    """The losses of §3 and §4.1."""
+
+    classification: str = _setting(
+        "focal",
+        "'focal' (eq. 5), 'cross_entropy' (eq. 3: eq. 5 with γ = 0), 'focal_star' (eqs. 7, 8) or 'hinge' (§5.1).",
+        choices=("focal", "cross_entropy", "focal_star", "hinge"),
+    )
+    gamma: float = _setting(2.0, "γ, the focusing parameter (§3.2).")
+    alpha: float = _setting(0.25, "α, the weight of the foreground (eq. 3, §5.1).")
+    star_beta: float = _setting(1.0, "β of FL* (eq. 7); used by classification=focal_star alone.")
+    box: str = _setting(
+        "smooth_l1", "'smooth_l1' (§4.1), 'l1' or 'giou' (detectron2's choices).", ("smooth_l1", "l1", "giou")
+    )
+    box_beta: float = _setting(0.11, "Where smooth L1 turns from quadratic to linear (authors' code; §4.1 is silent).")
+    box_weight: float = _setting(1.0, "Factor on the box loss (authors' code; §4.1: 1).")
+    normalizer: str = _setting(
+        "image",
+        "What the summed loss is divided by: 'image' (each image's positives, §4.1), 'replica' (Σ(positives + 1) over "
+        "the device's images, authors' code) or 'global' (the same sum over all devices).",
+        choices=("image", "replica", "global"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(_Checked):
+    """What the input pipeline does with an image."""
+
+    image_size: int = _setting(600, "Shorter side in pixels after resizing (§4.1: 600 for the ablations).")
+    max_size: int = _setting(1000, "Longer side's limit in pixels (§5.2: 1.667 times the shorter).")
+    batch_size: int = _setting(16, "Images a step over all devices (§4.1: 8 GPUs of 2 images).")
+    horizontal_flip: bool = _setting(True, "Flip every second image (§4.1: the only augmentation).")
+    scale_jitter: tuple[float, float] = _setting(
+        (1.0, 1.0), "Range of a random factor on the resized image (Table 2's models use scale jitter)."
+    )
+    translate: float = _setting(0.0, "Largest random shift as a share of the image's size; 0 is the paper's.")
+    color_jitter: float = _setting(0.0, "Strength of random brightness, contrast and saturation; 0 is the paper's.")
+    cache: str = _setting("none", "Keep encoded records 'ram', on 'disk', or 'none'.", ("none", "ram", "disk"))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(_Checked):
+    """Optimisation and the training job (§4.1)."""
+
+    steps: int = _setting(90_000, "Training steps (§4.1: 90k at batch 16).")
+    learning_rate: float = _setting(0.01, "Initial learning rate at the configured batch_size (§4.1).")
+    schedule: str = _setting("step", "'step' (§4.1) or 'cosine' (to zero at the last step).", ("step", "cosine"))
+    decay_steps: tuple[int, ...] = _setting((60_000, 80_000), "Steps at which 'step' divides by ten (§4.1).")
+    warmup_steps: int = _setting(0, "Linear warm-up steps; the text has none, the authors' code 500.")
+    warmup_start: float = _setting(1 / 3, "First warm-up learning rate as a share of the full one (authors' code).")
+    optimizer: str = _setting("sgd", "'sgd' with momentum (§4.1) or 'adamw'.", ("sgd", "adamw"))
+    momentum: float = _setting(0.9, "Momentum of SGD (§4.1).")
+    adamw_decay: float = _setting(0.0, "Decoupled weight decay of 'adamw'; SGD's is the model's weight_decay.")
+    clip_norm: float = _setting(0.0, "Clip gradients to this global norm; 0 is off (authors' code).")
+    strategy: str = _setting(
+        "mirrored", "'mirrored' (all devices of this machine) or 'one_device'.", ("mirrored", "one_device")
+    )
+    seed: int = _setting(0, "Seed of initialisation, shuffling and augmentation.")
+    checkpoint_steps: int = _setting(1_000, "Steps between checkpoints, which are also Keras' epochs.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectConfig(_Checked):
+    """From network outputs to detections (§4.1)."""
+
+    score_threshold: float = _setting(0.05, "Predictions must score above this (§4.1).")
+    pre_nms_top_k: int = _setting(1_000, "Highest scoring predictions kept a pyramid level (§4.1).")
+    nms_iou: float = _setting(0.5, "Same-class boxes overlapping a better one by more than this are dropped (§4.1).")
+    max_detections: int = _setting(100, "Detections an image at most (authors' code, COCO's limit).")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All of a job. Sections are dataclasses; `replace(gamma=0.0, backbone="resnet101")` reaches into them."""
+
+    anchors: AnchorConfig = AnchorConfig()
+    model: ModelConfig = ModelConfig()
+    assign: AssignConfig = AssignConfig()
+    loss: LossConfig = LossConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    detect: DetectConfig = DetectConfig()
+
+    def replace(self, **changes: Any) -> "Config":
+        """Returns a copy with fields changed by their own names, whichever section they are in.
+
+        Raises:
+          InputError: a name that is no field, or a value outside the field's choices.
+        """
+        sections = {}
+        for section in dataclasses.fields(self):
+            value = getattr(self, section.name)
+            mine = {f.name: changes.pop(f.name) for f in dataclasses.fields(value) if f.name in changes}
+            sections[section.name] = dataclasses.replace(value, **mine)
+        if changes:
+            raise InputError(f"{', '.join(map(repr, changes))} is no field of the configuration.")
+        return Config(**sections)
+
+    def flat(self) -> dict[str, Any]:
+        """Every field by its name, over all sections, in order."""
+        return {
+            field.name: getattr(getattr(self, section.name), field.name)
+            for section in dataclasses.fields(self)
+            for field in dataclasses.fields(section.type)
+        }
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Nested plain containers that JSON can hold; `from_dict` is the way back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> "Config":
+        """The inverse of `to_dict`; sections and fields that aren't named keep the paper's values."""
+        return cls().replace(**{name: value for section in values.values() for name, value in section.items()})
+
+
+_PAPER = Config()
+_DETECTRON = _PAPER.replace(normalizer="replica", promote="above_negative", warmup_steps=500)
+_MODERN = _PAPER.replace(
+    normalizer="global",
+    box="giou",
+    image_size=800,
+    max_size=1333,
+    scale_jitter=(0.8, 1.0),
+    steps=270_000,
+    decay_steps=(210_000, 250_000),
+    warmup_steps=1_000,
+    promote="always",
+)
+_MINI = _PAPER.replace(
+    num_classes=5,
+    backbone="resnet10_w16",
+    norm="batch",
+    freeze_stages=0,
+    pixel_mean=(127.5, 127.5, 127.5),
+    pixel_std=(64.0, 64.0, 64.0),
+    channel_order="rgb",
+    max_level=6,
+    anchor_multiplier=2.0,
+    fpn_channels=64,
+    subnet_channels=64,
+    subnet_depth=2,
+    subnet_norm="batch",
+    image_size=128,
+    max_size=128,
+    batch_size=8,
+    normalizer="global",
+    optimizer="adamw",
+    adamw_decay=1e-4,
+    weight_decay=0.0,
+    learning_rate=7e-3,
+    schedule="cosine",
+    warmup_steps=100,
+    warmup_start=0.1,
+    steps=1_500,
+    checkpoint_steps=250,
+)
+
+presets: dict[str, Config] = {"paper": _PAPER, "detectron": _DETECTRON, "modern": _MODERN, "mini": _MINI}
+"""Named configurations: `paper` (the text), `detectron` (the authors' code), `modern` (what is best today), `mini`
+(a small network for small images: two CPU cores, minutes)."""
