@@ -1,0 +1,242 @@
+"""Draws one photo-like scene of coloured shapes on a cluttered background, with the exact box of what is visible.
+
+Shapes are painted from front to back: what is already there hides what comes later, so the visible part of every
+shape is known when it is placed. One that would show less than `min_visible` of itself is not painted at all;
+nothing is in a picture without its annotation. Outlines are drawn `SUPERSAMPLING` times finer than the picture and
+averaged down, so a box is right to a quarter of a pixel.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+SUPERSAMPLING = 4
+# COCO's ids are sparse; these are too, so that nothing downstream can take a category id for a class index.
+CATEGORIES = {1: "ellipse", 3: "rectangle", 7: "triangle", 18: "star", 44: "cross"}
+
+_ANGLES = np.linspace(0.0, 2.0 * np.pi, 64, endpoint=False)
+_CONTRAST = 85.0  # smallest distance in RGB between a shape's colour and the mean of what lies under it
+_PLACEMENTS = 12  # tries to find a place for a shape before it is left out
+
+
+class Shape(NamedTuple):
+    """One annotated shape of a scene."""
+
+    category_id: int
+    box: tuple[float, float, float, float]  # xyxy in pixels, of the visible part
+    area: float  # visible mask, pixels
+    mask: np.ndarray  # (H, W) bool: pixels at least half covered by the visible part
+
+
+class Scene(NamedTuple):
+    """A picture, uint8 RGB (H, W, 3), and its shapes, front to back."""
+
+    image: np.ndarray
+    shapes: list[Shape]
+
+
+def draw_scene(
+    seed: tuple[int, ...],
+    image_size: int,
+    count: int,
+    sizes: tuple[float, float],
+    min_visible: float = 0.5,
+) -> Scene:
+    """Draws a square scene; the same arguments give the same bytes.
+
+    Args:
+        seed: entropy of this picture. Background, light and sensor noise don't depend on the shapes.
+        image_size: side of the picture in pixels.
+        count: shapes to place; fewer where no place is found.
+        sizes: smallest and largest longer side of a shape in pixels; drawn log-uniformly, the smallest thinned out.
+        min_visible: share of a shape's area that must show (not hidden, not outside the picture).
+    """
+    background_rng, shape_rng, light_rng = (np.random.default_rng([*seed, stream]) for stream in range(3))
+    background = _background(background_rng, image_size)
+    canvas = np.zeros_like(background)
+    covered = np.zeros((image_size, image_size), np.float32)
+    occupied = np.zeros((image_size * SUPERSAMPLING,) * 2, bool)
+    shapes = []
+    for _ in range(count):
+        for _ in range(_PLACEMENTS):
+            category_id, corner, fine = _outline(shape_rng, image_size, sizes)
+            visible = _claim(occupied, corner, fine, min_visible)
+            if visible is not None:
+                break
+        else:
+            continue
+        top, left, fine = visible
+        coverage = _reduce(fine)
+        window = np.s_[top : top + coverage.shape[0], left : left + coverage.shape[1]]
+        around = canvas[window] + background[window] * (1.0 - covered[window][..., None])
+        paint = _texture(shape_rng, coverage.shape, around.mean((0, 1)))
+        canvas[window] += paint * coverage[..., None]
+        covered[window] += coverage
+        mask = np.zeros((image_size, image_size), bool)
+        mask[window] = coverage >= 0.5
+        rows, columns = np.flatnonzero(fine.any(1)), np.flatnonzero(fine.any(0))
+        box = (
+            left + columns[0] / SUPERSAMPLING,
+            top + rows[0] / SUPERSAMPLING,
+            left + (columns[-1] + 1) / SUPERSAMPLING,
+            top + (rows[-1] + 1) / SUPERSAMPLING,
+        )
+        shapes.append(Shape(category_id, tuple(map(float, box)), float(fine.sum()) / SUPERSAMPLING**2, mask))
+    return Scene(_expose(light_rng, background * (1.0 - covered[..., None]) + canvas), shapes)
+
+
+def _outline(rng: np.random.Generator, image_size: int, sizes: tuple[float, float]):
+    """A random shape: its category id, the (top, left) pixel of its crop and the crop's fine mask (bool)."""
+    category_id = int(rng.choice(list(CATEGORIES)))
+    smallest, largest = sizes
+    size = smallest * (largest / smallest) ** rng.beta(1.5, 1.2)
+    points = _POLYGONS[CATEGORIES[category_id]](rng) * (1.0, rng.uniform(0.7, 1.0))
+    angle = rng.uniform(0.0, 2.0 * np.pi)
+    points = points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    points -= points.min(0)
+    points *= size / points.max()
+    extent = points.max(0)
+    # A tenth of a shape's side may lie outside: photographs cut objects off, too.
+    low, high = -0.1 * extent, image_size - 0.9 * extent
+    points += low + rng.uniform(size=2) * (high - low)
+    corner = np.floor(points.min(0)).astype(int)
+    width, height = np.ceil(points.max(0)).astype(int) - corner + 1
+    crop = Image.new("1", (width * SUPERSAMPLING, height * SUPERSAMPLING))
+    # Pillow's polygon covers the centre of a fine pixel at its integer coordinate.
+    fine_points = (points - corner) * SUPERSAMPLING - 0.5
+    ImageDraw.Draw(crop).polygon([tuple(point) for point in fine_points.tolist()], fill=1)
+    return category_id, (int(corner[1]), int(corner[0])), np.array(crop, bool)
+
+
+def _claim(occupied: np.ndarray, corner: tuple[int, int], fine: np.ndarray, min_visible: float):
+    """Marks a shape's visible part in `occupied` and returns it as (top, left, fine mask); None if too little shows."""
+    side = occupied.shape[0] // SUPERSAMPLING
+    (top, left), full = corner, int(fine.sum())
+    bottom, right = top + fine.shape[0] // SUPERSAMPLING, left + fine.shape[1] // SUPERSAMPLING
+    inner = (max(top, 0), max(left, 0), min(bottom, side), min(right, side))
+    cut = np.s_[
+        (inner[0] - top) * SUPERSAMPLING : (inner[2] - top) * SUPERSAMPLING,
+        (inner[1] - left) * SUPERSAMPLING : (inner[3] - left) * SUPERSAMPLING,
+    ]
+    place = np.s_[
+        inner[0] * SUPERSAMPLING : inner[2] * SUPERSAMPLING, inner[1] * SUPERSAMPLING : inner[3] * SUPERSAMPLING
+    ]
+    visible = fine[cut] & ~occupied[place]
+    if full == 0 or visible.sum() < min_visible * full:
+        return None
+    occupied[place] |= visible
+    return inner[0], inner[1], visible
+
+
+def _reduce(fine: np.ndarray) -> np.ndarray:
+    """A fine mask -> float32 share of every pixel that it covers."""
+    height, width = (side // SUPERSAMPLING for side in fine.shape)
+    return fine.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING).mean((1, 3), dtype=np.float32)
+
+
+def _ellipse(rng: np.random.Generator) -> np.ndarray:
+    return np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], -1)
+
+
+def _rectangle(rng: np.random.Generator) -> np.ndarray:
+    return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float)
+
+
+def _triangle(rng: np.random.Generator) -> np.ndarray:
+    return np.array([(-1, 0.8), (1, 0.8), (rng.uniform(-0.4, 0.4), -0.9)], float)
+
+
+def _star(rng: np.random.Generator) -> np.ndarray:
+    angles = np.arange(10) * np.pi / 5
+    radii = np.where(np.arange(10) % 2, rng.uniform(0.4, 0.5), 1.0)
+    return np.stack([np.cos(angles), np.sin(angles)], -1) * radii[:, None]
+
+
+def _cross(rng: np.random.Generator) -> np.ndarray:
+    a = rng.uniform(0.28, 0.4)
+    arm = [(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a)]
+    return np.array(arm, float)
+
+
+_POLYGONS = {"ellipse": _ellipse, "rectangle": _rectangle, "triangle": _triangle, "star": _star, "cross": _cross}
+
+
+def _noise(rng: np.random.Generator, height: int, width: int, cell: float, channels: int = 1) -> np.ndarray:
+    """Smooth noise with features of about `cell` pixels: float32 (height, width, channels) around zero, in ±1."""
+    grid = (max(2, round(height / cell) + 1), max(2, round(width / cell) + 1), channels)
+    small = rng.integers(0, 256, grid, dtype=np.uint8)
+    image = Image.fromarray(small if channels == 3 else small[..., 0]).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image, np.float32).reshape(height, width, channels) / 127.5 - 1.0
+
+
+def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A linear ramp in a random direction: float32 (height, width, 1) in ±1."""
+    angle = rng.uniform(0.0, 2.0 * np.pi)
+    x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
+    ramp = np.cos(angle) * x[None, :] + np.sin(angle) * y[:, None]
+    return (ramp / np.abs(ramp).max())[..., None].astype(np.float32)
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Two colours that run into each other, textures of four scales, blobs and strokes: float32 (size, size, 3)."""
+    first, second = rng.uniform(40, 215, (2, 3)).astype(np.float32)
+    first = first.mean() + 0.6 * (first - first.mean())
+    second = first + 0.5 * (second - first)
+    blend = np.clip(0.5 + 0.5 * _ramp(rng, size, size) + 0.4 * _noise(rng, size, size, size / 3), 0, 1)
+    picture = first * (1 - blend) + second * blend
+    for cell, strength, channels in ((size / 4, 22, 3), (size / 10, 14, 3), (5, 9, 1)):
+        picture = picture + rng.uniform(0.3, 1.0) * strength * _noise(rng, size, size, cell, channels)
+    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image, "RGBA")
+    for _ in range(rng.integers(0, 5)):
+        # Blobs: closed outlines of uneven radius, half transparent; none is close to one of the shapes.
+        radii = np.interp(np.arange(32), np.arange(0, 33, 4), np.resize(rng.uniform(0.35, 1.0, 8), 9))
+        centre, radius = rng.uniform(0, size, 2), size * rng.uniform(0.06, 0.25)
+        angles = np.arange(32) * np.pi / 16
+        outline = centre + radius * radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], -1)
+        draw.polygon([tuple(point) for point in outline.tolist()], fill=_near(rng, picture, centre, 55, 150))
+    for _ in range(rng.integers(0, 7)):
+        # Strokes: bent lines, as twigs, cables or cracks would be.
+        steps = rng.normal(0, size / 14, (6, 2)) + rng.normal(0, size / 10, 2)
+        line = rng.uniform(0, size, 2) + np.cumsum(steps, 0)
+        width = max(1, round(size / 128 * rng.uniform(0.6, 2.4)))
+        draw.line([tuple(point) for point in line.tolist()], _near(rng, picture, line[0], 80, 200), width, "curve")
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9))), np.float32)
+
+
+def _near(rng, picture, point, spread: float, alpha: int) -> tuple[int, ...]:
+    """A half-transparent RGBA colour within `spread` of the picture's at `point`."""
+    x, y = np.clip(point, 0, picture.shape[0] - 1).astype(int)
+    colour = np.clip(picture[y, x] + rng.uniform(-spread, spread, 3), 0, 255)
+    return (*(int(value) for value in colour), int(rng.integers(alpha // 2, alpha)))
+
+
+def _texture(rng: np.random.Generator, shape: tuple[int, int], under: np.ndarray) -> np.ndarray:
+    """A surface for a shape, its colour well apart from what lies under it: float32 (height, width, 3)."""
+    height, width = shape
+    for _ in range(16):
+        colour = rng.uniform(15, 240, 3).astype(np.float32)
+        if np.linalg.norm(colour - under) >= _CONTRAST:
+            break
+    surface = colour + rng.uniform(5, 30) * _ramp(rng, height, width)
+    kind, strength = rng.integers(4), rng.uniform(12, 32)
+    if kind == 1:
+        waves = rng.uniform(2, 5) * np.pi * _ramp(rng, height, width) + rng.uniform(0, 6)
+        surface = surface + strength * np.clip(3 * np.sin(waves), -1, 1)
+    elif kind == 2:
+        surface = surface + strength * _noise(rng, height, width, max(2.0, min(shape) / 6))
+    elif kind == 3:
+        rows, columns = np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32)
+        pitch = max(3.0, min(shape) / rng.uniform(3, 7))
+        dots = np.sin(2 * np.pi * rows / pitch)[:, None] * np.sin(2 * np.pi * columns / pitch)[None, :]
+        surface = surface + strength * np.clip(3 * dots, -1, 1)[..., None]
+    return np.clip(surface, 0, 255).astype(np.float32)
+
+
+def _expose(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+    """Uneven light and sensor noise over the whole picture; uint8."""
+    height, width = picture.shape[:2]
+    light = 1.0 + rng.uniform(0.0, 0.22) * _ramp(rng, height, width)
+    grain = rng.standard_normal((height, width, 3), np.float32) * np.float32(rng.uniform(1.0, 5.0))
+    return np.clip(picture * light + grain, 0, 255).astype(np.uint8)
