@@ -1,0 +1,113 @@
+"""COCO's detection metrics from ground truth and results, by pycocotools: what it says, without what it prints."""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from retinanet_tf.errors import InputError
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""The twelve numbers in pycocotools' order. A number that nothing in the ground truth determines is −1."""
+
+
+class Scores(NamedTuple):
+    """All that one comparison of results with ground truth says."""
+
+    metrics: dict[str, float]  # the twelve numbers by METRICS' names
+    per_category: dict[int, float]  # AP by category id, −1 for categories without an object
+    precision: np.ndarray  # (10 IoUs .5–.95, 101 recalls, categories in the order of per_category), −1 undetermined
+    recalls: np.ndarray  # (101,)
+
+
+def coco_metrics(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The twelve COCO numbers by name; see `coco_scores`."""
+    return coco_scores(ground_truth, results).metrics
+
+
+def coco_scores(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Scores:
+    """Compares detections with ground truth as COCO does: crowds, areas and ignoring are pycocotools' own.
+
+    Args:
+      ground_truth: the content of an instances file: "images", "annotations", "categories". "area" and "iscrowd" of
+        an annotation default to w·h and 0. It isn't changed.
+      results: detections {"image_id", "category_id", "bbox": [x, y, w, h], "score"}; may be empty. Images without
+        any count as images without detections.
+
+    Raises:
+      InputError: ground truth without categories or images; a detection that lacks a field, or whose image or
+        category the ground truth doesn't have.
+    """
+    truth = _truth(ground_truth)
+    _check(results, {image["id"] for image in truth["images"]}, {c["id"] for c in truth["categories"]})
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        if results:
+            found = coco.loadRes([dict(result) for result in results])
+        else:  # loadRes refuses an empty list
+            found = COCO()
+            found.dataset = {**truth, "annotations": []}
+            found.createIndex()
+        evaluation = COCOeval(coco, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    return Scores(
+        metrics=dict(zip(METRICS, map(float, evaluation.stats), strict=True)),
+        per_category={
+            int(category): _mean(precision[:, :, index]) for index, category in enumerate(evaluation.params.catIds)
+        },
+        precision=precision,
+        recalls=evaluation.params.recThrs,
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    determined = values[values > -1]
+    return float(determined.mean()) if determined.size else -1.0
+
+
+def _truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that pycocotools may write into, with every field it needs.
+
+    Annotations are numbered from 1: pycocotools takes the id 0 of a matched object for "not matched".
+    """
+    for field in ("images", "annotations", "categories"):
+        if not isinstance(ground_truth.get(field), list):
+            raise InputError(f"the ground truth has no list {field!r}; give an instances file in COCO's format.")
+    if not ground_truth["images"] or not ground_truth["categories"]:
+        raise InputError("the ground truth has no image or no category; there is nothing to evaluate.")
+    annotations = []
+    for number, annotation in enumerate(ground_truth["annotations"], 1):
+        box = annotation["bbox"]
+        annotations.append({"iscrowd": 0, "area": box[2] * box[3], **annotation, "id": number})
+    return {
+        "info": {},
+        "images": [dict(image) for image in ground_truth["images"]],
+        "annotations": annotations,
+        "categories": [dict(category) for category in ground_truth["categories"]],
+    }
+
+
+def _check(results: Sequence[Mapping[str, Any]], images: set, categories: set) -> None:
+    for number, result in enumerate(results):
+        for field in ("image_id", "category_id", "bbox", "score"):
+            if field not in result:
+                raise InputError(f"detection {number} has no {field!r}; results need COCO's result format.")
+        if result["image_id"] not in images:
+            raise InputError(
+                f"detection {number} is on image {result['image_id']}, which the ground truth doesn't have; "
+                f"evaluate results and annotations of the same split."
+            )
+        if result["category_id"] not in categories:
+            raise InputError(
+                f"detection {number} has category {result['category_id']}, which the ground truth doesn't have; "
+                f"results must use the dataset's own category ids."
+            )
