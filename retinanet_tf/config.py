@@ -46,8 +46,8 @@ class AnchorConfig(_Checked):
     )
     anchor_rounding: str = _setting(
         "none",
-        "'none': exact sides; 'detectron': width and height of the base window rounded at stride size, and centres "
-        "half a pixel up and left (authors' code); 'torchvision': integer sizes, corners rounded.",
+        "'none': exact sides; 'detectron': width and height rounded at stride size, before scaling (authors' code); "
+        "'torchvision': integer sizes, rounded corners, and strides of image size // grid size.",
         choices=("none", "detectron", "torchvision"),
     )
     anchor_order: str = _setting(
@@ -106,6 +106,10 @@ class ModelConfig(_Checked):
     channel_order: str = _setting(
         "bgr", "Order in which the backbone sees the channels: 'bgr' (the ResNet release) or 'rgb'.", ("bgr", "rgb")
     )
+    image_size: int = _setting(
+        600, "Shorter side in pixels, in training and detection alike (§4.1: 600 for the ablations)."
+    )
+    max_size: int = _setting(1000, "Longer side's limit in pixels (§5.2: 1.667 times the shorter).")
     weight_decay: float = _setting(
         1e-4, "Coupled L2 on convolution kernels: their gradient gets weight_decay·w (§4.1)."
     )
@@ -154,8 +158,6 @@ class LossConfig(_Checked):
 class DataConfig(_Checked):
     """What the input pipeline does with an image."""
 
-    image_size: int = _setting(600, "Shorter side in pixels after resizing (§4.1: 600 for the ablations).")
-    max_size: int = _setting(1000, "Longer side's limit in pixels (§5.2: 1.667 times the shorter).")
     batch_size: int = _setting(16, "Images a step over all devices (§4.1: 8 GPUs of 2 images).")
     horizontal_flip: bool = _setting(True, "Flip every second image (§4.1: the only augmentation).")
     scale_jitter: tuple[float, float] = _setting(

@@ -1,0 +1,66 @@
+"""absl flags made from the configuration: one a field, the presets' values in its help."""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from retinanet_tf.config import Config, presets
+from retinanet_tf.errors import InputError
+
+
+def define(only: tuple[str, ...] | None = None) -> None:
+    """Defines --preset and a flag for every field of the configuration (or of the sections named in `only`)."""
+    flags.DEFINE_enum("preset", "paper", list(presets), "Configuration that the other flags change.")
+    for section in dataclasses.fields(Config):
+        if only is not None and section.name not in only:
+            continue
+        for field in dataclasses.fields(section.type):
+            _define_field(section.name, field)
+
+
+def _define_field(section: str, field: dataclasses.Field) -> None:
+    values = {name: getattr(getattr(preset, section), field.name) for name, preset in presets.items()}
+    default = values.pop("paper")
+    others = ", ".join(f"{name}: {_text(value)}" for name, value in values.items() if value != default)
+    help_text = f"{field.metadata['help']} (default {_text(default)}{'; ' + others if others else ''})"
+    name, choices = field.name, field.metadata["choices"]
+    if choices:
+        flags.DEFINE_enum(name, None, list(choices), help_text)
+    elif isinstance(default, bool):
+        flags.DEFINE_boolean(name, None, help_text)
+    elif isinstance(default, int):
+        flags.DEFINE_integer(name, None, help_text)
+    elif isinstance(default, float):
+        flags.DEFINE_float(name, None, help_text)
+    elif isinstance(default, tuple):
+        flags.DEFINE_list(name, None, help_text)
+    else:
+        flags.DEFINE_string(name, None, help_text)
+
+
+def _text(value: Any) -> str:
+    return ",".join(f"{item:.6g}" for item in value) if isinstance(value, tuple) else str(value)
+
+
+def read(base: Config | None = None) -> Config:
+    """The configuration that the parsed flags describe: the preset (or `base`), then every flag that was given.
+
+    Raises:
+      InputError: a list with elements of the wrong kind, named by its flag.
+    """
+    config = base or presets[flags.FLAGS.preset]
+    changes = {}
+    for name, current in config.flat().items():
+        if name not in flags.FLAGS or flags.FLAGS[name].value is None:
+            continue
+        value = flags.FLAGS[name].value
+        if isinstance(current, tuple):
+            # An empty default is a tuple of integers (steps); every other one shows the kind of its elements.
+            kind = type(current[0]) if current else int
+            try:
+                value = tuple(kind(item) for item in value)
+            except ValueError:
+                raise InputError(f"--{name}={','.join(value)} must be a list of {kind.__name__} values.") from None
+        changes[name] = value
+    return config.replace(**changes)

@@ -1,0 +1,136 @@
+"""RetinaNet: backbone, pyramid, subnets and anchors as one Keras model that trains with plain `model.fit`."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from retinanet_tf import targets
+from retinanet_tf.anchors import Anchors
+from retinanet_tf.config import AnchorConfig, AssignConfig, Config, ModelConfig
+from retinanet_tf.fpn import feature_pyramid
+from retinanet_tf.layers import PixelNormalization
+from retinanet_tf.losses import normalizer_weights
+from retinanet_tf.resnet import resnet
+from retinanet_tf.subnets import Subnet
+
+
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class RetinaNet(keras.Model):
+    """The detector of §4.
+
+    Input: images `(B, H, W, 3)`, RGB in 0–255, uint8 or float, any size (a multiple of 2^max_level wastes nothing).
+    Output: {"class_logits": `(B, A, K)`, "box_deltas": `(B, A, 4)`}, anchors in the order of `model.anchors(images)`.
+
+    Training targets are {"boxes": `(B, M, 4)` xyxy pixels, "labels": `(B, M)` int32, negative where padded}: the
+    model assigns them to its anchors on the device, inside the training step, and hands the losses one target an
+    anchor.
+
+    Args:
+      num_classes: K.
+      backbone: a name of `retinanet_tf.resnet.VARIANTS`.
+      anchors: sizes, ratios, levels.
+      assign: thresholds of the assignment.
+      normalizer: 'image', 'replica' or 'global', see `retinanet_tf.losses.normalizer_weights`.
+      name: Keras' name of the model.
+      **network: any other field of `ModelConfig`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 80,
+        backbone: str = "resnet50",
+        anchors: AnchorConfig = AnchorConfig(),
+        assign: AssignConfig = AssignConfig(),
+        normalizer: str = "image",
+        name: str = "retinanet",
+        **network: Any,
+    ):
+        config = ModelConfig(num_classes=num_classes, backbone=backbone, **network)
+        images = keras.Input((None, None, 3), name="images", dtype="float32")
+        pixels = PixelNormalization(config.pixel_mean, config.pixel_std, config.channel_order, name="pixels")(images)
+        pyramid = feature_pyramid(resnet(pixels, config), config, anchors)
+        subnet = {
+            "anchors_per_cell": anchors.anchors_per_cell,
+            "depth": config.subnet_depth,
+            "channels": config.subnet_channels,
+            "norm": config.subnet_norm,
+            "weight_decay": config.weight_decay,
+        }
+        class_logits = Subnet(config.num_classes, prior=config.prior, name="class_subnet", **subnet)(pyramid)
+        box_deltas = Subnet(4, name="box_subnet", **subnet)(pyramid)
+        outputs = {
+            "class_logits": keras.layers.Concatenate(axis=1, name="class_logits")(class_logits),
+            "box_deltas": keras.layers.Concatenate(axis=1, name="box_deltas")(box_deltas),
+        }
+        super().__init__(inputs=images, outputs=outputs, name=name)
+        self.config = config
+        self.anchors = Anchors(anchors, name="anchors", dtype="float32")
+        self.anchors.build((None, None, None, 3))
+        self.assign_config = assign
+        self.normalizer = normalizer
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
+        """The compiled losses on the targets that assignment makes of `y`, weighted by the normaliser.
+
+        Args:
+          x: images `(B, H, W, 3)`.
+          y: {"boxes": `(B, M, 4)`, "labels": `(B, M)`}.
+          y_pred: the model's outputs on `x`.
+          sample_weight: optional `(B,)` factors on the images' losses.
+          **kwargs: what the Keras line at hand passes further.
+
+        Returns:
+          The scalar loss, weight decay included.
+        """
+        assigned = targets.assign(self.anchors(x), y["boxes"], y["labels"], self.assign_config)
+        num_positive = tf.reduce_sum(tf.cast(assigned.positive, tf.float32), axis=1)
+        weights = normalizer_weights(num_positive, self.normalizer)
+        if sample_weight is not None:
+            weights *= tf.cast(sample_weight, tf.float32)
+        positive = tf.cast(assigned.positive, tf.float32)[..., None]
+        return super().compute_loss(
+            x=x,
+            y={
+                "class_logits": assigned.class_targets,
+                "box_deltas": tf.concat([assigned.box_targets, positive], axis=-1),
+            },
+            y_pred=y_pred,
+            sample_weight={"class_logits": weights, "box_deltas": weights},
+            **kwargs,
+        )
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """The tracked losses. Keras 2 would compare the structures of `y` and `y_pred`, which differ by design."""
+        return self.get_metrics_result()
+
+    def get_config(self) -> dict[str, Any]:
+        """What `from_config` rebuilds the model of: plain values only."""
+        return {
+            **dataclasses.asdict(self.config),
+            "anchors": dataclasses.asdict(self.anchors.config),
+            "assign": dataclasses.asdict(self.assign_config),
+            "normalizer": self.normalizer,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: Config | Mapping[str, Any], custom_objects=None) -> "RetinaNet":
+        """Builds a model from a `Config` (`presets["paper"]`) or from what `get_config` returned."""
+        if isinstance(config, Config):
+            return cls(
+                **dataclasses.asdict(config.model),
+                anchors=config.anchors,
+                assign=config.assign,
+                normalizer=config.loss.normalizer,
+            )
+        values = dict(config)
+        return cls(
+            **{
+                **values,
+                "anchors": AnchorConfig(**values["anchors"]),
+                "assign": AssignConfig(**values["assign"]),
+            }
+        )

@@ -1,0 +1,79 @@
+"""Optimizers and learning-rate schedules (§4.1)."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from retinanet_tf.config import TrainConfig
+
+
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then a tenth of the rate at every boundary (§4.1; warm-up from the authors' code).
+
+    Args:
+      learning_rate: rate between warm-up and the first boundary.
+      boundaries: steps from which on the rate is divided by ten once more.
+      warmup_steps: steps of the warm-up; 0 for none.
+      warmup_start: first rate as a share of `learning_rate`.
+    """
+
+    def __init__(self, learning_rate: float, boundaries, warmup_steps: int = 0, warmup_start: float = 1 / 3):
+        self.learning_rate, self.boundaries = learning_rate, tuple(boundaries)
+        self.warmup_steps, self.warmup_start = warmup_steps, warmup_start
+
+    def __call__(self, step):
+        """The float32 rate of an integer step, counted from 0."""
+        step = tf.cast(step, tf.float32)
+        passed = sum((tf.cast(step >= boundary, tf.float32) for boundary in self.boundaries), tf.constant(0.0))
+        return _warmed_up(self.learning_rate * 10.0**-passed, step, self.warmup_steps, self.warmup_start)
+
+    def get_config(self):
+        """What rebuilds the schedule."""
+        return dict(vars(self))
+
+
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class WarmupCosineSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then half a cosine down to zero at the last step."""
+
+    def __init__(self, learning_rate: float, steps: int, warmup_steps: int = 0, warmup_start: float = 1 / 3):
+        self.learning_rate, self.steps = learning_rate, steps
+        self.warmup_steps, self.warmup_start = warmup_steps, warmup_start
+
+    def __call__(self, step):
+        """The float32 rate of an integer step, counted from 0."""
+        step = tf.cast(step, tf.float32)
+        progress = tf.clip_by_value((step - self.warmup_steps) / max(1, self.steps - self.warmup_steps), 0.0, 1.0)
+        rate = 0.5 * self.learning_rate * (1.0 + tf.cos(math.pi * progress))
+        return _warmed_up(rate, step, self.warmup_steps, self.warmup_start)
+
+    def get_config(self):
+        """What rebuilds the schedule."""
+        return dict(vars(self))
+
+
+def _warmed_up(rate, step, warmup_steps, start):
+    if not warmup_steps:
+        return rate
+    share = tf.minimum(step / warmup_steps, 1.0)
+    return rate * (start + (1.0 - start) * share)
+
+
+def make_schedule(config: TrainConfig) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The schedule that `config` describes."""
+    warmup = {"warmup_steps": config.warmup_steps, "warmup_start": config.warmup_start}
+    if config.schedule == "cosine":
+        return WarmupCosineSchedule(config.learning_rate, config.steps, **warmup)
+    return WarmupStepSchedule(config.learning_rate, config.decay_steps, **warmup)
+
+
+def make_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
+    """The optimizer that `config` describes, with its schedule. SGD's weight decay is the model's coupled L2 (§4.1)."""
+    common = {"learning_rate": make_schedule(config), "global_clipnorm": config.clip_norm or None}
+    if config.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(weight_decay=config.adamw_decay, **common)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+        return optimizer
+    return keras.optimizers.SGD(momentum=config.momentum, **common)

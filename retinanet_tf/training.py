@@ -1,0 +1,142 @@
+"""The training job: strategy, model, data, callbacks and `model.fit`, restartable from its run directory."""
+
+import os
+import sys
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from retinanet_tf import runs
+from retinanet_tf.config import Config
+from retinanet_tf.data import files, pipeline
+from retinanet_tf.data.labels import LabelMap
+from retinanet_tf.detector import Detector
+from retinanet_tf.errors import InputError
+from retinanet_tf.evaluation import evaluate
+from retinanet_tf.losses import retinanet_losses
+from retinanet_tf.model import RetinaNet
+from retinanet_tf.optimization import make_optimizer
+from retinanet_tf.visualize import training_curves
+
+
+def make_strategy(name: str) -> tf.distribute.Strategy:
+    """The distribution strategy called `name`: 'mirrored' over every GPU (or the CPU), or 'one_device'."""
+    if name == "one_device":
+        gpus = tf.config.list_logical_devices("GPU")
+        return tf.distribute.OneDeviceStrategy(gpus[0].name if gpus else "/CPU:0")
+    return tf.distribute.MirroredStrategy()
+
+
+def load_training_data(config: Config, pattern: str, start_step: int = 0) -> tf.data.Dataset:
+    """The training batches of a configuration, from step `start_step` on."""
+    return pipeline.load(
+        pattern,
+        training=True,
+        image_size=config.model.image_size,
+        max_size=config.model.max_size,
+        pixel_mean=config.model.pixel_mean,
+        size_multiple=2**config.anchors.max_level,
+        batch_size=config.data.batch_size,
+        horizontal_flip=config.data.horizontal_flip,
+        scale_jitter=config.data.scale_jitter,
+        translate=config.data.translate,
+        color_jitter=config.data.color_jitter,
+        cache=config.data.cache,
+        seed=config.train.seed,
+        start_step=start_step,
+    )
+
+
+def compile_model(config: Config) -> RetinaNet:
+    """A fresh model with the configuration's losses and optimizer; call it in the strategy's scope."""
+    model = RetinaNet.from_config(config)
+    model.compile(optimizer=make_optimizer(config.train), loss=retinanet_losses(config.loss), jit_compile=False)
+    return model
+
+
+class _SaveState(keras.callbacks.Callback):
+    """Writes the training state after every epoch; tf.train renames its files into place."""
+
+    def __init__(self, manager: tf.train.CheckpointManager):
+        super().__init__()
+        self.manager = manager
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Saves under the number of finished epochs."""
+        self.manager.save(checkpoint_number=epoch + 1)
+
+
+def train(config: Config, *, data: str, run_dir: str, validation: str = "", verbose: int | None = None) -> RetinaNet:
+    """Trains a detector, or goes on where the same job stopped.
+
+    Args:
+      config: everything but the paths.
+      data: pattern of the training shards; labels.json stands beside them.
+      run_dir: folder for what the job leaves (see `runs`).
+      validation: pattern of shards whose COCO numbers are written at the end; '' for none.
+      verbose: Keras' `verbose`; by default a bar on a terminal and a line an epoch elsewhere.
+
+    Returns:
+      The trained model.
+
+    Raises:
+      InputError: the data, the configuration or the run directory can't be used.
+    """
+    run_dir = Path(run_dir)
+    label_map = LabelMap.load(os.path.join(os.path.dirname(data), "labels.json"))
+    if label_map.num_classes != config.model.num_classes:
+        raise InputError(
+            f"--num_classes={config.model.num_classes} disagrees with the {label_map.num_classes} categories of "
+            f"{os.path.join(os.path.dirname(data), 'labels.json')}; set --num_classes={label_map.num_classes}."
+        )
+    epoch_steps = min(config.train.checkpoint_steps, config.train.steps)
+    epochs = -(-config.train.steps // epoch_steps)
+    keras.utils.set_random_seed(config.train.seed)
+    # The data is opened first: whatever is wrong with it is said before anything is written.
+    load_training_data(config, data)
+    known = runs.start(run_dir, config, label_map, data=data, validation=validation)
+
+    strategy = make_strategy(config.train.strategy)
+    with strategy.scope():
+        model = compile_model(config)
+        state = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    manager = tf.train.CheckpointManager(state, str(run_dir / "checkpoints"), max_to_keep=2, checkpoint_name="epoch")
+    finished = 0
+    if known and manager.latest_checkpoint:
+        with strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+            state.restore(manager.latest_checkpoint).assert_existing_objects_matched()
+        finished = int(manager.latest_checkpoint.rsplit("-", 1)[1])
+        print(
+            f"{run_dir}: going on after {min(finished * epoch_steps, config.train.steps)} of {config.train.steps} steps."
+        )
+    if finished < epochs:
+        model.fit(
+            load_training_data(config, data, start_step=finished * epoch_steps),
+            epochs=epochs,
+            initial_epoch=finished,
+            steps_per_epoch=epoch_steps,
+            callbacks=[
+                keras.callbacks.TerminateOnNaN(),
+                _SaveState(manager),
+                keras.callbacks.CSVLogger(str(run_dir / "log.csv"), append=bool(finished)),
+            ],
+            verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
+        )
+    _finish(config, model, label_map, run_dir, validation)
+    return model
+
+
+def _finish(config: Config, model: RetinaNet, label_map: LabelMap, run_dir: Path, validation: str) -> None:
+    """Writes weights, curves and metrics."""
+    with files.written_aside(run_dir / runs.WEIGHTS) as aside:
+        partial = f"{aside}.weights.h5"
+        model.save_weights(partial)
+        os.replace(partial, aside)
+    training_curves(run_dir / "log.csv", run_dir / "training.png")
+    if validation:
+        detector = Detector.from_config(config, model, label_map)
+        metrics = evaluate(detector, validation)
+        files.write_json(run_dir / "metrics.json", metrics)
+        print(f"{run_dir}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
