@@ -1,0 +1,62 @@
+"""COCO's twelve numbers of a trained detector, or of detections that are there already.
+
+    python -m experiments.evaluate --checkpoint=runs/mine --shards='data/coco/val-*.tfrecord' --output=runs/mine/val
+    python -m experiments.evaluate --results=detections.json --annotations=instances_val2017.json
+
+writes OUTPUT/metrics.json (the numbers, AP by category) and OUTPUT/detections.json (COCO's result format).
+"""
+
+import json
+
+from absl import flags
+
+from experiments import cli
+from retinanet_tf.data.files import read_text
+from retinanet_tf.errors import InputError
+from retinanet_tf.evaluation import evaluate, report, score_results
+from retinanet_tf.runs import load_detector
+
+_SHARDS = flags.DEFINE_string("shards", None, "Pattern of the split's shards, as prepare_data wrote them.")
+_ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances JSON, instead of shards.")
+_IMAGES = flags.DEFINE_string("images", None, "Folder of the images of --annotations.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a training job, or a .keras file.")
+_RESULTS = flags.DEFINE_string("results", None, "Score this file of detections (COCO's result format) instead.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics.json and detections.json; none writes nothing.")
+_SUBMISSION = flags.DEFINE_string(
+    "submission", None, "Also write detections_test-dev2017_NAME_results.json, as COCO's test-dev server wants it."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images that go through the network together.", lower_bound=1)
+
+
+def main() -> None:
+    """Evaluates and prints the numbers, in per cent."""
+    if (_SHARDS.value is None) == (_ANNOTATIONS.value is None):
+        raise InputError("give either --shards or --annotations (with --images) to evaluate on.")
+    if (_CHECKPOINT.value is None) == (_RESULTS.value is None):
+        raise InputError("give either --checkpoint to evaluate or --results to score.")
+    source = _SHARDS.value or _ANNOTATIONS.value
+    written = {"output": _OUTPUT.value, "submission": _SUBMISSION.value}
+    if _SUBMISSION.value and not _OUTPUT.value:
+        raise InputError("--submission needs --output, the folder that its file is written to.")
+    if _RESULTS.value:
+        metrics = score_results(source, _read_results(_RESULTS.value), **written)
+    else:
+        detector = load_detector(_CHECKPOINT.value)
+        metrics = evaluate(detector, source, _IMAGES.value, batch_size=_BATCH_SIZE.value, **written)
+    print(report(metrics))
+    if _OUTPUT.value:
+        print(f"written to {_OUTPUT.value}: metrics.json, detections.json")
+
+
+def _read_results(path: str) -> list:
+    try:
+        results = json.loads(read_text(path, "the file of detections"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON ({error}); give detections in COCO's result format.") from None
+    if not isinstance(results, list):
+        raise InputError(f"{path} holds no list; give detections in COCO's result format.")
+    return results
+
+
+if __name__ == "__main__":
+    cli.run(main)
