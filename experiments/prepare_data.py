@@ -1,0 +1,69 @@
+"""COCO annotations and their images to TFRecord shards.
+
+    python -m experiments.prepare_data --annotations=instances_train2017.json --images=train2017 --output=data/coco
+
+writes OUTPUT/NAME-00000-of-000NN.tfrecord …, OUTPUT/labels.json, OUTPUT/NAME.index.npz and OUTPUT/NAME.summary.json.
+Run again after an interruption it completes what is missing.
+"""
+
+import os
+
+from absl import flags
+
+from experiments import cli
+from retinanet_tf.data.images import ImagePolicy
+from retinanet_tf.data.prepare import prepare
+
+_ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances JSON.", required=True)
+_IMAGES = flags.DEFINE_string("images", None, "Folder that the annotations' file names are relative to.", required=True)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for shards, labels.json and summary; made if missing.", required=True
+)
+_NAME = flags.DEFINE_string("name", "train", "Name of the split, the shards' prefix.")
+_SHARDS = flags.DEFINE_integer("shards", None, "Number of shards; by default one for each 1,000 images.")
+_LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many images.")
+_WORKERS = flags.DEFINE_integer("num_workers", None, "Processes; by default one for each core.")
+_ON_BAD_IMAGE = flags.DEFINE_enum(
+    "on_bad_image", "stop", ["stop", "skip"], "Stop at the first unusable image, or skip such images and list them."
+)
+_VERIFY = flags.DEFINE_enum("verify", "decode", ["decode", "header"], "Decode every image once, or read headers only.")
+_EXIF = flags.DEFINE_enum(
+    "exif",
+    "stop",
+    ["stop", "upright", "stored"],
+    "What an EXIF orientation means where the annotated size doesn't settle it: stop and say so, boxes were drawn on "
+    "the upright picture, or on the stored one.",
+)
+_MAX_PIXELS = flags.DEFINE_integer("max_pixels", ImagePolicy.max_pixels, "Larger images are refused before decoding.")
+
+
+def main() -> None:
+    """Prepares the dataset that the flags name and says what was found."""
+    summary = prepare(
+        _ANNOTATIONS.value,
+        _IMAGES.value,
+        _OUTPUT.value,
+        _NAME.value,
+        shards=_SHARDS.value,
+        limit=_LIMIT.value,
+        num_workers=_WORKERS.value or os.cpu_count() or 1,
+        on_bad_image=_ON_BAD_IMAGE.value,
+        verify=_VERIFY.value,
+        exif=_EXIF.value,
+        max_pixels=_MAX_PIXELS.value,
+    )
+    shards = len(summary["bytes"])
+    if summary["reused"]:
+        print(f"{summary['reused']} of {shards} shards were there already and are reused.")
+    print(
+        f"{summary['images']} images ({summary['images_without_objects']} without objects), {summary['boxes']} boxes "
+        f"({summary['crowds']} crowds) in {shards} shards: {os.path.join(_OUTPUT.value, _NAME.value)}-*.tfrecord"
+    )
+    for kind, count in summary["counts"].items():
+        if count:
+            print(f"  {count} {kind.replace('_', ' ')} {summary['meaning'][kind]}")
+    print(f"Everything by name: {os.path.join(_OUTPUT.value, _NAME.value)}.summary.json")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,207 @@
+"""Image files before training: checked, turned upright where the annotation says so, odd ones made plain RGB once."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+# Orientation tag of EXIF: 5..8 exchange width and height, 2..4 keep them.
+_EXIF_TAG = 0x0112
+_TURNED = (5, 6, 7, 8)
+_FORMATS = {"JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF"}
+_LOSSY = {"JPEG", "MPO", "WEBP"}
+# Start-of-frame markers that every JPEG decoder reads: baseline, extended sequential and progressive Huffman.
+_PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
+
+
+class BadImage(ValueError):
+    """An image file that can't be used; the message is the reason, without the file's name."""
+
+
+@dataclass(frozen=True)
+class ImagePolicy:
+    """What is done with image files.
+
+    verify: "decode" decodes every image once (a truncated file is found now, not in training), "header" reads only
+    the header. exif: what an orientation that the annotated size can't settle means: "stop" refuses the image,
+    "upright" takes the boxes as drawn on the turned picture, "stored" as drawn on the stored one. max_pixels: larger
+    images are refused before they are decoded. quality: of JPEG files written here.
+    """
+
+    verify: str = "decode"
+    exif: str = "stop"
+    max_pixels: int = 100_000_000
+    quality: int = 95
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as it goes into the shards: three-channel 8-bit RGB, JPEG or PNG.
+
+    changed: why the bytes are not the file's own ("" if they are). exif: "" (no orientation to decide about),
+    "applied", "left" (settled by the annotated size) or "ambiguous" (settled by the policy).
+    """
+
+    encoded: bytes
+    format: str
+    width: int
+    height: int
+    changed: str = ""
+    exif: str = ""
+
+
+def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], policy: ImagePolicy) -> PreparedImage:
+    """Checks one image file and makes it plain RGB if it isn't.
+
+    A plain 8-bit RGB JPEG or PNG keeps its bytes. CMYK, grayscale, 16-bit, alpha (laid over white), palette images,
+    GIF (first frame), BMP, TIFF and WebP are re-encoded: JPEG from lossy formats, PNG from lossless ones. annotated:
+    (width, height) as the annotation says, None where unknown. Raises BadImage with the reason.
+    """
+    if not encoded:
+        raise BadImage("is empty")
+    with _quiet_pillow(), _open(encoded) as image:
+        width, height = image.size
+        if width * height > policy.max_pixels:
+            raise BadImage(f"has {width}x{height} pixels, more than --max_pixels={policy.max_pixels}")
+        orientation = _orientation(image)
+        turn, exif = _settle_orientation(orientation, (width, height), annotated, policy)
+        changed = _why_not_plain(image, encoded)
+        if turn:
+            changed = ", ".join(filter(None, [f"EXIF orientation {orientation} applied", changed]))
+        if not changed:
+            if policy.verify == "decode":
+                _decode(image, reduced=True)
+            return PreparedImage(encoded, "png" if image.format == "PNG" else "jpeg", width, height, "", exif)
+        lossy = image.format in _LOSSY
+        _decode(image)
+        pixels = _to_rgb(ImageOps.exif_transpose(image) if turn else image)
+        out = io.BytesIO()
+        if lossy:
+            pixels.save(out, "JPEG", quality=policy.quality, subsampling=0, optimize=False, exif=b"", icc_profile=None)
+        else:
+            pixels.save(out, "PNG", compress_level=6, exif=b"", icc_profile=None)
+        return PreparedImage(out.getvalue(), "jpeg" if lossy else "png", *pixels.size, changed, exif)
+
+
+def _open(encoded: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(encoded))
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"is too large ({error})") from None
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+        if isinstance(error, Image.UnidentifiedImageError) or not str(error):
+            raise BadImage(f"is no image that can be read (it begins with {encoded[:12]!r})") from None
+        raise BadImage(f"can't be read: {error}") from None
+    if image.format not in _FORMATS:
+        image.close()
+        raise BadImage(f"is a {image.format} file; JPEG, PNG, GIF, BMP, TIFF and WebP are read")
+    return image
+
+
+def _decode(image: Image.Image, reduced: bool = False) -> None:
+    """Decodes all of the file. `reduced` makes a JPEG's pixels at an eighth of the size: every coded bit is read and
+    checked all the same, and only the arithmetic that nobody looks at is left out."""
+    try:
+        if reduced and image.format in ("JPEG", "MPO"):
+            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+        raise BadImage(f"doesn't decode: {str(error) or type(error).__name__}") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_EXIF_TAG, 1)
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError):
+        return 1  # a broken EXIF block says nothing about orientation, and the pixels are fine
+    return value if value in range(1, 9) else 1
+
+
+def _settle_orientation(orientation: int, stored, annotated, policy: ImagePolicy) -> tuple[bool, str]:
+    """Whether to turn the pixels, and how that was decided. Raises BadImage where sizes disagree or nothing decides."""
+    upright = stored[::-1] if orientation in _TURNED else stored
+    known = None not in annotated
+    if known and tuple(annotated) not in (stored, upright):
+        views = f"{stored[0]}x{stored[1]}"
+        if upright != stored:
+            views += f" ({upright[0]}x{upright[1]} upright)"
+        raise BadImage(f"has {views} pixels, but its annotation says {annotated[0]}x{annotated[1]}")
+    if orientation == 1:
+        return False, ""
+    if known and stored != upright:
+        turn = tuple(annotated) == upright
+        return turn, "applied" if turn else "left"
+    if policy.exif == "stop":
+        raise BadImage(
+            f"has EXIF orientation {orientation}, and its annotated size doesn't tell whether the boxes were drawn on "
+            "the upright or on the stored picture; look at one, then give --exif=upright or --exif=stored"
+        )
+    return policy.exif == "upright", "ambiguous"
+
+
+def _why_not_plain(image: Image.Image, encoded: bytes) -> str:
+    """Why these bytes can't go into a shard as they are, "" if they can."""
+    if image.format == "PNG":
+        # The IHDR chunk comes first and is of fixed layout: bit depth and colour type are bytes 24 and 25.
+        depth, colour = encoded[24], encoded[25]
+        if getattr(image, "is_animated", False):
+            return "animated PNG, first frame"
+        if depth == 8 and colour == 2 and "transparency" not in image.info:
+            return ""
+        kinds = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale and alpha", 6: "alpha"}
+        return f"{depth}-bit {kinds.get(colour, 'unknown')} PNG"
+    if image.format in ("JPEG", "MPO"):
+        if image.mode != "RGB":
+            return {"L": "grayscale", "CMYK": "CMYK"}.get(image.mode, image.mode) + " JPEG"
+        if not _plain_frame(encoded):
+            return "JPEG of an unusual coding"
+        return ""
+    frames = getattr(image, "n_frames", 1)
+    return f"{image.format}, first of {frames} frames" if frames > 1 else image.format
+
+
+def _plain_frame(encoded: bytes) -> bool:
+    """Whether the JPEG's first frame header is of a kind that libjpeg builds without extras decode."""
+    place = 2
+    while place + 4 <= len(encoded):
+        if encoded[place] != 0xFF:
+            place += 1  # junk between segments is legal to skip
+            continue
+        marker = encoded[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return marker in _PLAIN_FRAMES
+        if marker in (0xFF, 0x00, 0x01) or 0xD0 <= marker <= 0xD9:
+            place += 1 if marker == 0xFF else 2
+            continue
+        place += 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
+    return False
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of any mode. 16-bit values are scaled, not clipped; transparency is laid over white."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, np.float64)
+        scale = 65535.0 if image.mode != "F" and (values.max(initial=0) > 255 or "16" in image.mode) else 255.0
+        values = np.clip(np.rint(values * (255.0 / scale)), 0, 255).astype(np.uint8)
+        return Image.fromarray(values).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        background = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(background, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    # Pillow's own limit would refuse what --max_pixels allows, and its warnings would name no file.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit

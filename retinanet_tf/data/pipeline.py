@@ -1,0 +1,154 @@
+"""`load`: TFRecord shards to batches of images and boxes for `model.fit`."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from retinanet_tf.data import transforms
+from retinanet_tf.data.index import ShardIndex, read_index
+from retinanet_tf.data.labels import LabelMap
+from retinanet_tf.data.order import Pools
+from retinanet_tf.data.reader import labels_beside, read_one, to_labels
+from retinanet_tf.data.tfrecord import decode_image, parse_example
+from retinanet_tf.errors import InputError
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+_BOXES_MULTIPLE = 8
+
+
+def load(
+    pattern: str | os.PathLike,
+    *,
+    image_size: int = 600,
+    max_size: int = 1000,
+    batch_size: int = 16,
+    training: bool = True,
+    pixel_mean: Sequence[float] = PIXEL_MEAN,
+    labels: LabelMap | str | os.PathLike | None = None,
+    seed: int = 0,
+    start_step: int = 0,
+    flip: float = 0.5,
+    vertical_flip: float = 0.0,
+    scale_jitter: tuple[float, float] = (1.0, 1.0),
+    translate_jitter: float = 0.0,
+    colour_jitter: float = 0.0,
+    size_multiple: int = 128,
+    max_boxes: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    num_parallel: int | None = None,
+) -> tf.data.Dataset:
+    """Batches of `(images, {"boxes", "labels"})` from the shards that `pattern` matches.
+
+    images: (B, H, W, 3) float32 RGB 0..255, resized by the paper's rule (§4.1) and put at the top left of a canvas of
+    `pixel_mean`. boxes: (B, M, 4) float32 xyxy pixels of the canvas. labels: (B, M) int32, 0..K-1; places without an
+    object have label -1 and a box of zeros. Crowds are left out (authors' code).
+
+    Training: endless and shuffled, a pure function of (seed, step): `start_step=n` begins with the batch that an
+    uninterrupted run would see at step n, and nothing before it is read. Otherwise: each record once, those of the
+    wide canvas in file order, then those of the tall one, neither flipped nor jittered; a canvas' last batch is
+    smaller.
+
+    Args:
+        pattern: of shards, e.g. "data/train-*.tfrecord".
+        image_size, max_size: shorter side, and the most the longer one may have.
+        batch_size: of the whole step; a worker's part is batch_size / shard[1].
+        labels: the label map or its file; by default labels.json beside the shards.
+        flip, vertical_flip: probabilities.
+        scale_jitter: range of a factor on the size, e.g. (0.8, 1.25).
+        translate_jitter: how far an image may move into free room, as a share of its frame.
+        colour_jitter: brightness, contrast and saturation by at most this share.
+        size_multiple: canvases are multiples of this, as the deepest pyramid level needs. There are two canvases,
+            wide and tall, a batch has one of them; equal `image_size` and `max_size` make one square canvas.
+        max_boxes: M; by default the most that any image has, rounded up to a multiple of 8. Objects are never
+            dropped: an image with more raises InputError.
+        shard: (index, count) of this worker; the workers' batches, put together, are those of a single process.
+        num_parallel: records worked on at once; by default twice the cores.
+    """
+    index = read_index(pattern)
+    labels = labels_beside(pattern, labels)
+    _check(index, image_size, max_size, batch_size, shard)
+    width = _count_boxes(index, max_boxes)
+    short, long = (-(-side // size_multiple) * size_multiple for side in (image_size, max_size))
+    pools = Pools.by_orientation(index.width, index.height, short == long)
+    part = batch_size // shard[1]
+
+    def finish(serialized: tf.Tensor, place: tf.Tensor, tall: tf.Tensor):
+        example = parse_example(serialized)
+        boxes, classes = _objects(example, labels)
+        image = decode_image(example["encoded"])
+        if training:
+            seeds = tf.random.split(tf.stack([tf.constant(seed, tf.int64), place]), 3)
+            image, boxes = transforms.random_flip(image, boxes, seeds[0], flip, vertical_flip)
+        if training and (tuple(scale_jitter) != (1.0, 1.0) or translate_jitter):
+            image, boxes, kept = transforms.random_jitter(
+                image, boxes, seeds[1], image_size, max_size, scale_jitter, translate_jitter, pixel_mean
+            )
+            classes = tf.boolean_mask(classes, kept)
+        else:
+            image, scale = transforms.resize(image, image_size, max_size)
+            boxes = transforms.scale_boxes(boxes, scale)
+        if training and colour_jitter:
+            image = transforms.random_colour(image, seeds[2], colour_jitter)
+        height = tf.where(tall, long, short)
+        image = transforms.pad_to(image, height, long + short - height, pixel_mean)
+        missing = width - tf.shape(boxes)[0]
+        boxes = tf.ensure_shape(tf.pad(boxes, [[0, missing], [0, 0]]), (width, 4))
+        classes = tf.ensure_shape(tf.pad(classes, [[0, missing]], constant_values=-1), (width,))
+        side = (None, None) if short != long else (short, long)
+        return tf.ensure_shape(image, (*side, 3)), {"boxes": boxes, "labels": classes}
+
+    def step_records(step: tf.Tensor) -> tf.data.Dataset:
+        places = shard[0] * part + tf.range(part, dtype=tf.int64)
+        records = tf.gather(pools.records(step, batch_size, seed), places)
+        tall = tf.fill((part,), pools.is_tall(step))
+        return tf.data.Dataset.from_tensor_slices((records, step * batch_size + places, tall))
+
+    def one(record: tf.Tensor, place: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
+        return read_one(index, lambda serialized: finish(serialized, place, tall))(record)
+
+    def batches(elements: tf.data.Dataset) -> tf.data.Dataset:
+        elements = elements.interleave(
+            one,
+            cycle_length=num_parallel or 2 * (os.cpu_count() or 1),
+            num_parallel_calls=num_parallel or tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        return elements.batch(part, drop_remainder=training)
+
+    if training:
+        dataset = batches(tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).flat_map(step_records))
+    else:
+        whole = [
+            batches(tf.data.Dataset.from_tensor_slices((pool, pool, np.full(len(pool), tall))))
+            for pool, tall in ((pools.wide, False), (pools.tall, True))
+            if len(pool)
+        ]
+        dataset = whole[0] if len(whole) == 1 else whole[0].concatenate(whole[1])
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _objects(example: dict[str, tf.Tensor], labels: LabelMap) -> tuple[tf.Tensor, tf.Tensor]:
+    keep = tf.logical_not(example["iscrowd"])
+    return tf.boolean_mask(example["boxes"], keep), to_labels(tf.boolean_mask(example["category_ids"], keep), labels)
+
+
+def _check(index: ShardIndex, image_size: int, max_size: int, batch_size: int, shard: tuple[int, int]) -> None:
+    if not 0 < image_size <= max_size:
+        raise InputError(f"image_size={image_size} must be above 0 and at most max_size={max_size}.")
+    if batch_size < 1 or batch_size % shard[1]:
+        raise InputError(f"batch_size={batch_size} must be a positive multiple of the {shard[1]} workers.")
+
+
+def _count_boxes(index: ShardIndex, max_boxes: int | None) -> int:
+    most = int(index.boxes.max())
+    if max_boxes is None:
+        return max(_BOXES_MULTIPLE, -(-most // _BOXES_MULTIPLE) * _BOXES_MULTIPLE)
+    if most > max_boxes:
+        record = int(index.boxes.argmax())
+        raise InputError(
+            f"record {index.number[record]} of {index.files[index.shard[record]]} has {most} objects, more than "
+            f"max_boxes={max_boxes}; none is dropped, so raise it."
+        )
+    return max_boxes

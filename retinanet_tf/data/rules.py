@@ -1,0 +1,68 @@
+"""What is done with boxes that are not as they should be: decided here, counted and named, never silent."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from retinanet_tf.data.annotations import ImageAnnotations
+
+# The kinds of findings, each a list in summary.json. The text says what was done.
+KINDS = {
+    "clipped_boxes": "overhung their image; cut at its edge and kept",
+    "zero_size_boxes": "had no width or no height; dropped",
+    "outside_boxes": "lay wholly outside their image; dropped",
+    "duplicate_boxes": "repeat an earlier box of the same category on the same image; kept",
+    "converted_images": "were re-encoded as plain RGB",
+    "exif_applied": "were turned upright, as their annotated size demands",
+    "exif_left": "were left as stored, as their annotated size demands",
+    "exif_ambiguous": "had an orientation that only --exif could settle",
+    "skipped_images": "could not be used; skipped",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a rule did: its kind (a key of `KINDS`), where, and what it met."""
+
+    kind: str
+    image: str
+    detail: str
+
+
+def clean(image: ImageAnnotations, width: int, height: int) -> tuple[ImageAnnotations, list[Finding]]:
+    """The image's boxes cut to (width, height) pixels, and what was done about each odd one.
+
+    Overhanging boxes are clipped, never dropped; boxes without width or height, before or after, are dropped; exact
+    duplicates are only named, since dropping one of two would be a guess. Area and crowd marks stay as annotated.
+    """
+    boxes = image.boxes
+    if not len(boxes):
+        return replace(image, width=width, height=height), []
+    clipped = np.clip(boxes, 0.0, np.array([width, height, width, height], np.float64))
+    empty_before = ((boxes[:, 2:] - boxes[:, :2]) <= 0).any(axis=1)
+    empty = ((clipped[:, 2:] - clipped[:, :2]) <= 0).any(axis=1)
+    cut = (clipped != boxes).any(axis=1) & ~empty
+    findings = []
+
+    def note(kind: str, which: np.ndarray) -> None:
+        for row in np.flatnonzero(which):
+            corners = ", ".join(f"{value:g}" for value in boxes[row])
+            findings.append(Finding(kind, image.file_name, f"annotation {image.annotation_ids[row]} [{corners}]"))
+
+    note("clipped_boxes", cut)
+    note("zero_size_boxes", empty_before)
+    note("outside_boxes", empty & ~empty_before)
+    kept = replace(image, width=width, height=height, boxes=clipped).select(~empty)
+    if len(kept) > 1:
+        rows = np.column_stack([kept.boxes, kept.category_ids])
+        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        for row in np.flatnonzero(first[inverse.reshape(-1)] != np.arange(len(rows))):
+            twin = kept.annotation_ids[first[inverse.reshape(-1)[row]]]
+            findings.append(
+                Finding(
+                    "duplicate_boxes",
+                    image.file_name,
+                    f"annotation {kept.annotation_ids[row]} repeats annotation {twin}",
+                )
+            )
+    return kept, findings

@@ -1,0 +1,168 @@
+"""Pure functions on an image and its boxes that give one result eagerly and inside `tf.data`.
+
+Images are (H, W, 3), uint8 or float32 RGB in 0..255; boxes (N, 4) float32 xyxy in pixels of that image. Random
+transforms take a stateless `seed`, an int tensor (2,), and are functions of it.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+def resized_shape(height, width, short_side: int, long_side: int):
+    """The paper's rule (§4.1): shorter side to `short_side`, but the longer one at most `long_side`.
+
+    Returns (height, width): Python ints for ints, int32 tensors for tensors; rounded half to even, at least 1.
+    """
+    if isinstance(height, int) and isinstance(width, int):
+        scale = min(short_side / min(height, width), long_side / max(height, width))
+        return max(1, round(height * scale)), max(1, round(width * scale))
+    size = tf.cast(tf.stack([height, width]), tf.float64)  # as Python computes, so that both give the same size
+    scale = tf.minimum(short_side / tf.reduce_min(size), long_side / tf.reduce_max(size))
+    size = tf.maximum(tf.cast(tf.round(size * scale), tf.int32), 1)
+    return size[0], size[1]
+
+
+def resize(image: tf.Tensor, short_side: int, long_side: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Resizes by the paper's rule, bilinear with half-pixel centres, no antialiasing.
+
+    Returns the image as float32 and the scale really applied, (2,) float32 = (y, x): new size over old size, each
+    side rounded to whole pixels. Boxes follow with `scale_boxes`.
+    """
+    old = tf.shape(image)[:2]
+    new = tf.stack(resized_shape(old[0], old[1], short_side, long_side))
+    return resize_to(image, new), tf.cast(new / old, tf.float32)
+
+
+def resize_to(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Resizes to `size` (height, width) exactly; float32, bilinear with half-pixel centres, no antialiasing."""
+    return tf.cast(tf.image.resize(image, size, method="bilinear", antialias=False), tf.float32)
+
+
+def scale_boxes(boxes: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """Boxes (N, 4) of an image resized by `scale` (2,) = (y, x)."""
+    return boxes * tf.stack([scale[1], scale[0], scale[1], scale[0]])
+
+
+def flip_horizontal(image: tf.Tensor, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mirrors left and right; twice gives the original."""
+    width = tf.cast(tf.shape(image)[1], boxes.dtype)
+    x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
+    return tf.reverse(image, [1]), tf.stack([width - x2, y1, width - x1, y2], axis=-1)
+
+
+def flip_vertical(image: tf.Tensor, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mirrors top and bottom; twice gives the original."""
+    height = tf.cast(tf.shape(image)[0], boxes.dtype)
+    x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
+    return tf.reverse(image, [0]), tf.stack([x1, height - y2, x2, height - y1], axis=-1)
+
+
+def random_flip(
+    image: tf.Tensor, boxes: tf.Tensor, seed: tf.Tensor, horizontal: float = 0.5, vertical: float = 0.0
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Flips with the two probabilities, independently."""
+    chance = tf.random.stateless_uniform((2,), seed)
+    if horizontal:
+        image, boxes = tf.cond(chance[0] < horizontal, lambda: flip_horizontal(image, boxes), lambda: (image, boxes))
+    if vertical:
+        image, boxes = tf.cond(chance[1] < vertical, lambda: flip_vertical(image, boxes), lambda: (image, boxes))
+    return image, boxes
+
+
+def shift_into(
+    image: tf.Tensor, boxes: tf.Tensor, offset: tf.Tensor, height, width, pixel_mean: Sequence[float]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The (height, width) window of an unbounded plane that is `pixel_mean` except where the image lies.
+
+    offset: (2,) int32 (y, x), where in the window the image's top left corner lands; negative crops it. Boxes move
+    along, unclipped.
+    """
+    size = tf.shape(image)[:2]
+    window = tf.stack([height, width])
+    start = tf.maximum(-offset, 0)
+    end = tf.clip_by_value(window - offset, 0, size)
+    visible = image[start[0] : end[0], start[1] : end[1]]
+    before = tf.minimum(tf.maximum(offset, 0), window)
+    shown = tf.shape(visible)[:2]
+    after = window - before - shown
+    mean = tf.cast(tf.constant(pixel_mean, tf.float32), image.dtype)
+    rows = tf.concat([_plain(shown[0], before[1], mean), visible, _plain(shown[0], after[1], mean)], 1)
+    canvas = tf.concat([_plain(before[0], width, mean), rows, _plain(after[0], width, mean)], 0)
+    y, x = tf.unstack(tf.cast(offset, boxes.dtype))
+    return canvas, boxes + tf.stack([x, y, x, y])
+
+
+def clip_boxes(boxes: tf.Tensor, height, width) -> tf.Tensor:
+    """Boxes (N, 4) cut to an image of (height, width) pixels."""
+    limits = tf.cast(tf.stack([width, height, width, height]), boxes.dtype)
+    return tf.clip_by_value(boxes, 0.0, limits)
+
+
+def random_jitter(
+    image: tf.Tensor,
+    boxes: tf.Tensor,
+    seed: tf.Tensor,
+    short_side: int,
+    long_side: int,
+    scale: tuple[float, float],
+    translate: float,
+    pixel_mean: Sequence[float],
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Resizes by the paper's rule times a random factor, shifts at random, and crops to the rule's frame.
+
+    The frame is `short_side` by `long_side` along the image's orientation. The factor is uniform in log between
+    scale[0] and scale[1]. An image larger than the frame is cropped at a random place; a smaller one is moved by at
+    most `translate` times the frame's side within the free room. Boxes are clipped to the frame; those that keep
+    less than a pixel on a side are left out.
+
+    Returns image float32, boxes, and `kept` (N,) bool over the input's boxes.
+    """
+    size = tf.shape(image)[:2]
+    uniform = tf.random.stateless_uniform((3,), seed)
+    low, high = tf.math.log(float(scale[0])), tf.math.log(float(scale[1]))
+    factor = tf.exp(low + (high - low) * uniform[0])
+    base = tf.stack(resized_shape(size[0], size[1], short_side, long_side))
+    new = tf.maximum(tf.cast(tf.round(tf.cast(base, tf.float32) * factor), tf.int32), 1)
+    image = resize_to(image, new)
+    boxes = scale_boxes(boxes, tf.cast(new / size, tf.float32))
+    long_edge, short_edge = tf.constant(long_side), tf.constant(short_side)
+    landscape = size[1] >= size[0]
+    frame = tf.where(landscape, tf.stack([short_edge, long_edge]), tf.stack([long_edge, short_edge]))
+    room = tf.cast(frame - new, tf.float32)
+    # Larger than the frame: any crop. Smaller: moved right and down, within the room and at most `translate`.
+    reach = tf.where(room < 0.0, room, tf.minimum(room, translate * tf.cast(frame, tf.float32)))
+    offset = tf.cast(tf.round(reach * uniform[1:]), tf.int32)
+    shown = tf.minimum(tf.maximum(offset, 0) + new + tf.minimum(offset, 0), frame)
+    image, boxes = shift_into(image, boxes, offset, shown[0], shown[1], pixel_mean)
+    boxes = clip_boxes(boxes, shown[0], shown[1])
+    kept = tf.reduce_all(boxes[:, 2:] - boxes[:, :2] >= 1.0, axis=-1)
+    return image, tf.boolean_mask(boxes, kept), kept
+
+
+def random_colour(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
+    """Brightness, contrast and saturation, each changed by at most `strength` (0.2: ±20 %); float32 in 0..255."""
+    image = tf.cast(image, tf.float32)
+    brightness, contrast, saturation = tf.unstack(
+        tf.random.stateless_uniform((3,), seed, 1.0 - strength, 1.0 + strength)
+    )
+    image = image * brightness
+    mean = tf.reduce_mean(image)
+    image = mean + (image - mean) * contrast
+    gray = tf.tensordot(image, tf.constant([0.299, 0.587, 0.114]), 1)[..., None]  # luma of ITU-R BT.601
+    return tf.clip_by_value(gray + (image - gray) * saturation, 0.0, 255.0)
+
+
+def pad_to(image: tf.Tensor, height, width, pixel_mean: Sequence[float]) -> tf.Tensor:
+    """Puts the image at the top left of a (height, width) canvas of `pixel_mean`, zero after normalisation."""
+    mean = tf.cast(tf.constant(pixel_mean, tf.float32), image.dtype)
+    size = tf.shape(image)
+    rows = tf.concat([image, _plain(size[0], width - size[1], mean)], 1)
+    canvas = tf.concat([rows, _plain(height - size[0], width, mean)], 0)
+    if isinstance(height, int) and isinstance(width, int):
+        canvas = tf.ensure_shape(canvas, (height, width, 3))
+    return canvas
+
+
+def _plain(height, width, colour: tf.Tensor) -> tf.Tensor:
+    return tf.broadcast_to(colour, tf.stack([height, width, 3]))
