@@ -159,13 +159,13 @@ class DataConfig(_Checked):
     """What the input pipeline does with an image."""
 
     batch_size: int = _setting(16, "Images a step over all devices (§4.1: 8 GPUs of 2 images).")
-    horizontal_flip: bool = _setting(True, "Flip every second image (§4.1: the only augmentation).")
+    flip: float = _setting(0.5, "Probability of a horizontal flip (§4.1: the only augmentation).")
+    vertical_flip: float = _setting(0.0, "Probability of a vertical flip; for pictures without an up.")
     scale_jitter: tuple[float, float] = _setting(
         (1.0, 1.0), "Range of a random factor on the resized image (Table 2's models use scale jitter)."
     )
-    translate: float = _setting(0.0, "Largest random shift as a share of the image's size; 0 is the paper's.")
-    color_jitter: float = _setting(0.0, "Strength of random brightness, contrast and saturation; 0 is the paper's.")
-    cache: str = _setting("none", "Keep encoded records 'ram', on 'disk', or 'none'.", ("none", "ram", "disk"))
+    translate_jitter: float = _setting(0.0, "How far an image may move into free room, as a share of its frame.")
+    colour_jitter: float = _setting(0.0, "Largest change of brightness, contrast and saturation, as a share.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,33 @@
+# Two commands do everything: `make demo` and `make test`.
+#   PYTHON=python3.13   the interpreter (3.10 to 3.13)      VENV=.venv   the environment's folder
+#   DEMO_FLAGS=...      flags of experiments.demo           TESTS=...    what pytest runs
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_FLAGS ?=
+TESTS ?= tests
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/python -m experiments.demo $(DEMO_FLAGS)
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest $(TESTS)
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install -q ruff
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+# The mark is written last: an installation that was interrupted is taken up again.
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else "error: $(PYTHON) is Python %d.%d; retinanet_tf needs 3.10 to 3.13. Name another one: make PYTHON=python3.11" % v)'
+	@echo "Installing requirements.txt into $(VENV) (about a minute, 2 GB)"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -r requirements.txt
+	@touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,105 @@
+"""`make demo`: the whole chain on generated data, from COCO files to a SavedModel that answers by itself.
+
+Each step is one call of the library and reuses what an earlier, perhaps interrupted, demo has finished.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from experiments import cli
+from retinanet_tf import presets
+from retinanet_tf.data import shapes
+from retinanet_tf.data.prepare import prepare
+from retinanet_tf.export import export
+from retinanet_tf.runs import load_detector
+from retinanet_tf.training import train
+from retinanet_tf.visualize import contact_sheet, draw_detections, save_image
+
+OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder for everything.")
+SHORT = flags.DEFINE_boolean("short", False, "A tenth of the data and training: proves the chain, not the accuracy.")
+PICTURES = 12
+
+
+def main() -> None:
+    """Generates, prepares, trains, evaluates, exports and uses the model in a process of its own."""
+    start, output = time.time(), Path(OUTPUT.value)
+    config = presets["mini"]
+    counts = {"num_train": 1000, "num_val": 200}
+    if SHORT.value:
+        config = config.replace(steps=60, checkpoint_steps=30, warmup_steps=10)
+        counts = {"num_train": 100, "num_val": 20}
+
+    _say("1/6 Generating photo-like scenes of five shapes as a COCO dataset")
+    splits = shapes.generate(output / "coco", image_size=config.model.image_size, seed=config.train.seed, **counts)
+
+    _say("2/6 Writing TFRecord shards")
+    for name, split in splits.items():
+        prepare(split.annotations, split.images, output / "shards", name, shards=2)
+
+    _say(f"3/6 Training the mini preset for {config.train.steps} steps, and 4/6 evaluating it with pycocotools")
+    train(
+        config,
+        data=str(output / "shards" / "train-*.tfrecord"),
+        validation=str(output / "shards" / "val-*.tfrecord"),
+        run_dir=str(output),
+    )
+
+    _say("5/6 Exporting the SavedModel")
+    exported = output / "export" / "1"
+    if exported.exists():
+        print(f"{exported} is there already and is reused.")
+    else:
+        export(load_detector(output), exported)
+
+    _say("6/6 Detecting with the SavedModel in a process that imports tensorflow alone")
+    pictures = output / "detections.png"
+    _detect_elsewhere(exported, splits["val"].images, output / "detections.json", pictures)
+
+    metrics = json.loads((output / "metrics.json").read_text())
+    print(
+        f"\nDone in {time.time() - start:.0f} s: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f} on "
+        f"{counts['num_val']} validation images (seed {config.train.seed}).\n"
+        f"  pictures    {pictures}\n"
+        f"  metrics     {output / 'metrics.json'}\n"
+        f"  curves      {output / 'training.png'}\n"
+        f"  SavedModel  {exported}\n"
+        "Your own data (README.md has every step):\n"
+        "  python -m experiments.prepare_data --annotations=train.json --images=photos --output=data --name=train\n"
+        "  python -m experiments.train --preset=detectron --num_classes=N --data='data/train-*.tfrecord' "
+        "--run_dir=runs/mine"
+    )
+
+
+def _say(text: str) -> None:
+    print(f"\n--- {text}", flush=True)
+
+
+def _detect_elsewhere(model: Path, images: Path, output: Path, picture: Path) -> None:
+    """Runs experiments.run_saved_model and draws what it wrote beside nothing but the images."""
+    options = [f"--model={model}", f"--images={images}/*.jpg", f"--limit={PICTURES}", f"--output={output}"]
+    subprocess.run([sys.executable, "-m", "experiments.run_saved_model", *options], check=True)
+    tiles = []
+    for row in json.loads(output.read_text()):
+        found = row["detections"]
+        ids = [item["category_id"] for item in found]
+        tiles.append(
+            draw_detections(
+                np.asarray(Image.open(row["file"]).convert("RGB")),
+                np.array([item["box"] for item in found]).reshape(-1, 4),
+                np.array(ids, int),
+                np.array([item["score"] for item in found]),
+                names={item["category_id"]: item["name"] for item in found},
+            )
+        )
+    save_image(contact_sheet(tiles, columns=4), picture)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,26 @@
+"""Trains a detector: `python -m experiments.train --data='shards/train-*.tfrecord' --run_dir=runs/mine`.
+
+The same command again goes on where it stopped. Settings come from --preset and the flags after it.
+"""
+
+from absl import flags
+
+from experiments import cli
+from retinanet_tf import config_flags
+from retinanet_tf.training import train
+
+DATA = flags.DEFINE_string(
+    "data", None, "Pattern of the training shards; labels.json stands beside them.", required=True
+)
+VALIDATION = flags.DEFINE_string("validation", "", "Pattern of shards to evaluate on at the end.")
+RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder for everything the job leaves behind.", required=True)
+
+
+def main() -> None:
+    """Runs the job."""
+    train(config_flags.read(), data=DATA.value, run_dir=RUN_DIR.value, validation=VALIDATION.value)
+
+
+if __name__ == "__main__":
+    config_flags.define()
+    cli.run(main)
