@@ -1,0 +1,55 @@
+"""A trained detector as a SavedModel for TensorFlow Serving.
+
+    python -m experiments.export --checkpoint=runs/mine --output=export/retinanet
+
+writes the next version, export/retinanet/1 at first. It loads with tensorflow alone; serving/ shows how to serve it.
+"""
+
+import glob
+import json
+
+from absl import flags
+
+from experiments import cli
+from retinanet_tf import decoding
+from retinanet_tf.data.files import read_bytes, read_text
+from retinanet_tf.errors import InputError
+from retinanet_tf.export import export
+from retinanet_tf.runs import load_detector
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a training job or .keras file.", required=True)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder of the model's versions; ending in a number, that version itself.", required=True
+)
+_METRICS = flags.DEFINE_string("metrics", None, "metrics.json of an evaluation, kept with the model.")
+_WARMUP = flags.DEFINE_string("warmup", None, "Pattern of images for the warm-up requests; none generates two.")
+_NAME = flags.DEFINE_string("name", "retinanet", "The model's name at the server, for the warm-up requests.")
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", decoding.MAX_PIXELS, "The server refuses larger images from their header.", lower_bound=1
+)
+
+
+def main() -> None:
+    """Exports and says where to."""
+    paths = sorted(glob.glob(_WARMUP.value)) if _WARMUP.value else []
+    if _WARMUP.value and not paths:
+        raise InputError(f"--warmup={_WARMUP.value} matches no file.")
+    metrics = None
+    if _METRICS.value:
+        try:
+            metrics = json.loads(read_text(_METRICS.value, "the metrics file"))
+        except json.JSONDecodeError as error:
+            raise InputError(f"--metrics={_METRICS.value} is not JSON ({error}).") from None
+    version = export(
+        load_detector(_CHECKPOINT.value),
+        _OUTPUT.value,
+        metrics=metrics,
+        warmup_images=[read_bytes(path, "the warm-up image") for path in paths],
+        model_name=_NAME.value,
+        max_pixels=_MAX_PIXELS.value,
+    )
+    print(f"{version}: signatures serving_default (encoded images), image_tensor, tf_example")
+
+
+if __name__ == "__main__":
+    cli.run(main)

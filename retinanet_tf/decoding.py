@@ -1,0 +1,89 @@
+"""Encoded images inside a graph, from senders who may mean harm: sizes from headers, decoding that can't raise.
+
+TensorFlow's own decoders raise an error that doesn't say which image of a batch it was, and allocate whatever a
+header asks for. Here every image is looked at by itself, its header first.
+
+JPEG, PNG and BMP are read. GIF is not: its decoder stores all frames, whose sizes no header tells. An EXIF
+orientation is not applied: boxes are in the pixels as they are stored.
+"""
+
+import tensorflow as tf
+
+MAX_PIXELS = 50_000_000
+"""Images with more pixels are refused before they are decoded (150 MB as uint8 RGB)."""
+
+FORMATS = "JPEG, PNG or BMP"
+
+
+def image_sizes(encoded: tf.Tensor) -> tf.Tensor:
+    """Height and width `(B, 2)` int32 of encoded images `(B,)`, read from their headers; (0, 0) where unreadable."""
+    return tf.map_fn(
+        lambda one: _attempt(_header_size, one, tf.zeros([2], tf.int32)),
+        encoded,
+        fn_output_signature=tf.TensorSpec([2], tf.int32),
+    )
+
+
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+    """The uint8 RGB pixels `(H, W, 3)` of one encoded image, a scalar; `(0, 0, 3)` if it doesn't decode."""
+    return _attempt(_decode, encoded, tf.zeros([0, 0, 3], tf.uint8))
+
+
+def check_sizes(sizes: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
+    """The sizes `(B, 2)` unchanged; InvalidArgument that names the first unreadable or too large image."""
+    pixels = tf.cast(sizes[:, 0], tf.int64) * tf.cast(sizes[:, 1], tf.int64)
+    unreadable = tf.reduce_any(sizes < 1, axis=1)
+    too_large = tf.logical_or(pixels > max_pixels, tf.reduce_any(sizes > 65_535, axis=1))
+    with tf.control_dependencies(
+        [
+            _refuse(unreadable, f"is no {FORMATS} image that can be read"),
+            _refuse(too_large, f"has more than {max_pixels} pixels"),
+        ]
+    ):
+        return tf.identity(sizes)
+
+
+def check_decoded(image: tf.Tensor, size: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """The image unchanged; InvalidArgument naming `index` if its shape isn't the (height, width) of its header."""
+    same = tf.reduce_all(tf.shape(image)[:2] == size)
+    message = tf.strings.format("images[{}] is damaged: its pixels can not be decoded.", index)
+    with tf.control_dependencies([tf.debugging.Assert(same, [message], summarize=1)]):
+        return tf.identity(image)
+
+
+def _refuse(bad: tf.Tensor, why: str) -> tf.Operation:
+    # How many good ones come before the first bad one; argmax would not have an empty batch.
+    first = tf.reduce_sum(tf.math.cumprod(1 - tf.cast(bad, tf.int32)))
+    message = tf.strings.format("images[{}] " + why + ".", first)
+    return tf.debugging.Assert(tf.logical_not(tf.reduce_any(bad)), [message], summarize=1)
+
+
+def _attempt(function, value: tf.Tensor, otherwise: tf.Tensor) -> tf.Tensor:
+    """`function(value)`, or `otherwise` where that raises: a data set of one element that leaves out errors."""
+    tried = tf.data.Dataset.from_tensors(value).map(function).ignore_errors()
+    return tried.concatenate(tf.data.Dataset.from_tensors(otherwise)).take(1).get_single_element()
+
+
+def _header_size(encoded: tf.Tensor) -> tf.Tensor:
+    def starts_with(magic: bytes) -> tf.Tensor:
+        return tf.strings.substr(encoded, 0, len(magic)) == magic
+
+    def integers(place: int, little_endian: bool) -> tf.Tensor:
+        # Two 32-bit numbers, width and height; a BMP with its rows top down has a negative height.
+        pair = tf.io.decode_raw(tf.strings.substr(encoded, place, 8), tf.int32, little_endian=little_endian)
+        return tf.reverse(tf.abs(pair), [0])
+
+    size = tf.case(
+        [
+            (starts_with(b"\xff\xd8\xff"), lambda: tf.io.extract_jpeg_shape(encoded)[:2]),
+            (starts_with(b"\x89PNG\r\n\x1a\n"), lambda: integers(16, little_endian=False)),
+            (starts_with(b"BM"), lambda: integers(18, little_endian=True)),
+        ],
+        default=lambda: tf.zeros([2], tf.int32),
+    )
+    return tf.ensure_shape(size, [2])
+
+
+def _decode(encoded: tf.Tensor) -> tf.Tensor:
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    return tf.ensure_shape(image, [None, None, 3])
