@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 from PIL import Image
+from retinanet_tf.export import export
 
 from experiments import cli
 from retinanet_tf import presets
 from retinanet_tf.data import shapes
 from retinanet_tf.data.prepare import prepare
-from retinanet_tf.export import export
 from retinanet_tf.runs import load_detector
 from retinanet_tf.training import train
 from retinanet_tf.visualize import contact_sheet, draw_detections, save_image

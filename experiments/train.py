@@ -10,7 +10,7 @@ from retinanet_tf import config_flags
 from retinanet_tf.training import train
 
 DATA = flags.DEFINE_string(
-    "data", None, "Pattern of the training shards; labels.json stands beside them.", required=True
+    "data", None, "Pattern of training shards; labels.json is beside them.", required=True
 )
 VALIDATION = flags.DEFINE_string("validation", "", "Pattern of shards to evaluate on at the end.")
 RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder for everything the job leaves behind.", required=True)

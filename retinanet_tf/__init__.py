@@ -1,7 +1,30 @@
 """RetinaNet for TensorFlow and Keras: "Focal Loss for Dense Object Detection" (Lin et al., ICCV 2017)."""
 
+from retinanet_tf import data
 from retinanet_tf.config import Config, presets
+from retinanet_tf.detector import Detector
 from retinanet_tf.errors import InputError
+from retinanet_tf.evaluation import evaluate
+from retinanet_tf.export import export
+from retinanet_tf.losses import FocalLoss, SmoothL1Loss, retinanet_losses
+from retinanet_tf.model import RetinaNet
+from retinanet_tf.runs import load_detector
+from retinanet_tf.training import train
 from retinanet_tf.version import __version__
 
-__all__ = ["Config", "InputError", "__version__", "presets"]
+__all__ = [
+    "Config",
+    "Detector",
+    "FocalLoss",
+    "InputError",
+    "RetinaNet",
+    "SmoothL1Loss",
+    "__version__",
+    "data",
+    "evaluate",
+    "export",
+    "load_detector",
+    "presets",
+    "retinanet_losses",
+    "train",
+]

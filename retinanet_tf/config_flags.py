@@ -16,27 +16,28 @@ def define(only: tuple[str, ...] | None = None) -> None:
         if only is not None and section.name not in only:
             continue
         for field in dataclasses.fields(section.type):
-            _define_field(section.name, field)
+            define_field(section.name, field)
 
 
-def _define_field(section: str, field: dataclasses.Field) -> None:
+def define_field(section: str, field: dataclasses.Field, flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flag of one field of one section of the configuration."""
     values = {name: getattr(getattr(preset, section), field.name) for name, preset in presets.items()}
     default = values.pop("paper")
     others = ", ".join(f"{name}: {_text(value)}" for name, value in values.items() if value != default)
     help_text = f"{field.metadata['help']} (default {_text(default)}{'; ' + others if others else ''})"
     name, choices = field.name, field.metadata["choices"]
     if choices:
-        flags.DEFINE_enum(name, None, list(choices), help_text)
+        flags.DEFINE_enum(name, None, list(choices), help_text, flag_values=flag_values)
     elif isinstance(default, bool):
-        flags.DEFINE_boolean(name, None, help_text)
+        flags.DEFINE_boolean(name, None, help_text, flag_values=flag_values)
     elif isinstance(default, int):
-        flags.DEFINE_integer(name, None, help_text)
+        flags.DEFINE_integer(name, None, help_text, flag_values=flag_values)
     elif isinstance(default, float):
-        flags.DEFINE_float(name, None, help_text)
+        flags.DEFINE_float(name, None, help_text, flag_values=flag_values)
     elif isinstance(default, tuple):
-        flags.DEFINE_list(name, None, help_text)
+        flags.DEFINE_list(name, None, help_text, flag_values=flag_values)
     else:
-        flags.DEFINE_string(name, None, help_text)
+        flags.DEFINE_string(name, None, help_text, flag_values=flag_values)
 
 
 def _text(value: Any) -> str:

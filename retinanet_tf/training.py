@@ -108,9 +108,8 @@ def train(config: Config, *, data: str, run_dir: str, validation: str = "", verb
             model.optimizer.build(model.trainable_variables)
             state.restore(manager.latest_checkpoint).assert_existing_objects_matched()
         finished = int(manager.latest_checkpoint.rsplit("-", 1)[1])
-        print(
-            f"{run_dir}: going on after {min(finished * epoch_steps, config.train.steps)} of {config.train.steps} steps."
-        )
+        done = min(finished * epoch_steps, config.train.steps)
+        print(f"{run_dir}: going on after {done} of {config.train.steps} steps.")
     if finished < epochs:
         model.fit(
             load_training_data(config, data, start_step=finished * epoch_steps),
