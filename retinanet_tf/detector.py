@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -48,6 +49,9 @@ class Detector(tf.Module):
                 "the label map; use the labels.json that the model was trained with."
             )
         self.model, self.config = model, config
+        # The same network without its last concatenation: a copy of 36 MB an image that only training needs.
+        outputs = {name: model.get_layer(name).input for name in ("class_logits", "box_deltas")}
+        self.levels = keras.Model(model.input, outputs)
         self.image_size = image_size or model.config.image_size
         self.max_size = max_size or model.config.max_size
 
@@ -109,15 +113,9 @@ class Detector(tf.Module):
     )
     def detect_canvases(self, canvases: tf.Tensor, scales: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Network and post-processing on one batch of equally large canvases `(B, h, w, 3)`."""
-        outputs = self.model(canvases, training=False)
-        return select_detections(
-            outputs["class_logits"],
-            outputs["box_deltas"],
-            self.model.anchors.by_level(canvases),
-            scales,
-            sizes,
-            self.config,
-        )
+        outputs = self.levels(canvases, training=False)
+        anchors = self.model.anchors.by_level(canvases)
+        return select_detections(outputs["class_logits"], outputs["box_deltas"], anchors, scales, sizes, self.config)
 
     def _nothing(self) -> dict[str, tf.Tensor]:
         depth = self.config.max_detections

@@ -1,0 +1,48 @@
+"""Naive references, written from the definitions: loops over numpy, nothing shared with the code they test."""
+
+import math
+
+import numpy as np
+
+# --- Detections -------------------------------------------------------------------------------------------------------
+
+
+def detections(class_logits, box_deltas, anchors, scale, size, score=0.05, top_k=1000, nms_iou=0.5, limit=100):
+    """One image's detections by loops in float64: the paper's §4.1 read aloud.
+
+    class_logits, box_deltas, anchors: lists of (A_l, K), (A_l, 4), (A_l, 4), one a level. scale: (y, x) resized over
+    original. size: (height, width) of the original. Returns a list of (score, label, [x1, y1, x2, y2]), best first.
+    """
+    pool = []
+    for level, (logits, deltas, level_anchors) in enumerate(zip(class_logits, box_deltas, anchors, strict=True)):
+        found = []
+        for anchor, label in zip(*np.nonzero(logits > -40.0), strict=True):
+            logit = float(logits[anchor, label])
+            if 1.0 / (1.0 + math.exp(-logit)) > score:
+                found.append((-logit, level, int(anchor), int(label)))
+        for rank in sorted(found)[:top_k]:
+            x1, y1, x2, y2 = (float(value) for value in level_anchors[rank[2]])
+            dx, dy, dw, dh = (float(value) for value in deltas[rank[2]])
+            width = (x2 - x1) * math.exp(min(dw, math.log(1000 / 16)))
+            height = (y2 - y1) * math.exp(min(dh, math.log(1000 / 16)))
+            x, y = (x1 + x2) / 2 + dx * (x2 - x1), (y1 + y2) / 2 + dy * (y2 - y1)
+            corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+            for side, limits in enumerate((size[1], size[0], size[1], size[0])):
+                corners[side] = min(max(corners[side] / float(scale[1 - side % 2]), 0.0), float(limits))
+            pool.append((rank, corners))
+    kept = []
+    for rank, corners in sorted(pool):
+        if len(kept) == limit:
+            break
+        if all(label != rank[3] or box_iou(corners, other) <= nms_iou for _, label, other in kept):
+            kept.append((1.0 / (1.0 + math.exp(rank[0])), rank[3], corners))
+    return kept
+
+
+def box_iou(a, b):
+    """IoU of two xyxy boxes; 0 where either has no area."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    if width <= 0 or height <= 0 or min(areas) <= 0:
+        return 0.0
+    return width * height / (sum(areas) - width * height)
