@@ -115,7 +115,15 @@ class Detector(tf.Module):
         """Network and post-processing on one batch of equally large canvases `(B, h, w, 3)`."""
         outputs = self.levels(canvases, training=False)
         anchors = self.model.anchors.by_level(canvases)
-        return select_detections(outputs["class_logits"], outputs["box_deltas"], anchors, scales, sizes, self.config)
+        return select_detections(
+            outputs["class_logits"],
+            outputs["box_deltas"],
+            anchors,
+            scales,
+            sizes,
+            self.config,
+            self.model.anchors.config.anchors_per_cell,
+        )
 
     def _nothing(self) -> dict[str, tf.Tensor]:
         depth = self.config.max_detections

@@ -29,7 +29,7 @@ def random_outputs(seed, classes=7, spread=1.5):
     return logits, deltas, [level.astype(np.float32) for level in anchors]
 
 
-def ours(logits, deltas, anchors, scale, size, **config):
+def ours(logits, deltas, anchors, scale, size, anchors_per_cell=1, **config):
     """Every field of the first image of a batch of two; the second is another image, which must not matter."""
     logits, deltas = ([np.stack([level, level[::-1]]) for level in part] for part in (logits, deltas))
     answer = select_detections(
@@ -39,6 +39,7 @@ def ours(logits, deltas, anchors, scale, size, **config):
         tf.constant([scale, scale], tf.float32),
         tf.constant([size, size], tf.float32),
         DetectConfig(**config),
+        anchors_per_cell,
     )
     return {name: value[0].numpy() for name, value in answer.items()}
 
@@ -59,6 +60,7 @@ def test_random_outputs(seed, top_k):
     expected = oracles.detections(*outputs, (0.5, 0.8), (300, 240), top_k=top_k)
     assert len(expected) == 100
     check(ours(*outputs, (0.5, 0.8), (300, 240), pre_nms_top_k=top_k), expected, 100)
+    check(ours(*outputs, (0.5, 0.8), (300, 240), anchors_per_cell=25, pre_nms_top_k=top_k), expected, 100)
 
 
 @pytest.mark.parametrize("limit", [5, 300])
