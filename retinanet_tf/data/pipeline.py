@@ -7,10 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from retinanet_tf.data import transforms
+from retinanet_tf.data.canvas import CanvasBatch
+from retinanet_tf.data.damage import guarded
 from retinanet_tf.data.index import ShardIndex, read_index
 from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.data.order import Pools
-from retinanet_tf.data.reader import labels_beside, read_one, to_labels
+from retinanet_tf.data.reader import RecordReader, labels_beside, read_ahead, to_labels
 from retinanet_tf.data.tfrecord import decode_image, parse_example
 from retinanet_tf.errors import InputError
 
@@ -69,19 +71,22 @@ def load(
     index = read_index(pattern)
     labels = labels_beside(pattern, labels)
     _check(index, image_size, max_size, batch_size, shard)
-    width = _count_boxes(index, max_boxes)
+    max_boxes = _count_boxes(index, max_boxes)
     short, long = (-(-side // size_multiple) * size_multiple for side in (image_size, max_size))
+    canvas = CanvasBatch(short, long, pixel_mean)
     pools = Pools.by_orientation(index.width, index.height, short == long)
     part = batch_size // shard[1]
+    jittered = training and (tuple(scale_jitter) != (1.0, 1.0) or translate_jitter > 0)
 
-    def finish(serialized: tf.Tensor, place: tf.Tensor, tall: tf.Tensor):
+    def one(serialized: tf.Tensor, place: tf.Tensor):
+        """Image, boxes and labels of a record; `place` numbers the sample and seeds its augmentation."""
         example = parse_example(serialized)
         boxes, classes = _objects(example, labels)
         image = decode_image(example["encoded"])
+        seeds = [tf.stack([place, tf.constant(seed * 3 + kind, tf.int64)]) for kind in range(3)]
         if training:
-            seeds = tf.random.split(tf.stack([tf.constant(seed, tf.int64), place]), 3)
             image, boxes = transforms.random_flip(image, boxes, seeds[0], flip, vertical_flip)
-        if training and (tuple(scale_jitter) != (1.0, 1.0) or translate_jitter):
+        if jittered:
             image, boxes, kept = transforms.random_jitter(
                 image, boxes, seeds[1], image_size, max_size, scale_jitter, translate_jitter, pixel_mean
             )
@@ -91,34 +96,32 @@ def load(
             boxes = transforms.scale_boxes(boxes, scale)
         if training and colour_jitter:
             image = transforms.random_colour(image, seeds[2], colour_jitter)
-        height = tf.where(tall, long, short)
-        image = transforms.pad_to(image, height, long + short - height, pixel_mean)
-        missing = width - tf.shape(boxes)[0]
-        boxes = tf.ensure_shape(tf.pad(boxes, [[0, missing], [0, 0]]), (width, 4))
-        classes = tf.ensure_shape(tf.pad(classes, [[0, missing]], constant_values=-1), (width,))
-        side = (None, None) if short != long else (short, long)
-        return tf.ensure_shape(image, (*side, 3)), {"boxes": boxes, "labels": classes}
+        return image, boxes, classes
 
-    def step_records(step: tf.Tensor) -> tf.data.Dataset:
-        places = shard[0] * part + tf.range(part, dtype=tf.int64)
-        records = tf.gather(pools.records(step, batch_size, seed), places)
-        tall = tf.fill((part,), pools.is_tall(step))
-        return tf.data.Dataset.from_tensor_slices((records, step * batch_size + places, tall))
+    def assemble(serialized: tf.Tensor, places: tf.Tensor, tall: tf.Tensor):
+        count = tf.shape(serialized)[0] if serialized.shape[0] is None else serialized.shape[0]
+        images, objects = canvas.fill(count, tall, lambda i: one(serialized[i], places[i]), max_boxes)
+        return images, objects
 
-    def one(record: tf.Tensor, place: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
-        return read_one(index, lambda serialized: finish(serialized, place, tall))(record)
+    def with_static_size(images: tf.Tensor, objects: dict[str, tf.Tensor]):
+        known = {key: tf.ensure_shape(value, (part, *value.shape[1:])) for key, value in objects.items()}
+        return tf.ensure_shape(images, (part, *images.shape[1:])), known
 
     def batches(elements: tf.data.Dataset) -> tf.data.Dataset:
-        elements = elements.interleave(
-            one,
-            cycle_length=num_parallel or 2 * (os.cpu_count() or 1),
-            num_parallel_calls=num_parallel or tf.data.AUTOTUNE,
-            deterministic=True,
+        reader = RecordReader(index)
+        read = read_ahead(reader, elements, num_parallel).batch(part, drop_remainder=training).prefetch(1)
+        return guarded(read, assemble, reader)
+
+    def step_elements(step: tf.Tensor) -> tf.data.Dataset:
+        places = shard[0] * part + tf.range(part, dtype=tf.int64)
+        records = tf.gather(pools.records(step, batch_size, seed), places)
+        return tf.data.Dataset.from_tensor_slices(
+            (records, step * batch_size + places, tf.fill((part,), pools.is_tall(step)))
         )
-        return elements.batch(part, drop_remainder=training)
 
     if training:
-        dataset = batches(tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).flat_map(step_records))
+        elements = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).flat_map(step_elements)
+        dataset = batches(elements).map(with_static_size)
     else:
         whole = [
             batches(tf.data.Dataset.from_tensor_slices((pool, pool, np.full(len(pool), tall))))

@@ -36,7 +36,8 @@ def resize(image: tf.Tensor, short_side: int, long_side: int) -> tuple[tf.Tensor
 
 def resize_to(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Resizes to `size` (height, width) exactly; float32, bilinear with half-pixel centres, no antialiasing."""
-    return tf.cast(tf.image.resize(image, size, method="bilinear", antialias=False), tf.float32)
+    # TensorFlow resizes float32 with vector instructions but uint8 pixel by pixel, so the cast comes first.
+    return tf.image.resize(tf.cast(image, tf.float32), size, method="bilinear", antialias=False)
 
 
 def scale_boxes(boxes: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
