@@ -23,4 +23,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     config_flags.define()
+    flags.adopt_module_key_flags(config_flags)
     cli.run(main)

@@ -68,15 +68,17 @@ class Subnet(keras.layers.Layer):
         shape = tuple(input_shape[0])
         if self.norm != "none":
             copies = len(input_shape) if self.norm == "batch" else 1
+            # One flat list, copy after copy: Keras 2 doesn't save what is in a list of lists.
             self.norms = [
-                [normalization(self.norm, name=f"norm{i}_{copy}") for i in range(len(self.convs))]
+                normalization(self.norm, name=f"norm{i}_{copy}")
                 for copy in range(copies)
+                for i in range(len(self.convs))
             ]
         for index, layer in enumerate(self.convs):
             layer.build(shape)
             shape = (*shape[:-1], layer.filters)
-            for row in self.norms:
-                row[index].build(shape)
+            for norm in self.norms[index :: len(self.convs)]:
+                norm.build(shape)
         self.predictor.build(shape)
         super().build(input_shape)
 
@@ -87,7 +89,8 @@ class Subnet(keras.layers.Layer):
             for index, layer in enumerate(self.convs):
                 features = layer(features)
                 if self.norms:
-                    features = self.norms[level % len(self.norms)][index](features, training=training)
+                    place = (level * len(self.convs) + index) % len(self.norms)
+                    features = self.norms[place](features, training=training)
                 features = tf.nn.relu(features)
             features = self.predictor(features)
             results.append(tf.reshape(features, [tf.shape(features)[0], -1, self.outputs_per_anchor]))

@@ -8,9 +8,11 @@ import keras
 import tensorflow as tf
 
 from retinanet_tf import runs
+from retinanet_tf.compat import tensorflow_variables
 from retinanet_tf.config import Config
 from retinanet_tf.data import files, pipeline
 from retinanet_tf.data.labels import LabelMap
+from retinanet_tf.data.reader import labels_beside
 from retinanet_tf.detector import Detector
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation import evaluate
@@ -84,11 +86,11 @@ def train(config: Config, *, data: str, run_dir: str, validation: str = "", verb
       InputError: the data, the configuration or the run directory can't be used.
     """
     run_dir = Path(run_dir)
-    label_map = LabelMap.load(os.path.join(os.path.dirname(data), "labels.json"))
+    label_map = labels_beside(data)
     if label_map.num_classes != config.model.num_classes:
         raise InputError(
             f"--num_classes={config.model.num_classes} disagrees with the {label_map.num_classes} categories of "
-            f"{os.path.join(os.path.dirname(data), 'labels.json')}; set --num_classes={label_map.num_classes}."
+            f"{Path(data).parent / 'labels.json'}; set --num_classes={label_map.num_classes}."
         )
     epoch_steps = min(config.train.checkpoint_steps, config.train.steps)
     epochs = -(-config.train.steps // epoch_steps)
@@ -97,16 +99,23 @@ def train(config: Config, *, data: str, run_dir: str, validation: str = "", verb
     load_training_data(config, data)
     known = runs.start(run_dir, config, label_map, data=data, validation=validation)
 
+    if known and (run_dir / runs.WEIGHTS).exists():
+        print(f"{run_dir}: this run is finished; its result is used as it is.")
+        return runs.load_model(run_dir)
+
     strategy = make_strategy(config.train.strategy)
     with strategy.scope():
         model = compile_model(config)
-        state = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        model.optimizer.build(model.trainable_variables)
+        # Plain lists: tf.train's own walk over a Keras 3 model misses the weights of layers that are kept in lists.
+        state = tf.train.Checkpoint(
+            weights=tensorflow_variables(model.weights), optimizer=tensorflow_variables(model.optimizer.variables)
+        )
     manager = tf.train.CheckpointManager(state, str(run_dir / "checkpoints"), max_to_keep=2, checkpoint_name="epoch")
     finished = 0
     if known and manager.latest_checkpoint:
         with strategy.scope():
-            model.optimizer.build(model.trainable_variables)
-            state.restore(manager.latest_checkpoint).assert_existing_objects_matched()
+            state.restore(manager.latest_checkpoint).assert_consumed()
         finished = int(manager.latest_checkpoint.rsplit("-", 1)[1])
         done = min(finished * epoch_steps, config.train.steps)
         print(f"{run_dir}: going on after {done} of {config.train.steps} steps.")
@@ -128,14 +137,14 @@ def train(config: Config, *, data: str, run_dir: str, validation: str = "", verb
 
 
 def _finish(config: Config, model: RetinaNet, label_map: LabelMap, run_dir: Path, validation: str) -> None:
-    """Writes weights, curves and metrics."""
-    with files.written_aside(run_dir / runs.WEIGHTS) as aside:
-        partial = f"{aside}.weights.h5"
-        model.save_weights(partial)
-        os.replace(partial, aside)
+    """Writes curves, metrics and, last, the weights: they are the mark of a finished run."""
     training_curves(run_dir / "log.csv", run_dir / "training.png")
     if validation:
         detector = Detector.from_config(config, model, label_map)
         metrics = evaluate(detector, validation)
         files.write_json(run_dir / "metrics.json", metrics)
         print(f"{run_dir}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+    with files.written_aside(run_dir / runs.WEIGHTS) as aside:
+        partial = f"{aside}.weights.h5"
+        model.save_weights(partial)
+        os.replace(partial, aside)

@@ -1,0 +1,147 @@
+"""The whole chain on real photographs: COCO's own annotations, the paper's own configuration."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import retinanet_tf as rn
+from retinanet_tf.training import compile_model, load_training_data
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def coco(test_data, tmp_path_factory):
+    """Shards of the real COCO photos: `train`, `val`, and `four` pictures of few objects to overfit."""
+    source, output = test_data / "coco_ccby", tmp_path_factory.mktemp("coco")
+    for name in ("train", "val"):
+        rn.data.prepare(source / f"instances_{name}.json", source / "images", output, name, progress=False)
+    content = json.loads((source / "instances_train.json").read_text())
+    boxes = {}
+    for annotation in content["annotations"]:
+        boxes.setdefault(annotation["image_id"], []).append(annotation)
+    few = [image for image in content["images"] if 1 <= len(boxes.get(image["id"], ())) <= 3][:4]
+    assert len(few) == 4
+    chosen = {image["id"] for image in few}
+    content["images"] = few
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] in chosen]
+    (output / "four.json").write_text(json.dumps(content))
+    rn.data.prepare(output / "four.json", source / "images", output, "four", progress=False)
+    return output
+
+
+def test_the_commands_run_on_coco_unchanged(test_data, coco, tmp_path):
+    """80 classes, sparse ids, crowds and images without objects, through the command line as a user types it."""
+    source, data, run = test_data / "coco_ccby", tmp_path / "data", tmp_path / "run"
+
+    def command(name, *flags):
+        done = subprocess.run(
+            [sys.executable, "-m", f"experiments.{name}", *flags], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done.stdout
+
+    for name in ("train", "val"):
+        flags = (f"--annotations={source}/instances_{name}.json", f"--images={source}/images")
+        command("prepare_data", *flags, f"--output={data}", f"--name={name}")
+    small = ("--preset=mini", "--num_classes=80", "--image_size=96", "--max_size=160", "--steps=2", "--batch_size=2")
+    command("train", *small, f"--data={data}/train-*.tfrecord", f"--run_dir={run}")
+    command("evaluate", f"--checkpoint={run}", f"--shards={data}/val-*.tfrecord", f"--output={tmp_path}/val")
+    metrics = json.loads((tmp_path / "val" / "metrics.json").read_text())
+    assert 0.0 <= metrics["AP"] <= 1.0
+    detections = json.loads((tmp_path / "val" / "detections.json").read_text())
+    ids = {category["id"] for category in json.loads((source / "instances_val.json").read_text())["categories"]}
+    assert {row["category_id"] for row in detections} <= ids
+    command("predict", f"--checkpoint={run}", f"--images={test_data}/photos/*.jpg", f"--output={tmp_path}/pictures")
+    labels = json.loads((run / "labels.json").read_text())
+    assert len(labels) == 80 and labels[-1]["id"] == 90
+
+
+def test_a_small_network_finds_the_boxes_of_the_photos_it_saw(coco, tmp_path):
+    """Four real photos, overfitted: not a falling loss but found boxes, AP50 of at least 0.9 by pycocotools."""
+    config = rn.presets["mini"].replace(
+        num_classes=80,
+        image_size=160,
+        max_size=256,
+        anchor_multiplier=4.0,
+        promote="always",
+        batch_size=4,
+        flip=0.0,
+        learning_rate=4e-3,
+        warmup_steps=20,
+        steps=240,
+        checkpoint_steps=240,
+    )
+    pattern = str(coco / "four-*.tfrecord")
+    model = rn.train(config, data=pattern, run_dir=str(tmp_path / "run"), verbose=2)
+    detector = rn.Detector.from_config(config, model, rn.data.LabelMap.load(coco / "labels.json"))
+    metrics = rn.evaluate(detector, pattern, progress=False)
+    print(metrics)
+    assert metrics["AP50"] >= 0.9
+
+
+@pytest.fixture(scope="module")
+def paper_model(coco):
+    """The paper's configuration after three steps of model.fit on real photos, and the three losses."""
+    config = rn.presets["paper"].replace(batch_size=1)
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = compile_model(config)
+    losses, times = [], []
+    data = load_training_data(config, str(coco / "train-*.tfrecord"))
+    for step in range(3):
+        start = time.perf_counter()
+        history = model.fit(data.skip(step).take(1), epochs=1, verbose=0)
+        times.append(time.perf_counter() - start)
+        losses.append(history.history)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"\npaper preset, batch 1, 600 px: {min(times):.1f} s a step with its start, peak memory {peak:.1f} GiB")
+    return model, losses
+
+
+def test_the_papers_configuration_trains_on_real_photos(paper_model):
+    """ResNet-50-FPN, 600 px, A = 9, K = 80: three real steps of model.fit with finite losses."""
+    model, losses = paper_model
+    assert model.config.num_classes == 80 and model.anchors.config.anchors_per_cell == 9
+    for history in losses:
+        assert np.isfinite([history[name][0] for name in ("loss", "class_logits_loss", "box_deltas_loss")]).all()
+
+
+def test_its_saved_model_answers_for_photos_of_different_sizes(paper_model, test_data, tmp_path):
+    """Eight JPEGs of different sizes as bytes in one batch."""
+    model, _ = paper_model
+    photos = sorted((test_data / "photos").glob("*.jpg"))
+    assert len(photos) == 8
+    # Three steps from random weights leave every score near π = 0.01: the threshold goes below it.
+    detector = rn.Detector(
+        model, config=rn.Config().replace(score_threshold=0.001).detect, image_size=200, max_size=333
+    )
+    folder = rn.export(detector, tmp_path / "export" / "1")
+    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    answer = signature(tf.constant([photo.read_bytes() for photo in photos]))
+    direct = detector([photo.read_bytes() for photo in photos])
+    assert answer["detection_boxes"].shape == (8, 100, 4)
+    np.testing.assert_array_equal(answer["num_detections"], tf.cast(direct["num_detections"], tf.float32))
+    np.testing.assert_allclose(answer["detection_scores"], direct["scores"], atol=1e-5)
+    assert int(tf.reduce_min(direct["num_detections"])) > 0
+
+
+def test_the_first_step_starts_at_the_prior(coco):
+    """Mean foreground probability on a real photo, through the whole fresh network: π = 0.01 within 5 %."""
+    config = rn.presets["paper"]
+    model = rn.RetinaNet.from_config(config)
+    images, _ = next(iter(load_training_data(config.replace(batch_size=1), str(coco / "train-*.tfrecord"))))
+    probability = float(tf.reduce_mean(tf.sigmoid(model(images, training=False)["class_logits"])))
+    assert abs(probability - 0.01) < 0.0005
+
+
+def test_the_data_folder_is_where_ci_says(test_data):
+    """The fixture reads RETINANET_TF_TEST_DATA and nothing else."""
+    assert test_data == Path(os.environ["RETINANET_TF_TEST_DATA"])
