@@ -10,16 +10,14 @@ import json
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, detector_flags
 from retinanet_tf.data.files import read_text
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation import evaluate, report, score_results
-from retinanet_tf.runs import load_detector
 
 _SHARDS = flags.DEFINE_string("shards", None, "Pattern of the split's shards, as prepare_data wrote them.")
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances JSON, instead of shards.")
 _IMAGES = flags.DEFINE_string("images", None, "Folder of the images of --annotations.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a training job, or a .keras file.")
 _RESULTS = flags.DEFINE_string("results", None, "Score this file of detections (COCO's result format) instead.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics.json and detections.json; none writes nothing.")
 _SUBMISSION = flags.DEFINE_string(
@@ -32,7 +30,7 @@ def main() -> None:
     """Evaluates and prints the numbers, in per cent."""
     if (_SHARDS.value is None) == (_ANNOTATIONS.value is None):
         raise InputError("give either --shards or --annotations (with --images) to evaluate on.")
-    if (_CHECKPOINT.value is None) == (_RESULTS.value is None):
+    if (detector_flags.CHECKPOINT.value is None) == (_RESULTS.value is None):
         raise InputError("give either --checkpoint to evaluate or --results to score.")
     source = _SHARDS.value or _ANNOTATIONS.value
     written = {"output": _OUTPUT.value, "submission": _SUBMISSION.value}
@@ -41,7 +39,7 @@ def main() -> None:
     if _RESULTS.value:
         metrics = score_results(source, _read_results(_RESULTS.value), **written)
     else:
-        detector = load_detector(_CHECKPOINT.value)
+        detector = detector_flags.load()
         metrics = evaluate(detector, source, _IMAGES.value, batch_size=_BATCH_SIZE.value, **written)
     print(report(metrics))
     if _OUTPUT.value:

@@ -10,11 +10,10 @@ import sys
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, detector_flags
+from retinanet_tf.errors import InputError
 from retinanet_tf.predict import predict
-from retinanet_tf.runs import load_detector
 
-_CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Run directory of a training job, or a .keras file.", required=True
 )
 _IMAGES = flags.DEFINE_list("images", None, "Files, folders and glob patterns, separated by commas.", required=True)
@@ -25,8 +24,10 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images that go through the 
 
 def main() -> int:
     """Predicts; status 1 if a file couldn't be read."""
+    if detector_flags.CHECKPOINT.value is None:
+        raise InputError("give --checkpoint, the run directory of a training job.")
     images, unreadable = predict(
-        load_detector(_CHECKPOINT.value),
+        detector_flags.load(),
         _IMAGES.value,
         _OUTPUT.value,
         min_score=_MIN_SCORE.value,

@@ -86,8 +86,12 @@ class Detector(tf.Module):
         """
         size = tf.cast(tf.shape(image)[:2], tf.float32)
         resized, scale = transforms.resize(image, self.image_size, self.max_size)
+        return self.pad(resized), scale, size
+
+    def pad(self, resized: tf.Tensor) -> tf.Tensor:
+        """Puts a resized image at the top left of its canvas, the next multiples of CANVAS_MULTIPLE."""
         height, width = tf.unstack(-(-tf.shape(resized)[:2] // CANVAS_MULTIPLE) * CANVAS_MULTIPLE)
-        return transforms.pad_to(resized, height, width, self.model.config.pixel_mean), scale, size
+        return transforms.pad_to(resized, height, width, self.model.config.pixel_mean)
 
     def detect_prepared(self, prepared: Sequence[tuple]) -> dict[str, tf.Tensor]:
         """Detections of what `prepare` returned, in order; equal canvases go through the network together."""

@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from retinanet_tf import decoding
+from retinanet_tf.augmented import AugmentedDetector
 from retinanet_tf.data.files import make_folder, write_json
 from retinanet_tf.detector import Detector, settings
 from retinanet_tf.errors import InputError
@@ -49,8 +50,11 @@ def export(
       The version's folder. It is written aside and renamed: a server that watches sees it whole.
 
     Raises:
-      InputError: the version exists, the place can't be written, or a category id is too large for the outputs.
+      InputError: the version exists, the place can't be written, a category id is too large for the outputs, or the
+        detector augments its images.
     """
+    if isinstance(detector, AugmentedDetector):
+        raise InputError("a detector with test-time augmentation can't be exported; export the plain one.")
     directory = _version_folder(Path(directory))
     labels = detector.label_map
     unfit = [category for category in labels.ids if abs(category) > _LARGEST_ID]

@@ -1,0 +1,26 @@
+"""The flags by which commands name the detector they use."""
+
+from absl import flags
+
+from retinanet_tf.augmented import AugmentedDetector
+from retinanet_tf.detector import Detector
+from retinanet_tf.errors import InputError
+from retinanet_tf.runs import load_detector
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a training job, or a .keras file.")
+TEST_SIZES = flags.DEFINE_list(
+    "test_sizes", [], "Test-time augmentation: look at every image at these shorter sides, e.g. 400,600,800."
+)
+TEST_FLIP = flags.DEFINE_boolean("test_flip", False, "Test-time augmentation: also look at every mirror image.")
+
+
+def load() -> Detector:
+    """The detector of --checkpoint, with test-time augmentation if it was asked for."""
+    detector = load_detector(CHECKPOINT.value)
+    if not (TEST_SIZES.value or TEST_FLIP.value):
+        return detector
+    try:
+        sizes = [int(size) for size in TEST_SIZES.value]
+    except ValueError:
+        raise InputError(f"--test_sizes={','.join(TEST_SIZES.value)} must be a list of whole numbers.") from None
+    return AugmentedDetector(detector, sizes, TEST_FLIP.value)
