@@ -14,8 +14,6 @@ from experiments import cli, detector_flags
 from retinanet_tf.errors import InputError
 from retinanet_tf.predict import predict
 
-    "checkpoint", None, "Run directory of a training job, or a .keras file.", required=True
-)
 _IMAGES = flags.DEFINE_list("images", None, "Files, folders and glob patterns, separated by commas.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for pictures/, detections.json and the sheet.", required=True)
 _MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections below aren't drawn (detections.json has them all).")
