@@ -3,7 +3,8 @@
     python -m experiments.evaluate --checkpoint=runs/mine --shards='data/coco/val-*.tfrecord' --output=runs/mine/val
     python -m experiments.evaluate --results=detections.json --annotations=instances_val2017.json
 
-writes OUTPUT/metrics.json (the numbers, AP by category) and OUTPUT/detections.json (COCO's result format).
+writes to OUTPUT metrics.json (the numbers, AP by category), detections.json (COCO's result format), and the plots
+precision_recall.png and sizes_scores.png.
 """
 
 import json
@@ -19,7 +20,7 @@ _SHARDS = flags.DEFINE_string("shards", None, "Pattern of the split's shards, as
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances JSON, instead of shards.")
 _IMAGES = flags.DEFINE_string("images", None, "Folder of the images of --annotations.")
 _RESULTS = flags.DEFINE_string("results", None, "Score this file of detections (COCO's result format) instead.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics.json and detections.json; none writes nothing.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics.json, detections.json and plots; none writes nothing.")
 _SUBMISSION = flags.DEFINE_string(
     "submission", None, "Also write detections_test-dev2017_NAME_results.json, as COCO's test-dev server wants it."
 )
@@ -43,7 +44,7 @@ def main() -> None:
         metrics = evaluate(detector, source, _IMAGES.value, batch_size=_BATCH_SIZE.value, **written)
     print(report(metrics))
     if _OUTPUT.value:
-        print(f"written to {_OUTPUT.value}: metrics.json, detections.json")
+        print(f"written to {_OUTPUT.value}: metrics.json, detections.json, precision_recall.png, sizes_scores.png")
 
 
 def _read_results(path: str) -> list:

@@ -16,6 +16,7 @@ from retinanet_tf.data.coco import xyxy_to_coco
 from retinanet_tf.data.files import make_folder, write_json
 from retinanet_tf.detector import Detector, settings
 from retinanet_tf.errors import InputError
+from retinanet_tf.evaluation_plots import precision_recall_plot, size_score_plot
 from retinanet_tf.evaluation_source import Source, category_ids, read_source
 from retinanet_tf.metrics import METRICS, Scores, coco_metrics, coco_scores
 from retinanet_tf.runs import provenance
@@ -40,8 +41,8 @@ def evaluate(
       source: pattern of shards, or a COCO instances file (then with `images`), or what `read_source` returned.
       images: folder of the images of a COCO file.
       batch_size: images that go through the network together (those with equal canvases).
-      output: folder that gets metrics.json (the numbers, AP by category, settings, versions) and detections.json
-        (COCO's result format, the dataset's own ids).
+      output: folder that gets metrics.json (the numbers, AP by category, settings, versions), detections.json
+        (COCO's result format, the dataset's own ids), precision_recall.png and sizes_scores.png.
       submission: a name, with which detections.json is also written as COCO's test-dev server wants it.
       progress: whether to show a progress bar.
 
@@ -183,6 +184,8 @@ def _write(output: Path, scores: Scores, results: list, source: Source, submissi
     write_json(output / "detections.json", results)
     if submission:
         write_json(output / f"detections_test-dev2017_{submission}_results.json", results)
+    precision_recall_plot(scores, output / "precision_recall.png")
+    size_score_plot(source.ground_truth, results, scores, output / "sizes_scores.png")
     write_json(output / "metrics.json", content)
 
 

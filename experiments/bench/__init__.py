@@ -1,0 +1,1 @@
+"""Benchmarks against other implementations; each script takes --json=FILE for its rows."""

@@ -1,0 +1,166 @@
+"""Speed of detection: the network, what comes after it, and a served model from bytes to boxes.
+
+    python -m experiments.bench.detect --json=detect.json
+
+keras-hub is compared with where it is installed (Keras 3). Weights are random; the outputs that post-processing gets
+are modelled on a trained detector's: logits of −7 ± 0.8, and on every anchor that overlaps one of the image's objects
+a logit that rises with the overlap. "crowded" has 60 objects, ten times the usual.
+"""
+
+import importlib.util
+import io
+import math
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from PIL import Image
+
+from experiments import cli
+from experiments.bench.timing import Rows, in_turns
+from retinanet_tf.anchors import anchors_by_level
+from retinanet_tf.config import AnchorConfig, DetectConfig
+from retinanet_tf.detector import Detector
+from retinanet_tf.export import export
+from retinanet_tf.model import RetinaNet
+from retinanet_tf.postprocess import select_detections
+
+_ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of everything, in turns.")
+_SIDE = 512
+_CANVAS = (608, 992)  # 113,121 anchors, a photo of 3:5 at the paper's 600 pixels
+_CLASSES = 80
+
+
+def main() -> None:
+    """Runs the three comparisons."""
+    rows = Rows()
+    peer = _keras_hub()
+    model = RetinaNet(num_classes=_CLASSES, image_size=_SIDE, max_size=_SIDE)
+    _spread_scores(model)
+    detector = Detector(model)
+    _network(rows, detector, peer)
+    _postprocessing(rows, peer)
+    _served(rows, detector)
+    rows.write()
+
+
+def _keras_hub():
+    """keras-hub's RetinaNet with the same backbone, or None where it isn't installed."""
+    if importlib.util.find_spec("keras_hub") is None:
+        return None
+    from keras_hub import models
+
+    encoder = models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[3, 4, 6, 3],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="bottleneck_block",
+        use_pre_activation=False,
+        image_shape=(None, None, 3),
+    )
+    backbone = models.RetinaNetBackbone(image_encoder=encoder, min_level=3, max_level=7, use_p5=False)
+    return models.RetinaNetObjectDetector(backbone=backbone, num_classes=_CLASSES, bounding_box_format="xyxy")
+
+
+def _spread_scores(model: RetinaNet) -> None:
+    """Gives an untrained class subnet scores of which a few hundred an image pass the threshold, as trained ones do."""
+    photo = tf.constant(_photo(_SIDE, _SIDE)[None], tf.float32)
+    logits = model(photo, training=False)["class_logits"].numpy().ravel()
+    bias = -math.log(99.0)
+    factor = (math.log(0.05 / 0.95) - bias) / float(np.partition(logits, -300)[-300] - bias)
+    kernel = model.get_layer("class_subnet").predictor.kernel
+    kernel.assign(tf.convert_to_tensor(kernel) * factor)
+
+
+def _network(rows: Rows, detector: Detector, peer) -> None:
+    images = tf.constant(_photo(_SIDE, _SIDE)[None], tf.float32)
+    ours = tf.function(lambda x: detector.levels(x, training=False))
+    functions = {"ours": lambda: ours(images)}
+    if peer is not None:
+        theirs = tf.function(lambda x: peer(x, training=False))
+        functions["theirs"] = lambda: theirs(images)
+    times = in_turns(functions, _ROUNDS.value)
+    rows.add(f"network, ResNet-50, {_SIDE}x{_SIDE}", times["ours"], "keras-hub", times.get("theirs"), 1.0)
+
+
+def _postprocessing(rows: Rows, peer) -> None:
+    config = AnchorConfig()
+    anchors = anchors_by_level(*_CANVAS, config)
+    size = tf.constant([_CANVAS], tf.float32)
+
+    @tf.function
+    def ours(logits, deltas):
+        return select_detections(
+            logits, deltas, anchors, tf.ones([1, 2]), size, DetectConfig(), config.anchors_per_cell
+        )
+
+    for name, objects in (("usual", 6), ("crowded", 60)):
+        logits, deltas = _outputs(anchors, objects)
+        functions = {"ours": lambda logits=logits, deltas=deltas: ours(logits, deltas)}
+        # keras-hub looks at all anchors until it has its hundred detections: on a usual picture, to the end.
+        if peer is not None and name == "crowded":
+            together = {"cls_logits": tf.concat(logits, 1), "bbox_regression": tf.concat(deltas, 1)}
+            theirs = tf.function(lambda outputs, images: peer.decode_predictions(outputs, images))
+            images = tf.zeros([1, *_CANVAS, 3])
+            functions["theirs"] = lambda theirs=theirs, outputs=together, images=images: theirs(outputs, images)
+        times = in_turns(functions, _ROUNDS.value)
+        count = sum(len(level) for level in anchors)
+        title = f"after the network, {count} anchors x {_CLASSES} classes, {name}"
+        rows.add_absolute(title, times["ours"], 15.0)
+        if name == "crowded":
+            rows.add(title, times["ours"], "keras-hub (one class an anchor)", times.get("theirs"), 0.8)
+
+
+def _served(rows: Rows, detector: Detector) -> None:
+    file = io.BytesIO()
+    Image.fromarray(_photo(_SIDE, _SIDE)).save(file, "JPEG", quality=90)
+    encoded = tf.constant([file.getvalue()])
+    canvas = tf.constant(_photo(_SIDE, _SIDE)[None], tf.float32)
+    network = tf.function(lambda x: detector.levels(x, training=False))
+    with tempfile.TemporaryDirectory() as folder:
+        served = tf.saved_model.load(str(export(detector, f"{folder}/retinanet"))).signatures["serving_default"]
+        found = int(served(input_tensor=encoded)["num_detections"][0])
+        functions = {"ours": lambda: served(input_tensor=encoded), "network": lambda: network(canvas)}
+        times = in_turns(functions, _ROUNDS.value)
+    name = f"SavedModel, JPEG bytes to {found} boxes, {_SIDE}x{_SIDE}"
+    rows.add(name, times["ours"], "the network alone", times["network"], 1.05)
+
+
+def _photo(height: int, width: int) -> np.ndarray:
+    """Something with the frequencies of a photograph, uint8."""
+    rng = np.random.default_rng(0)
+    layers = [
+        np.asarray(Image.fromarray(rng.integers(0, 256, (n, n, 3), np.uint8)).resize((width, height), 3), np.float32)
+        for n in (3, 9, 27, 81)
+    ]
+    mixed = sum(layer / 2**level for level, layer in enumerate(layers))
+    return (mixed * 255 / mixed.max()).astype(np.uint8)
+
+
+def _outputs(anchors: list, objects: int) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Logits (1, A_l, K) and deltas (1, A_l, 4) a level, as of a trained network on a picture with `objects`."""
+    rng = np.random.default_rng(objects)
+    corner = rng.uniform(0, np.array(_CANVAS[::-1]) - 40, (objects, 2))
+    sides = np.exp(rng.uniform(math.log(24), math.log(400), (objects, 2)))
+    boxes = np.concatenate([corner, np.minimum(corner + sides, _CANVAS[::-1])], 1)
+    classes = rng.integers(0, _CLASSES, objects)
+    logits, deltas = [], []
+    for level in anchors:
+        level = level.numpy()
+        values = rng.normal(-7.0, 0.8, (len(level), _CLASSES)).astype(np.float32)
+        for box, label in zip(boxes, classes, strict=True):
+            sides = np.minimum(level[:, 2:], box[2:]) - np.maximum(level[:, :2], box[:2])
+            shared = np.prod(np.clip(sides, 0, None), 1)
+            union = np.prod(level[:, 2:] - level[:, :2], 1) + np.prod(box[2:] - box[:2]) - shared
+            hit = -8.0 + 10.0 * shared / union + rng.normal(0, 0.5, len(level))
+            values[:, label] = np.maximum(values[:, label], hit)
+        logits.append(tf.constant(values[None]))
+        deltas.append(tf.constant(rng.normal(0, 0.2, (1, len(level), 4)).astype(np.float32)))
+    return logits, deltas
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,71 @@
+"""What the benchmarks share: timing in turns, and rows that say what was compared with what."""
+
+import importlib.metadata
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+from absl import flags
+
+from retinanet_tf.data.files import write_json
+
+JSON = flags.DEFINE_string("json", None, "File for the rows as JSON.")
+
+
+def in_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds a call, one list a function. All are called once a round, so that a busy moment hits each alike.
+
+    The first call, which may trace a graph, is timed only where it takes longer than ten seconds; that function is
+    not called again, and its one figure stands for every round.
+    """
+    first = {name: _seconds(function) for name, function in functions.items()}
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            times[name].append(first[name] if first[name] > 10.0 else _seconds(function))
+    return times
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def stack() -> str:
+    """The versions that a figure belongs to."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras")]
+    return ", ".join([f"Python {platform.python_version()}", *versions])
+
+
+class Rows:
+    """Collects {"name", "ours", "peer", "peer_value", "unit", "ratio", "limit", "stack"} and prints each."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict] = []
+
+    def add(self, name: str, ours: list[float], peer: str, theirs: list[float] | None, limit: float | None) -> None:
+        """A time in milliseconds beside a peer's (None: it could not be run); the ratio is the rounds' median."""
+        value = 1000 * statistics.median(ours)
+        row = {"name": name, "ours": round(value, 2), "peer": peer, "peer_value": None, "unit": "ms", "ratio": None}
+        if theirs is not None:
+            row["peer_value"] = round(1000 * statistics.median(theirs), 2)
+            row["ratio"] = round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3)
+        self._append({**row, "limit": limit, "stack": stack()})
+
+    def add_absolute(self, name: str, ours: list[float], limit: float) -> None:
+        """A time in milliseconds with a limit of its own; the ratio is to the limit."""
+        value = 1000 * statistics.median(ours)
+        row = {"name": name, "ours": round(value, 2), "peer": "limit", "peer_value": limit, "unit": "ms"}
+        self._append({**row, "ratio": round(value / limit, 3), "limit": 1.0, "stack": stack()})
+
+    def write(self) -> None:
+        """Writes --json, if it was given."""
+        if JSON.value:
+            write_json(JSON.value, self.rows)
+
+    def _append(self, row: dict) -> None:
+        self.rows.append(row)
+        theirs = "not run" if row["peer_value"] is None else f"{row['peer_value']:g} ms, ratio {row['ratio']:g}"
+        print(f"{row['name']}: {row['ours']:g} ms; {row['peer']}: {theirs} (limit {row['limit']})", flush=True)
