@@ -4,6 +4,7 @@ Each step is one call of the library and reuses what an earlier, perhaps interru
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,7 +24,9 @@ from retinanet_tf.training import train
 from retinanet_tf.visualize import contact_sheet, draw_detections, save_image
 
 OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder for everything.")
-SHORT = flags.DEFINE_boolean("short", False, "A tenth of the data and training: proves the chain, not the accuracy.")
+SHORT = flags.DEFINE_boolean(
+    "short", False, "A small part of the data and training: proves the chain, not the accuracy."
+)
 PICTURES = 12
 
 
@@ -31,13 +34,20 @@ def main() -> None:
     """Generates, prepares, trains, evaluates, exports and uses the model in a process of its own."""
     start, output = time.time(), Path(OUTPUT.value)
     config = presets["mini"]
-    counts = {"num_train": 1000, "num_val": 200}
+    counts = {"num_train": 3000, "num_val": 200}
     if SHORT.value:
         config = config.replace(steps=60, checkpoint_steps=30, warmup_steps=10)
         counts = {"num_train": 100, "num_val": 20}
 
     _say("1/6 Generating photo-like scenes of five shapes as a COCO dataset")
-    splits = shapes.generate(output / "coco", image_size=config.model.image_size, seed=config.train.seed, **counts)
+    splits = shapes.generate(
+        output / "coco",
+        image_size=config.model.image_size,
+        seed=config.train.seed,
+        min_visible=0.6,
+        processes=os.cpu_count() or 1,
+        **counts,
+    )
 
     _say("2/6 Writing TFRecord shards")
     for name, split in splits.items():

@@ -69,7 +69,7 @@ class Anchors(keras.layers.Layer):
     """
 
     def __init__(self, config: AnchorConfig = AnchorConfig(), **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         self.config = config if isinstance(config, AnchorConfig) else AnchorConfig(**config)
 
     def by_level(self, images: tf.Tensor) -> list[tf.Tensor]:

@@ -259,7 +259,7 @@ _MODERN = _PAPER.replace(
 )
 _MINI = _PAPER.replace(
     num_classes=5,
-    backbone="resnet10_w16",
+    backbone="resnet14_w24",
     norm="batch",
     freeze_stages=0,
     pixel_mean=(127.5, 127.5, 127.5),
@@ -267,14 +267,15 @@ _MINI = _PAPER.replace(
     channel_order="rgb",
     max_level=6,
     anchor_multiplier=2.0,
-    fpn_channels=64,
-    subnet_channels=64,
+    fpn_channels=48,
+    subnet_channels=48,
     subnet_depth=2,
     subnet_norm="batch",
     image_size=128,
     max_size=128,
     batch_size=8,
     normalizer="global",
+    promote="always",
     optimizer="adamw",
     adamw_decay=1e-4,
     weight_decay=0.0,
@@ -282,8 +283,8 @@ _MINI = _PAPER.replace(
     schedule="cosine",
     warmup_steps=100,
     warmup_start=0.1,
-    steps=1_500,
-    checkpoint_steps=250,
+    steps=4_000,
+    checkpoint_steps=400,
 )
 
 presets: dict[str, Config] = {"paper": _PAPER, "detectron": _DETECTRON, "modern": _MODERN, "mini": _MINI}

@@ -84,7 +84,7 @@ class FrozenBatchNormalization(keras.layers.Layer):
     """
 
     def __init__(self, epsilon: float = 1e-5, initial_gamma: float = 1.0, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         self.epsilon, self.initial_gamma = epsilon, initial_gamma
 
     def build(self, input_shape):
@@ -139,7 +139,7 @@ class PixelNormalization(keras.layers.Layer):
     """
 
     def __init__(self, mean, std, channel_order: str = "rgb", **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         self.mean, self.std, self.channel_order = tuple(mean), tuple(std), channel_order
 
     def call(self, images):

@@ -34,8 +34,9 @@ VARIANTS: dict[str, Variant] = {
     "resnext50_32x4d": Variant((3, 4, 6, 3), groups=32, group_width=4),
     "resnext101_32x8d": Variant((3, 4, 23, 3), groups=32, group_width=8),
     "resnext101_64x4d": Variant((3, 4, 23, 3), groups=64, group_width=4),
-    # For small images and two CPU cores: one basic block a stage, a quarter of the width.
+    # For small images and two CPU cores: few basic blocks, a fraction of the width.
     "resnet10_w16": Variant((1, 1, 1, 1), bottleneck=False, group_width=16, stem=16),
+    "resnet14_w24": Variant((1, 2, 2, 1), bottleneck=False, group_width=24, stem=24),
 }
 
 

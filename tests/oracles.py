@@ -46,3 +46,40 @@ def box_iou(a, b):
     if width <= 0 or height <= 0 or min(areas) <= 0:
         return 0.0
     return width * height / (sum(areas) - width * height)
+
+
+def assignment(anchors, boxes, labels, positive=0.5, negative=0.4, promote="never"):
+    """§4's assignment by loops: class targets (A,) (−1 background, −2 ignored) and the index of each anchor's box."""
+    table = [[box_iou(anchor, box) for box in boxes] for anchor in anchors]
+    usable = [j for j in range(len(boxes)) if labels[j] >= 0 and (boxes[j][2:] > boxes[j][:2]).all()]
+    best_of_box = {j: max(row[j] for row in table) for j in usable}
+    classes, owners = [], []
+    for row in table:
+        owner = max(usable, key=lambda j: row[j], default=None)
+        best = row[owner] if owner is not None else -1.0
+        champion = any(row[j] == best_of_box[j] > 0 for j in usable)
+        if promote == "above_negative":
+            champion = champion and best >= negative
+        if best >= positive or (promote != "never" and champion):
+            classes.append(int(labels[owner]))
+        else:
+            classes.append(-1 if best < negative else -2)
+        owners.append(owner)
+    return np.array(classes), owners
+
+
+def deltas(box, anchor):
+    """dx, dy, dw, dh of one box from one anchor, in float64."""
+    box, anchor = np.asarray(box, np.float64), np.asarray(anchor, np.float64)
+    size, anchor_size = box[2:] - box[:2], anchor[2:] - anchor[:2]
+    shift = (box[:2] + box[2:]) / 2 - (anchor[:2] + anchor[2:]) / 2
+    return np.concatenate([shift / anchor_size, np.log(size / anchor_size)])
+
+
+def strided_conv(image, kernel, stride, margin):
+    """Convolution (H, W, C) by (k, k, C, F) with zeros around, window by window."""
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)))
+    k = kernel.shape[0]
+    rows = range(0, padded.shape[0] - k + 1, stride)
+    columns = range(0, padded.shape[1] - k + 1, stride)
+    return np.array([[np.tensordot(padded[y : y + k, x : x + k], kernel, 3) for x in columns] for y in rows])

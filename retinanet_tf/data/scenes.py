@@ -16,7 +16,8 @@ SUPERSAMPLING = 4
 CATEGORIES = {1: "ellipse", 3: "rectangle", 7: "triangle", 18: "star", 44: "cross"}
 
 _ANGLES = np.linspace(0.0, 2.0 * np.pi, 64, endpoint=False)
-_CONTRAST = 85.0  # smallest distance in RGB between a shape's colour and the mean of what lies under it
+_TILT = np.pi / 6
+_CONTRAST = 110.0  # smallest distance in RGB between a shape's colour and the mean of what lies under it
 _PLACEMENTS = 12  # tries to find a place for a shape before it is left out
 
 
@@ -92,7 +93,7 @@ def _outline(rng: np.random.Generator, image_size: int, sizes: tuple[float, floa
     smallest, largest = sizes
     size = smallest * (largest / smallest) ** rng.beta(1.5, 1.2)
     points = _POLYGONS[CATEGORIES[category_id]](rng) * (1.0, rng.uniform(0.7, 1.0))
-    angle = rng.uniform(0.0, 2.0 * np.pi)
+    angle = rng.uniform(-_TILT, _TILT)
     points = points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     points -= points.min(0)
     points *= size / points.max()
@@ -181,7 +182,7 @@ def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Two colours that run into each other, textures of four scales, blobs and strokes: float32 (size, size, 3)."""
     first, second = rng.uniform(40, 215, (2, 3)).astype(np.float32)
-    first = first.mean() + 0.6 * (first - first.mean())
+    first = first.mean() + 0.35 * (first - first.mean())
     second = first + 0.5 * (second - first)
     blend = np.clip(0.5 + 0.5 * _ramp(rng, size, size) + 0.4 * _noise(rng, size, size, size / 3), 0, 1)
     picture = first * (1 - blend) + second * blend
@@ -220,7 +221,7 @@ def _texture(rng: np.random.Generator, shape: tuple[int, int], under: np.ndarray
         if np.linalg.norm(colour - under) >= _CONTRAST:
             break
     surface = colour + rng.uniform(5, 30) * _ramp(rng, height, width)
-    kind, strength = rng.integers(4), rng.uniform(12, 32)
+    kind, strength = rng.integers(4), rng.uniform(8, 24)
     if kind == 1:
         waves = rng.uniform(2, 5) * np.pi * _ramp(rng, height, width) + rng.uniform(0, 6)
         surface = surface + strength * np.clip(3 * np.sin(waves), -1, 1)
