@@ -27,6 +27,8 @@ class Detector(tf.Module):
       config: thresholds, counts.
       image_size: shorter side that images are resized to; by default the model's own.
       max_size: the longer side's limit; by default the model's own.
+      jit_compile: let XLA compile the network, once for every canvas size and batch size. What comes after it has
+        no static shapes and is never compiled.
 
     Raises:
       InputError: the label map's number of classes isn't the model's.
@@ -39,6 +41,7 @@ class Detector(tf.Module):
         config: DetectConfig = DetectConfig(),
         image_size: int | None = None,
         max_size: int | None = None,
+        jit_compile: bool = False,
     ):
         super().__init__(name="detector")
         num_classes = model.config.num_classes
@@ -52,6 +55,7 @@ class Detector(tf.Module):
         # The same network without its last concatenation: a copy of 36 MB an image that only training needs.
         outputs = {name: model.get_layer(name).input for name in ("class_logits", "box_deltas")}
         self.levels = keras.Model(model.input, outputs)
+        self.jit_compile = jit_compile
         self.image_size = image_size or model.config.image_size
         self.max_size = max_size or model.config.max_size
 
@@ -75,7 +79,7 @@ class Detector(tf.Module):
         Raises:
           InputError: an element that is no RGB image, named by its index.
         """
-        prepared = [self.prepare(self._as_image(image, index)) for index, image in enumerate(images)]
+        prepared = [self.prepare(to_image(image, index)) for index, image in enumerate(images)]
         return self.detect_prepared(prepared)
 
     def prepare(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -94,19 +98,43 @@ class Detector(tf.Module):
         return transforms.pad_to(resized, height, width, self.model.config.pixel_mean)
 
     def detect_prepared(self, prepared: Sequence[tuple]) -> dict[str, tf.Tensor]:
-        """Detections of what `prepare` returned, in order; equal canvases go through the network together."""
+        """Detections of what `prepare` returned, in order; equal canvases go through the network together.
+
+        In the scope of a strategy its replicas share each group; every image is counted once.
+        """
         groups: dict[tuple, list[int]] = {}
         for index, (canvas, _, _) in enumerate(prepared):
             groups.setdefault(tuple(canvas.shape), []).append(index)
         results: list = [None] * len(prepared)
         for members in groups.values():
             batch = [tf.stack(part) for part in zip(*(prepared[index] for index in members), strict=True)]
-            found = self.detect_canvases(*batch)
+            found = self._on_replicas(batch)
             for position, index in enumerate(members):
                 results[index] = {name: value[position] for name, value in found.items()}
         if not results:
             return self._nothing()
         return {name: tf.stack([result[name] for result in results]) for name in results[0]}
+
+    def _on_replicas(self, batch: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """`detect_canvases` by the replicas of the strategy in scope, an equal part each; order as given."""
+        strategy, count = tf.distribute.get_strategy(), len(batch[0])
+        replicas = strategy.num_replicas_in_sync
+        if replicas == 1:
+            return self.detect_canvases(*batch)
+        part = -(-count // replicas)
+        # What is missing to equal parts is filled with the last image; its further answers are cut off again.
+        places = [[min(replica * part + k, count - 1) for k in range(part)] for replica in range(replicas)]
+        values = [
+            strategy.experimental_distribute_values_from_function(
+                lambda context, whole=whole: tf.gather(whole, places[context.replica_id_in_sync_group])
+            )
+            for whole in batch
+        ]
+        # A function of its own: one with an input signature doesn't take the strategy's values from outside.
+        found = strategy.run(lambda *parts: self.detect_canvases(*parts), args=tuple(values))
+        return {
+            name: tf.concat(strategy.experimental_local_results(value), axis=0)[:count] for name, value in found.items()
+        }
 
     @tf.function(
         input_signature=[
@@ -117,7 +145,8 @@ class Detector(tf.Module):
     )
     def detect_canvases(self, canvases: tf.Tensor, scales: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Network and post-processing on one batch of equally large canvases `(B, h, w, 3)`."""
-        outputs = self.levels(canvases, training=False)
+        network = tf.function(self.levels, jit_compile=True) if self.jit_compile else self.levels
+        outputs = network(canvases, training=False)
         anchors = self.model.anchors.by_level(canvases)
         return select_detections(
             outputs["class_logits"],
@@ -138,17 +167,22 @@ class Detector(tf.Module):
             "num_detections": tf.zeros([0], tf.int32),
         }
 
-    @staticmethod
-    def _as_image(image, index: int) -> tf.Tensor:
-        if isinstance(image, bytes) or (isinstance(image, tf.Tensor) and image.dtype == tf.string):
-            try:
-                return tf.io.decode_image(image, channels=3, expand_animations=False)
-            except tf.errors.InvalidArgumentError as error:
-                raise InputError(f"images[{index}] can't be decoded as JPEG, PNG, GIF or BMP.") from error
-        image = tf.convert_to_tensor(image)
-        if image.shape.rank != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise InputError(f"images[{index}] has shape {tuple(image.shape)}; an RGB image is (height, width, 3).")
-        return image
+
+def to_image(image, index: int) -> tf.Tensor:
+    """One element of a detector's input, `images[index]`, as `(H, W, 3)`; encoded ones decoded to uint8.
+
+    Raises:
+      InputError: it is no RGB image; the index is named.
+    """
+    if isinstance(image, bytes) or (isinstance(image, tf.Tensor) and image.dtype == tf.string):
+        try:
+            return tf.io.decode_image(image, channels=3, expand_animations=False)
+        except tf.errors.InvalidArgumentError as error:
+            raise InputError(f"images[{index}] can't be decoded as JPEG, PNG, GIF or BMP.") from error
+    image = tf.convert_to_tensor(image)
+    if image.shape.rank != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise InputError(f"images[{index}] has shape {tuple(image.shape)}; an RGB image is (height, width, 3).")
+    return image
 
 
 def settings(detector: Detector) -> dict:

@@ -10,11 +10,12 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from retinanet_tf.data.coco import xyxy_to_coco
 from retinanet_tf.data.files import make_folder, write_json
-from retinanet_tf.detector import Detector, settings
+from retinanet_tf.detector import Detector, settings, to_image
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation_plots import precision_recall_plot, size_score_plot
 from retinanet_tf.evaluation_source import Source, category_ids, read_source
@@ -40,7 +41,8 @@ def evaluate(
       detector: what is evaluated; its label map must be the dataset's.
       source: pattern of shards, or a COCO instances file (then with `images`), or what `read_source` returned.
       images: folder of the images of a COCO file.
-      batch_size: images that go through the network together (those with equal canvases).
+      batch_size: images that go through the network together (those with equal canvases), on every replica of the
+        strategy in whose scope this is called.
       output: folder that gets metrics.json (the numbers, AP by category, settings, versions), detections.json
         (COCO's result format, the dataset's own ids), precision_recall.png and sizes_scores.png.
       submission: a name, with which detections.json is also written as COCO's test-dev server wants it.
@@ -92,6 +94,7 @@ def detect_all(
     """Runs a detector over many images (encoded, or arrays) of any sizes; decoding goes on beside the network.
 
     Images with equal canvases are batched however far apart they come, so the answers' order isn't the input's.
+    In the scope of a strategy every replica gets `batch_size` of them.
 
     Yields:
       (index of the image, {"boxes" (n, 4), "scores" (n,), "labels" (n,)} in its own pixels), each image once.
@@ -99,6 +102,7 @@ def detect_all(
     Raises:
       InputError: an image that doesn't decode, named by its index.
     """
+    batch_size *= tf.distribute.get_strategy().num_replicas_in_sync
     waiting: dict[tuple, list[tuple[int, tuple]]] = {}
     for index, prepared in enumerate(_prepared(detector, images)):
         group = waiting.setdefault(tuple(prepared[0].shape), [])
@@ -150,7 +154,7 @@ def _prepared(detector: Detector, images: Iterable[bytes | np.ndarray]) -> Itera
     def work() -> None:
         try:
             for index, image in enumerate(images):
-                put(detector.prepare(detector._as_image(image, index)))
+                put(detector.prepare(to_image(image, index)))
                 if stop.is_set():
                     return
             put(None)
