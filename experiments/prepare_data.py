@@ -1,9 +1,13 @@
-"""COCO annotations and their images to TFRecord shards.
+"""COCO JSON, a Pascal VOC folder or CSV, with its images, to TFRecord shards.
 
     python -m experiments.prepare_data --annotations=instances_train2017.json --images=train2017 --output=data/coco
+    python -m experiments.prepare_data --annotations=VOCdevkit/VOC2012 --split=trainval --output=data/voc
+    python -m experiments.prepare_data --annotations=boxes.csv --images=photos --output=data/mine
+    python -m experiments.prepare_data --annotations=coco --split=trainval35k --output=data/coco
 
 writes OUTPUT/NAME-00000-of-000NN.tfrecord …, OUTPUT/labels.json, OUTPUT/NAME.index.npz and OUTPUT/NAME.summary.json.
-Run again after an interruption it completes what is missing.
+Run again after an interruption it completes what is missing. A CSV line is image,x1,y1,x2,y2,class in pixels, with
+empty cells for an image without objects.
 """
 
 import os
@@ -12,10 +16,23 @@ from absl import flags
 
 from experiments import cli
 from retinanet_tf.data.images import ImagePolicy
+from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.data.prepare import prepare
+from retinanet_tf.data.sources import read_source
+from retinanet_tf.errors import InputError
 
-_ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances JSON.", required=True)
-_IMAGES = flags.DEFINE_string("images", None, "Folder that the annotations' file names are relative to.", required=True)
+_ANNOTATIONS = flags.DEFINE_string(
+    "annotations",
+    None,
+    "COCO instances JSON, Pascal VOC folder, CSV file, or COCO's folder with --split.",
+    required=True,
+)
+_IMAGES = flags.DEFINE_string(
+    "images", None, "Folder that the annotations' file names are relative to; VOC and COCO folders tell it themselves."
+)
+_SPLIT = flags.DEFINE_string(
+    "split", None, "A list of VOC's ImageSets/Main, or the paper's trainval35k or minival (§4) of a COCO folder."
+)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for shards, labels.json and summary; made if missing.", required=True
 )
@@ -39,9 +56,16 @@ _MAX_PIXELS = flags.DEFINE_integer("max_pixels", ImagePolicy.max_pixels, "Larger
 
 def main() -> None:
     """Prepares the dataset that the flags name and says what was found."""
+    # Splits of one folder share their categories: what the first one numbered, the next ones use.
+    known = os.path.join(_OUTPUT.value, "labels.json")
+    labels = LabelMap.load(known) if os.path.exists(known) else None
+    annotations, folder = read_source(_ANNOTATIONS.value, _SPLIT.value, labels)
+    folder = _IMAGES.value or folder
+    if not folder:
+        raise InputError(f"--images=FOLDER is needed: {_ANNOTATIONS.value} doesn't say where its images are.")
     summary = prepare(
-        _ANNOTATIONS.value,
-        _IMAGES.value,
+        annotations,
+        folder,
         _OUTPUT.value,
         _NAME.value,
         shards=_SHARDS.value,

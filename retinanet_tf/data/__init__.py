@@ -3,22 +3,32 @@
 
 from retinanet_tf.data.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.coco import coco_to_xyxy, read_coco, xyxy_to_coco
+from retinanet_tf.data.csv_source import read_csv
+from retinanet_tf.data.damage import DamageLog
 from retinanet_tf.data.evaluation_reader import ground_truth, load_for_evaluation
 from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.data.pipeline import load
 from retinanet_tf.data.prepare import prepare
 from retinanet_tf.data.reader import read_records
+from retinanet_tf.data.sources import read_source
+from retinanet_tf.data.splits import paper_split
+from retinanet_tf.data.voc import read_voc
 
 __all__ = [
     "Annotations",
+    "DamageLog",
     "ImageAnnotations",
     "LabelMap",
     "coco_to_xyxy",
     "ground_truth",
     "load",
     "load_for_evaluation",
+    "paper_split",
     "prepare",
     "read_coco",
+    "read_csv",
     "read_records",
+    "read_source",
+    "read_voc",
     "xyxy_to_coco",
 ]

@@ -139,9 +139,9 @@ def _attach(path: str, images: list[ImageAnnotations], labels: LabelMap, rows: l
 
 def _boxes(path: str, rows: list) -> np.ndarray:
     try:
-        boxes = np.array([row[4] for row in rows], np.float64).reshape(len(rows), 4)
-        if np.isfinite(boxes).all():
-            return boxes
+        boxes = np.array([row[4] for row in rows]).reshape(len(rows), 4)
+        if not rows or (boxes.dtype.kind in "fiu" and np.isfinite(boxes).all()):
+            return boxes.astype(np.float64)
     except (TypeError, ValueError):
         pass  # the loop below finds and names the culprit
     for row in rows:

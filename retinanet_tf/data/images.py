@@ -57,9 +57,10 @@ class PreparedImage:
 def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], policy: ImagePolicy) -> PreparedImage:
     """Checks one image file and makes it plain RGB if it isn't.
 
-    A plain 8-bit RGB JPEG or PNG keeps its bytes. CMYK, grayscale, 16-bit, alpha (laid over white), palette images,
-    GIF (first frame), BMP, TIFF and WebP are re-encoded: JPEG from lossy formats, PNG from lossless ones. annotated:
-    (width, height) as the annotation says, None where unknown. Raises BadImage with the reason.
+    A plain 8-bit RGB JPEG or PNG keeps its bytes. CMYK, grayscale, 16-bit and palette images, those with alpha (left
+    out, as TensorFlow's decoder does when serving), GIF (first frame), BMP, TIFF and WebP are re-encoded: JPEG from
+    lossy formats, PNG from lossless ones. annotated: (width, height) as the annotation says, None where unknown.
+    Raises BadImage with the reason.
     """
     if not encoded:
         raise BadImage("is empty")
@@ -182,16 +183,14 @@ def _plain_frame(encoded: bytes) -> bool:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of any mode. 16-bit values are scaled, not clipped; transparency is laid over white."""
+    """8-bit RGB of any mode. 16-bit values are scaled, not clipped; alpha is left out, as TensorFlow's decoder does."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
         scale = 65535.0 if image.mode != "F" and (values.max(initial=0) > 255 or "16" in image.mode) else 255.0
         values = np.clip(np.rint(values * (255.0 / scale)), 0, 255).astype(np.uint8)
         return Image.fromarray(values).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        background = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(background, layer).convert("RGB")
+    if image.mode in ("La", "RGBa"):
+        image = image.convert("RGBA")
     return image.convert("RGB")
 
 

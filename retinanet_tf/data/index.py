@@ -1,6 +1,7 @@
 """Where each record of a set of shards lies, and what is known of it without reading it."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from retinanet_tf.data.checksum import checksum
+from retinanet_tf.data.salvage import whole_records
 from retinanet_tf.data.shards import FOOTER, HEADER
 from retinanet_tf.data.tfrecord import from_example, split_shard_name
 from retinanet_tf.errors import InputError
@@ -55,11 +57,11 @@ def find_shards(pattern: str | os.PathLike) -> list[str]:
     return files
 
 
-def read_index(pattern: str | os.PathLike) -> ShardIndex:
+def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], None] | None = None) -> ShardIndex:
     """The index of the shards that `pattern` matches, from `NAME.index.npz` beside them or by scanning them.
 
-    Raises InputError for no match, a shard that is missing from its set, one that isn't of the size it was written
-    with, and a damaged one.
+    Raises InputError for no match, a shard that isn't of the size it was written with, and a damaged record; with
+    `on_damage` the latter two are left out instead, and it is called with file and number of each.
     """
     files = find_shards(pattern)
     stored: dict[str, dict | None] = {}
@@ -68,18 +70,17 @@ def read_index(pattern: str | os.PathLike) -> ShardIndex:
         for path in bar:
             size = tf.io.gfile.stat(path).length
             sizes.append(size)
-            rows = _stored_rows(path, size, stored)
-            parts.append(rows if rows is not None else _scan(path))
+            rows = _stored_rows(path, size, stored, on_damage)
+            parts.append(rows if rows is not None else _scan(path, on_damage))
     rows = np.concatenate(parts)
     if not len(rows):
         raise InputError(f"the shards {os.fspath(pattern)} hold no record; run prepare_data again.")
-    counts = [len(part) for part in parts]
-    number = np.concatenate([np.arange(count) for count in counts])
-    return ShardIndex(files, np.array(sizes), np.repeat(np.arange(len(files)), counts), number, *rows.T)
+    shard = np.repeat(np.arange(len(files)), [len(part) for part in parts])
+    return ShardIndex(files, np.array(sizes), shard, *rows.T)
 
 
-def _stored_rows(path: str, size: int, cache: dict[str, dict | None]) -> np.ndarray | None:
-    """(n, 6) int64 rows of one shard from the index that prepare_data wrote, None if there is none."""
+def _stored_rows(path: str, size: int, cache: dict[str, dict | None], on_damage) -> np.ndarray | None:
+    """(n, 7) int64 rows (number in the file, then as in `ShardReport`) of an indexed shard, or None."""
     parsed = split_shard_name(path)
     if parsed is None:
         return None
@@ -93,25 +94,46 @@ def _stored_rows(path: str, size: int, cache: dict[str, dict | None]) -> np.ndar
     arrays = cache[index_path]
     if arrays is None or len(arrays["bytes"]) != shards:
         return None
+    rows = arrays["rows"][arrays["shard"] == shard]
+    rows = np.concatenate([np.arange(len(rows))[:, None], rows], axis=1)
     if size != arrays["bytes"][shard]:
-        raise InputError(
-            f"{path} has {size} bytes but was written with {arrays['bytes'][shard]}; it was cut off or replaced, "
-            "run prepare_data again."
-        )
-    return arrays["rows"][arrays["shard"] == shard]
+        if on_damage is None:
+            raise InputError(
+                f"{path} has {size} bytes but was written with {arrays['bytes'][shard]}; it was cut off or replaced, "
+                "run prepare_data again or go on without what is lost by --on_bad_record=skip."
+            )
+        lost = rows[:, 1] + rows[:, 2] + FOOTER > size
+        for number in rows[lost, 0]:
+            on_damage(path, int(number))
+        rows = rows[~lost]
+    return rows
 
 
-def _scan(path: str) -> np.ndarray:
+def _scan(path: str, on_damage) -> np.ndarray:
     """The rows of a shard without an index, by reading all of it; records are checked by TFRecord's own CRC."""
     rows, offset = [], HEADER
     try:
         for serialized in tf.data.TFRecordDataset(path):
             data = serialized.numpy()
-            image = from_example(data).annotations
-            crowds = int(image.iscrowd.sum())
-            rows.append([offset, len(data), checksum(data), image.width, image.height, len(image) - crowds])
+            rows.append(_row(len(rows), offset, data))
             offset += len(data) + FOOTER + HEADER
     except (ValueError, tf.errors.OpError) as error:
-        reason = getattr(error, "message", None) or str(error)
-        raise InputError(f"record {len(rows)} of {path} is damaged ({reason}); run prepare_data again.") from None
-    return np.array(rows, np.int64).reshape(-1, 6)
+        if on_damage is None:
+            reason = getattr(error, "message", None) or str(error)
+            raise InputError(
+                f"record {len(rows)} of {path} is damaged ({reason}); run prepare_data again or go on without such "
+                "records by --on_bad_record=skip."
+            ) from None
+        rows = []
+        for number, offset, data in whole_records(path):
+            try:
+                rows.append(_row(number, offset, data or b""))
+            except ValueError:
+                on_damage(path, number)
+    return np.array(rows, np.int64).reshape(-1, 7)
+
+
+def _row(number: int, offset: int, data: bytes) -> list[int]:
+    image = from_example(data).annotations
+    boxes = len(image) - int(image.iscrowd.sum())
+    return [number, offset, len(data), checksum(data), image.width, image.height, boxes]

@@ -40,6 +40,14 @@ class Pools:
             return shuffled(self.tall, places, seed)
         return tf.cond(tall, lambda: shuffled(self.tall, places, seed), lambda: shuffled(self.wide, places, seed))
 
+    def any_record(self, tall: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+        """Some record of a pool, a function of the int64 `number`: what stands in for a damaged one."""
+        pools = tf.constant(np.concatenate([self.wide, self.tall]), tf.int64)
+        start = tf.where(tall, len(self.wide), 0)
+        count = tf.where(tall, len(self.tall), len(self.wide))
+        place = tf.math.floormod(_mixed(number), tf.cast(tf.maximum(count, 1), tf.int64))
+        return tf.gather(pools, tf.cast(start, tf.int64) + place)
+
     def _tall_before(self, step: tf.Tensor) -> tf.Tensor:
         total = len(self.wide) + len(self.tall)
         return step * len(self.tall) // total

@@ -1,18 +1,20 @@
 """`load`: TFRecord shards to batches of images and boxes for `model.fit`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from retinanet_tf.data import transforms
+from retinanet_tf.data.cache import decoded, pixels
 from retinanet_tf.data.canvas import CanvasBatch
-from retinanet_tf.data.damage import guarded
+from retinanet_tf.data.damage import DamageLog, guarded
 from retinanet_tf.data.index import ShardIndex, read_index
 from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.data.order import Pools
-from retinanet_tf.data.reader import RecordReader, labels_beside, read_ahead, to_labels
+from retinanet_tf.data.reader import RecordReader, labels_beside, to_labels
+from retinanet_tf.data.service import distributed
 from retinanet_tf.data.tfrecord import decode_image, parse_example
 from retinanet_tf.errors import InputError
 
@@ -39,7 +41,11 @@ def load(
     size_multiple: int = 128,
     max_boxes: int | None = None,
     shard: tuple[int, int] = (0, 1),
-    num_parallel: int | None = None,
+    cache: str = "none",
+    cache_dir: str | None = None,
+    on_bad_record: str = "stop",
+    damage_log: DamageLog | None = None,
+    data_service: str | None = None,
 ) -> tf.data.Dataset:
     """Batches of `(images, {"boxes", "labels"})` from the shards that `pattern` matches.
 
@@ -66,13 +72,24 @@ def load(
         max_boxes: M; by default the most that any image has, rounded up to a multiple of 8. Objects are never
             dropped: an image with more raises InputError.
         shard: (index, count) of this worker; the workers' batches, put together, are those of a single process.
-        num_parallel: records worked on at once; by default twice the cores.
+        cache: "ram" or "disk" decodes every image once, before the first batch; see `retinanet_tf.data.cache`.
+        cache_dir: of the disk cache, by default `cache` beside the shards.
+        on_bad_record: "stop" makes a damaged record an error that names its file and number; "skip" puts another
+            record in its place. A shard that is cut while a job runs is given up whole, one that was cut before
+            loses only what is missing.
+        damage_log: notes the records that were skipped.
+        data_service: grpc://HOST:PORT of a tf.data service dispatcher whose workers make the batches; they then come
+            in the order in which workers finish them.
     """
-    index = read_index(pattern)
+    _check(image_size, max_size, batch_size, shard, cache, on_bad_record, data_service)
+    log = (damage_log or DamageLog()) if on_bad_record == "skip" else None
+    index = read_index(pattern, log and log.add)
     labels = labels_beside(pattern, labels)
-    _check(index, image_size, max_size, batch_size, shard)
     max_boxes = _count_boxes(index, max_boxes)
     short, long = (-(-side // size_multiple) * size_multiple for side in (image_size, max_size))
+    if cache != "none":
+        index = decoded(index, cache, cache_dir, log and log.add)
+    decode = decode_image_of if cache == "none" else pixels
     canvas = CanvasBatch(short, long, pixel_mean)
     pools = Pools.by_orientation(index.width, index.height, short == long)
     part = batch_size // shard[1]
@@ -82,7 +99,7 @@ def load(
         """Image, boxes and labels of a record; `place` numbers the sample and seeds its augmentation."""
         example = parse_example(serialized)
         boxes, classes = _objects(example, labels)
-        image = decode_image(example["encoded"])
+        image = decode(example)
         seeds = [tf.stack([place, tf.constant(seed * 3 + kind, tf.int64)]) for kind in range(3)]
         if training:
             image, boxes = transforms.random_flip(image, boxes, seeds[0], flip, vertical_flip)
@@ -98,38 +115,39 @@ def load(
             image = transforms.random_colour(image, seeds[2], colour_jitter)
         return image, boxes, classes
 
-    def assemble(serialized: tf.Tensor, places: tf.Tensor, tall: tf.Tensor):
-        count = tf.shape(serialized)[0] if serialized.shape[0] is None else serialized.shape[0]
-        images, objects = canvas.fill(count, tall, lambda i: one(serialized[i], places[i]), max_boxes)
-        return images, objects
+    def assemble(read: Callable[[tf.Tensor], tf.Tensor], places: tf.Tensor, tall: tf.Tensor):
+        return canvas.fill(tf.size(places), tall, lambda i: one(read(i), places[i]), max_boxes)
 
     def with_static_size(images: tf.Tensor, objects: dict[str, tf.Tensor]):
         known = {key: tf.ensure_shape(value, (part, *value.shape[1:])) for key, value in objects.items()}
         return tf.ensure_shape(images, (part, *images.shape[1:])), known
 
-    def batches(elements: tf.data.Dataset) -> tf.data.Dataset:
-        reader = RecordReader(index)
-        read = read_ahead(reader, elements, num_parallel).batch(part, drop_remainder=training).prefetch(1)
-        return guarded(read, assemble, reader)
+    def batches(groups: tf.data.Dataset) -> tf.data.Dataset:
+        return guarded(groups, assemble, RecordReader(index), pools, log, remote=data_service is not None)
 
-    def step_elements(step: tf.Tensor) -> tf.data.Dataset:
+    def of_step(step: tf.Tensor):
         places = shard[0] * part + tf.range(part, dtype=tf.int64)
         records = tf.gather(pools.records(step, batch_size, seed), places)
-        return tf.data.Dataset.from_tensor_slices(
-            (records, step * batch_size + places, tf.fill((part,), pools.is_tall(step)))
-        )
+        return records, step * batch_size + places, tf.fill((part,), pools.is_tall(step))
 
     if training:
-        elements = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).flat_map(step_elements)
-        dataset = batches(elements).map(with_static_size)
+        dataset = batches(tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(of_step))
+        dataset = dataset.map(with_static_size)
     else:
         whole = [
-            batches(tf.data.Dataset.from_tensor_slices((pool, pool, np.full(len(pool), tall))))
+            batches(tf.data.Dataset.from_tensor_slices((pool, pool, np.full(len(pool), tall))).batch(part))
             for pool, tall in ((pools.wide, False), (pools.tall, True))
             if len(pool)
         ]
         dataset = whole[0] if len(whole) == 1 else whole[0].concatenate(whole[1])
+    if data_service is not None:
+        dataset = distributed(dataset, data_service)
     return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def decode_image_of(example: dict[str, tf.Tensor]) -> tf.Tensor:
+    """(H, W, 3) uint8 of a parsed record."""
+    return decode_image(example["encoded"])
 
 
 def _objects(example: dict[str, tf.Tensor], labels: LabelMap) -> tuple[tf.Tensor, tf.Tensor]:
@@ -137,11 +155,17 @@ def _objects(example: dict[str, tf.Tensor], labels: LabelMap) -> tuple[tf.Tensor
     return tf.boolean_mask(example["boxes"], keep), to_labels(tf.boolean_mask(example["category_ids"], keep), labels)
 
 
-def _check(index: ShardIndex, image_size: int, max_size: int, batch_size: int, shard: tuple[int, int]) -> None:
+def _check(image_size, max_size, batch_size, shard, cache, on_bad_record, data_service) -> None:
     if not 0 < image_size <= max_size:
         raise InputError(f"image_size={image_size} must be above 0 and at most max_size={max_size}.")
     if batch_size < 1 or batch_size % shard[1]:
         raise InputError(f"batch_size={batch_size} must be a positive multiple of the {shard[1]} workers.")
+    if cache not in ("none", "ram", "disk"):
+        raise InputError(f"--cache={cache} must be none, ram or disk.")
+    if cache == "ram" and data_service is not None:
+        raise InputError("--cache=ram is memory of this process, which the workers of --data_service don't see.")
+    if on_bad_record not in ("stop", "skip"):
+        raise InputError(f"--on_bad_record={on_bad_record} must be stop or skip.")
 
 
 def _count_boxes(index: ShardIndex, max_boxes: int | None) -> int:

@@ -26,29 +26,24 @@ class RecordReader:
         row = tf.gather(self._columns, record)
         return tf.gather(self._files, row[0]), row[5]
 
-    def checked(self, record: tf.Tensor) -> tf.data.Dataset:
-        """A dataset of one string, the record's bytes; iterating it fails if they aren't what was written."""
+    def bytes_of(self, record: tf.Tensor) -> tf.Tensor:
+        """A record's bytes, a string scalar; an error if they aren't what was written."""
         shard, offset, length, expected, size, _ = tf.unstack(tf.gather(self._columns, record))
-        raw = tf.data.FixedLengthRecordDataset(
+        data = tf.data.FixedLengthRecordDataset(
             tf.gather(self._files, shard)[None], length, offset, size - offset - length, buffer_size=length
-        )
+        ).get_single_element()
+        same = tf.debugging.Assert(tf.equal(checksum_op(data), expected), ["the record isn't what was written"])
+        with tf.control_dependencies([same]):
+            return tf.identity(data)
 
-        def check(data: tf.Tensor) -> tf.Tensor:
-            same = tf.debugging.Assert(tf.equal(checksum_op(data), expected), ["the record isn't what was written"])
-            with tf.control_dependencies([same]):
-                return tf.identity(data)
-
-        return raw.map(check)
-
-    def or_empty(self, record: tf.Tensor) -> tf.data.Dataset:
-        """A dataset of one string: the record's bytes, empty if they can't be had."""
-        return self.checked(record).ignore_errors().concatenate(tf.data.Dataset.from_tensors(b"")).take(1)
+    def if_usable(self, process: Callable[[tf.Tensor], object], record: tf.Tensor) -> tf.data.Dataset:
+        """A dataset of one element, `process(bytes)`, or of none if that fails."""
+        return tf.data.Dataset.from_tensors(record).map(lambda number: process(self.bytes_of(number))).ignore_errors()
 
     def used_by(self, process: Callable[[tf.Tensor], object], record: tf.Tensor) -> tf.data.Dataset:
         """A dataset of one element, `process(bytes)`; an error that names file and record if there can't be one."""
-        good = self.checked(record).map(process).ignore_errors()
         bad = tf.data.Dataset.from_tensors(record).map(lambda number: process(self._refused(number)))
-        return good.concatenate(bad).take(1)
+        return self.if_usable(process, record).concatenate(bad).take(1)
 
     def _refused(self, record: tf.Tensor) -> tf.Tensor:
         path, number = self.place(record)
@@ -60,20 +55,6 @@ class RecordReader:
         )
         with tf.control_dependencies([tf.debugging.Assert(False, [message])]):
             return tf.constant(b"")
-
-
-def read_ahead(reader: RecordReader, elements: tf.data.Dataset, parallel: int | None = None) -> tf.data.Dataset:
-    """(record, …) elements to (bytes, record, …), in their order, several read at once; damaged ones come empty."""
-
-    def read(record: tf.Tensor, *rest: tf.Tensor) -> tf.data.Dataset:
-        return reader.or_empty(record).map(lambda data: (data, record, *rest))
-
-    return elements.interleave(
-        read,
-        cycle_length=parallel or 2 * (os.cpu_count() or 1),
-        num_parallel_calls=parallel or tf.data.AUTOTUNE,
-        deterministic=True,
-    )
 
 
 def labels_beside(pattern: str | os.PathLike, labels: LabelMap | str | os.PathLike | None = None) -> LabelMap:

@@ -1,0 +1,354 @@
+"""`load`: batches are right, a function of (seed, step), the same on N workers, and damage is named or skipped."""
+
+import collections
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from retinanet_tf.data import pipeline, transforms
+from retinanet_tf.data.damage import DamageLog
+from retinanet_tf.data.evaluation_reader import ground_truth, load_for_evaluation
+from retinanet_tf.data.index import read_index
+from retinanet_tf.data.order import Pools, shuffled
+from retinanet_tf.data.prepare import prepare
+from retinanet_tf.data.reader import read_records
+from retinanet_tf.data.salvage import masked_crc, whole_records
+from retinanet_tf.data.service import start_dispatcher, start_worker
+from retinanet_tf.errors import InputError
+from tests.datasets import annotation, write_coco
+
+WIDE, TALL = (40, 30), (30, 40)
+SMALL = {"image_size": 30, "max_size": 50, "size_multiple": 16, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Pattern of three shards of eleven images, seven wide and four tall."""
+    folder = tmp_path_factory.mktemp("shards")
+    path, images = write_coco(folder, [WIDE] * 4 + [TALL] * 3 + [(50, 20), (21, 20), TALL, (40, 30)])
+    prepare(path, images, folder / "out", shards=3, progress=False)
+    return str(folder / "out" / "train-*.tfrecord")
+
+
+def identify(shards):
+    """{image's resized first row: its id} to recognise unflipped images in batches."""
+    known = {}
+    for record in read_records(shards):
+        image, _ = transforms.resize(tf.io.decode_image(record.encoded), 30, 50)
+        known[np.round(image.numpy()[0, :8]).tobytes()] = record.annotations.image_id
+    return known
+
+
+def seen(batches, known):
+    return [[known[np.round(image.numpy()[0, :8]).tobytes()] for image in images] for images, _ in batches]
+
+
+def same(one, other):
+    for (images, objects), (its_images, its_objects) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(images, its_images)
+        for key in ("boxes", "labels"):
+            np.testing.assert_array_equal(objects[key], its_objects[key])
+
+
+def test_an_unshuffled_pass_is_every_image_resized_padded_and_labelled(shards):
+    records = {r.annotations.image_id: r for r in read_records(shards)}
+    order = [i for i, r in records.items() if r.annotations.width >= r.annotations.height]
+    order += [i for i in records if i not in order]
+    batches = list(pipeline.load(shards, training=False, **SMALL))
+    assert [len(images) for images, _ in batches] == [4, 3, 4]
+    mean = np.float32(pipeline.PIXEL_MEAN)
+    samples = [(i, {k: v[n] for k, v in o.items()}) for images, o in batches for n, i in enumerate(images)]
+    for image_id, (image, objects) in zip(order, samples, strict=True):
+        record = records[image_id]
+        tall = record.annotations.height > record.annotations.width
+        assert image.shape == ((64, 32, 3) if tall else (32, 64, 3))
+        resized, scale = transforms.resize(tf.io.decode_image(record.encoded), 30, 50)
+        height, width = resized.shape[:2]
+        np.testing.assert_array_equal(image[:height, :width], resized)
+        np.testing.assert_array_equal(image[height:], np.broadcast_to(mean, image[height:].shape))
+        np.testing.assert_array_equal(image[:, width:], np.broadcast_to(mean, image[:, width:].shape))
+        real = record.annotations.select(~record.annotations.iscrowd)
+        count = len(real)
+        expected = real.boxes * np.array([scale[1], scale[0]] * 2)
+        np.testing.assert_allclose(objects["boxes"][:count], expected, atol=1e-4)
+        assert objects["labels"][:count].numpy().tolist() == [{3: 0, 7: 1, 90: 2}[i] for i in real.category_ids]
+        assert (objects["labels"][count:].numpy() == -1).all() and not objects["boxes"][count:].numpy().any()
+    assert sum(int(r.annotations.iscrowd.sum()) for r in records.values()) == 1  # the crowd was there to leave out
+
+
+def test_shapes_are_static_as_far_as_they_can_be(shards):
+    images, objects = pipeline.load(shards, **SMALL).element_spec
+    assert images.shape == (4, None, None, 3) and images.dtype == tf.float32
+    assert objects["boxes"].shape == (4, 8, 4) and objects["labels"].shape == (4, 8)
+    square, _ = pipeline.load(shards, **{**SMALL, "max_size": 30}).element_spec
+    assert square.shape == (4, 32, 32, 3)
+    assert {tuple(i.shape) for i, _ in pipeline.load(shards, **SMALL).take(12)} == {(4, 32, 64, 3), (4, 64, 32, 3)}
+
+
+def test_every_epoch_has_every_image_once_in_another_order_and_runs_agree(shards):
+    known = identify(shards)
+    assert len(known) == 11
+    load = lambda **more: pipeline.load(shards, flip=0.0, **{**SMALL, "batch_size": 2}, **more)  # noqa: E731
+    batches = seen(load().take(33), known)
+    records = {r.annotations.image_id: r.annotations for r in read_records(shards)}
+    for images, number in ((lambda a: a.width >= a.height, 7), (lambda a: a.height > a.width, 4)):
+        mine = [i for batch in batches for i in batch if images(records[i])]
+        epochs = [mine[start : start + number] for start in range(0, len(mine) - number + 1, number)]
+        assert len(epochs) >= 5 and all(len(set(epoch)) == number for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > len(epochs) // 2
+        assert all(bool(images(records[i])) == bool(images(records[batch[0]])) for batch in batches for i in batch)
+    assert batches[:12] == seen(load().take(12), known)
+    assert batches[:5] != seen(load(seed=1).take(5), known)
+
+
+def test_a_start_step_continues_exactly(shards):
+    options = {**SMALL, "flip": 0.5, "vertical_flip": 0.3, "scale_jitter": (0.7, 1.4), "colour_jitter": 0.2}
+    whole = list(pipeline.load(shards, **options).take(15))
+    same(whole[9:], pipeline.load(shards, start_step=9, **options).take(6))
+    same(whole, pipeline.load(shards, **options).take(15))
+
+
+def test_what_is_skipped_is_not_decoded(shards, tmp_path):
+    # Step 4,000,000,000 would take days to reach by decoding, or even by reading.
+    far = next(iter(pipeline.load(shards, start_step=4_000_000_000, **SMALL)))
+    assert np.isfinite(far[0]).all()
+
+
+def test_the_workers_batches_together_are_those_of_one_process(shards):
+    whole = list(pipeline.load(shards, **SMALL).take(6))
+    parts = [list(pipeline.load(shards, shard=(worker, 2), **SMALL).take(6)) for worker in range(2)]
+    for step, (images, objects) in enumerate(whole):
+        np.testing.assert_array_equal(images, np.concatenate([part[step][0] for part in parts]))
+        np.testing.assert_array_equal(objects["boxes"], np.concatenate([part[step][1]["boxes"] for part in parts]))
+
+
+def test_the_order_is_a_permutation_that_epochs_do_not_share():
+    for count in (1, 2, 7, 24, 1000):
+        epochs = shuffled(np.arange(count) + 5, tf.range(count * 20, dtype=tf.int64), 3).numpy().reshape(20, count)
+        assert (np.sort(epochs, axis=1) == np.arange(count) + 5).all()
+    # Neighbours of one epoch are neighbours in the next as rarely as chance has it: 1 in 1000.
+    pairs = [set(zip(epoch, epoch[1:], strict=False)) for epoch in epochs]
+    kept = np.mean([len(a & b) for a, b in zip(pairs, pairs[1:], strict=False)]) / 999
+    assert kept < 0.004
+    # And every place is as likely first as any other: chi-squared of 4000 epochs of 8, 7 degrees of freedom.
+    first = shuffled(np.arange(8), tf.range(8 * 4000, dtype=tf.int64), 0).numpy().reshape(-1, 8)[:, 0]
+    assert ((np.bincount(first, minlength=8) - 500) ** 2 / 500).sum() < 30
+
+
+def test_steps_take_the_two_pools_in_proportion():
+    pools = Pools.by_orientation(np.array([4] * 75 + [3] * 25), np.array([3] * 75 + [4] * 25), False)
+    tall = [bool(pools.is_tall(tf.constant(step, tf.int64))) for step in range(400)]
+    assert sum(tall) == 100 and all(sum(tall[start : start + 40]) in (9, 10, 11) for start in range(360))
+    counts = collections.Counter()
+    for step in range(40):
+        counts.update(pools.records(tf.constant(step, tf.int64), 10, 0).numpy().tolist())
+    assert set(counts.values()) == {4} and len(counts) == 100
+
+
+def test_flips_happen_at_their_rate_and_to_the_boxes_too(shards):
+    known = identify(shards)
+    plain = list(pipeline.load(shards, flip=0.0, **SMALL).take(30))
+    flipped = total = 0
+    for (images, objects), (its_images, its_objects) in zip(
+        plain, pipeline.load(shards, **SMALL).take(30), strict=True
+    ):
+        for i in range(len(images)):
+            total += 1
+            if np.array_equal(images[i], its_images[i]):
+                np.testing.assert_array_equal(objects["boxes"][i], its_objects["boxes"][i])
+                continue
+            flipped += 1
+            width = {1: 50, 0: 50}.get(0) and (
+                np.abs(images[i] - np.float32(pipeline.PIXEL_MEAN)).sum((0, 2)) > 0
+            ).sum()
+            mirror, boxes = transforms.flip_horizontal(images[i][:, :width], objects["boxes"][i])
+            np.testing.assert_allclose(its_images[i][:, :width], mirror, atol=1e-2)
+            real = objects["labels"][i].numpy() >= 0
+            np.testing.assert_allclose(its_objects["boxes"][i][real], boxes[real], atol=1e-3)
+    assert len(known) == 11 and 0.3 < flipped / total < 0.7
+
+
+def test_crowded_images_are_never_cut_short(tmp_path):
+    path, images = write_coco(tmp_path, [WIDE] * 2, boxes_an_image=0)
+    content = json.loads(path.read_text())
+    content["annotations"] = [annotation(i, 1, [i % 30, i % 20, 3, 3]) for i in range(1, 131)]
+    path.write_text(json.dumps(content))
+    prepare(path, images, tmp_path / "out", progress=False)
+    (batch,) = pipeline.load(str(tmp_path / "out" / "train-*"), training=False, **SMALL)
+    assert batch[1]["labels"].shape == (2, 136) and (batch[1]["labels"].numpy() >= 0).sum(1).tolist() == [130, 0]
+    with pytest.raises(InputError, match="has 130 objects, more than max_boxes=100"):
+        pipeline.load(str(tmp_path / "out" / "train-*"), max_boxes=100, **SMALL)
+
+
+def test_an_evaluation_sees_every_image_in_order_with_its_truth(shards):
+    records = list(read_records(shards))
+    found = list(load_for_evaluation(shards))
+    assert [int(f["image_id"].numpy()) for f in found] == [r.annotations.image_id for r in records]
+    for element, record in zip(found, records, strict=True):
+        np.testing.assert_array_equal(element["image"], tf.io.decode_image(record.encoded))
+        assert element["encoded"].numpy() == record.encoded
+    truth = ground_truth(shards)
+    assert len(truth["images"]) == 11 and sum(a["iscrowd"] for a in truth["annotations"]) == 1
+
+
+def test_no_shard_and_wrong_settings_are_named(shards, tmp_path):
+    for call in (pipeline.load, load_for_evaluation, ground_truth):
+        with pytest.raises(InputError, match="no file matches .*none-\\*"):
+            call(str(tmp_path / "none-*"))
+    for change, message in (
+        ({"max_size": 20}, "image_size=30"),
+        ({"batch_size": 3, "shard": (0, 2)}, "multiple of the 2 workers"),
+        ({"cache": "tape"}, "--cache=tape"),
+        ({"on_bad_record": "ignore"}, "--on_bad_record=ignore"),
+        ({"data_service": "localhost:1"}, "grpc://HOST:PORT"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipeline.load(shards, **{**SMALL, **change})
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_a_cache_changes_nothing_but_the_decoding(shards, tmp_path, cache):
+    plain = list(pipeline.load(shards, **SMALL).take(8))
+    same(plain, pipeline.load(shards, cache=cache, cache_dir=str(tmp_path / "c"), **SMALL).take(8))
+    if cache == "disk":
+        before = {p: p.stat().st_mtime_ns for p in (tmp_path / "c").iterdir()}
+        assert len(before) == 6
+        same(plain, pipeline.load(shards, cache=cache, cache_dir=str(tmp_path / "c"), **SMALL).take(8))
+        assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "c").iterdir()}
+
+
+# --- Damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Like `shards`, to be damaged."""
+    # Other pictures than those of `shards`: a cache goes by content.
+    path, images = write_coco(tmp_path, [WIDE] * 8 + [TALL] * 4, seed=100)
+    prepare(path, images, tmp_path / "out", shards=3, progress=False)
+    return str(tmp_path / "out" / "train-*.tfrecord")
+
+
+def damage(shards, shard=1, number=2, where=0.5):
+    """Flips a byte of a record and returns its file and the image's id."""
+    index = read_index(shards)
+    (record,) = np.flatnonzero((index.shard == shard) & (index.number == number))
+    image_id = list(read_records(shards))[record].annotations.image_id
+    path = pathlib.Path(index.files[shard])
+    data = bytearray(path.read_bytes())
+    data[int(index.offset[record] + where * index.length[record])] ^= 0x55
+    path.write_bytes(data)
+    return path, image_id
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_damaged_record_names_its_file_and_number(own, indexed):
+    path, _ = damage(own)
+    if not indexed:
+        (path.parent / "train.index.npz").unlink()
+        with pytest.raises(InputError, match=f"record 2 of {path} is damaged"):
+            pipeline.load(own, **SMALL)
+        return
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"record 2 of .*{path.name}.* is damaged"):
+        list(pipeline.load(own, **SMALL).take(10))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"record 2 of .*{path.name}.* is damaged"):
+        list(load_for_evaluation(own))
+    with pytest.raises(InputError, match=f"record 2 of {path} is damaged"):
+        ground_truth(own)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_damaged_records_are_skipped_listed_and_replaced(own, indexed):
+    known = identify(own)
+    path, image_id = damage(own)
+    if not indexed:
+        (path.parent / "train.index.npz").unlink()
+    log = DamageLog()
+    batches = seen(pipeline.load(own, flip=0.0, on_bad_record="skip", damage_log=log, **SMALL).take(12), known)
+    assert log.records == [(str(path), 2)]
+    assert image_id not in {i for batch in batches for i in batch} and all(len(batch) == 4 for batch in batches)
+    assert len({i for batch in batches for i in batch}) == 11
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_damage_met_while_caching(own, tmp_path, cache):
+    path, _ = damage(own, number={"ram": 2, "disk": 3}[cache])
+    with pytest.raises((InputError, tf.errors.InvalidArgumentError), match="record [23] of"):
+        pipeline.load(own, cache=cache, **SMALL)
+    log = DamageLog()
+    assert len(list(pipeline.load(own, cache=cache, on_bad_record="skip", damage_log=log, **SMALL).take(6))) == 6
+    assert log.records == [(str(path), {"ram": 2, "disk": 3}[cache])]
+
+
+def test_a_shard_cut_before_the_start_loses_only_what_is_missing(own):
+    index = read_index(own)
+    path = pathlib.Path(index.files[2])
+    rows = np.flatnonzero(index.shard == 2)
+    with open(path, "r+b") as file:
+        file.truncate(int(index.offset[rows[2]] + 10))
+    with pytest.raises(InputError, match="train-00002-of-00003.tfrecord has .* bytes but was written with"):
+        pipeline.load(own, **SMALL)
+    log = DamageLog()
+    kept = read_index(own, log.add)
+    assert log.records == [(str(path), 2), (str(path), 3)] and len(kept) == 10
+    # Without an index the same is found by going through the file.
+    (path.parent / "train.index.npz").unlink()
+    log = DamageLog()
+    assert len(read_index(own, log.add)) == 10 and log.records == [(str(path), 2)]
+
+
+def test_a_shard_cut_in_the_middle_of_training_does_not_end_it(own):
+    log = DamageLog()
+    stream = iter(pipeline.load(own, on_bad_record="skip", damage_log=log, **SMALL))
+    for _ in range(3):
+        next(stream)
+    path = pathlib.Path(read_index(own).files[0])
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    for _ in range(20):
+        images, objects = next(stream)
+        assert len(images) == 4
+    assert log.records and {name for name, _ in log.records} == {str(path)}
+
+
+def test_a_dataset_that_is_damaged_throughout_still_ends_with_a_name(own):
+    for shard in range(3):
+        for number in range(4):
+            damage_all(own, shard, number)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="record .* is damaged"):
+        list(pipeline.load(own, on_bad_record="skip", **SMALL).take(1))
+
+
+def damage_all(shards, shard, number):
+    index = read_index(shards)
+    (record,) = np.flatnonzero((index.shard == shard) & (index.number == number))
+    path = pathlib.Path(index.files[shard])
+    data = bytearray(path.read_bytes())
+    data[int(index.offset[record]) + 30] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_the_checksum_of_tfrecord_is_the_published_one(shards):
+    # RFC 3720, B.4: CRC-32C of 32 zero bytes is 8a9136aa; then TFRecord's mask.
+    crc = 0x8A9136AA
+    assert masked_crc(bytes(32)) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    index = read_index(shards)
+    found = [item for path in index.files for item in whole_records(path)]
+    assert [(n, o) for n, o, _ in found] == list(zip(index.number.tolist(), index.offset.tolist(), strict=True))
+    assert all(data is not None for _, _, data in found)
+
+
+# --- tf.data service --------------------------------------------------------------------------------------------------
+
+
+def test_two_workers_of_a_data_service_make_different_batches_of_the_same_run(shards):
+    dispatcher = start_dispatcher()
+    workers = [start_worker(dispatcher.target) for _ in range(2)]
+    expected = [images.numpy() for images, _ in pipeline.load(shards, **SMALL).take(60)]
+    served = [i.numpy() for i, _ in pipeline.load(shards, data_service=dispatcher.target, **SMALL).take(16)]
+    steps = [next(step for step, images in enumerate(expected) if np.array_equal(images, found)) for found in served]
+    assert len(set(steps)) == 16  # none twice; which first is the workers' affair
+    assert len(workers) == 2
