@@ -1,0 +1,115 @@
+"""Online hard example mining for a dense detector (§5.1): the alternative that the focal loss is compared with.
+
+An example is an anchor. Each image's examples are scored by their loss, non-maximum suppression thins out those that
+overlap an example of higher loss, and the examples of highest loss that are left make the minibatch: all others count
+as ignored, in classification and box regression alike.
+
+The paper leaves open what follows. Ours, and the other reading:
+
+- The minibatch of 128 is one image's (Faster R-CNN, whose OHEM is meant, has 128 or 256 an image; "128 a device" would
+  be the other reading).
+- Boxes compared are the anchors, as OHEM suppresses on proposals before their regression (the other: decoded boxes).
+- The normaliser divides by the examples that were selected, as a minibatch's mean does, not by the positives alone.
+"""
+
+import tensorflow as tf
+
+from retinanet_tf.errors import InputError
+from retinanet_tf.targets import IGNORED
+
+
+def ohem(
+    class_targets: tf.Tensor,
+    losses: tf.Tensor,
+    boxes: tf.Tensor,
+    num_examples: int = 128,
+    nms_threshold: float = 0.5,
+    ratio: float | None = None,
+) -> tf.Tensor:
+    """Keeps each image's hardest examples and sets all others to ignored. For eager and graph mode.
+
+    Args:
+      class_targets: `(B, A)` int32, 0…K−1, −1 background, −2 ignored (never selected, suppresses nobody).
+      losses: `(B, A)` float, loss of each anchor; no gradient flows back through the choice.
+      boxes: `(B, A, 4)` or `(A, 4)` xyxy pixels of the anchors.
+      num_examples: examples an image at most (Table 1d: 128, 256, 512).
+      nms_threshold: an example is dropped if its IoU with one of higher loss exceeds this (Table 1d: 0.5, 0.7).
+      ratio: None takes the examples of highest loss whatever they are. A number r enforces positives to negatives
+        1:r among what NMS left (3.0: Table 1d's "OHEM 1:3"): at most num_examples / (1 + r) positives, then r times as
+        many negatives as positives. An image without positives counts as if it had one, so its background teaches.
+
+    Returns:
+      `(B, A)` int32, class targets with −2 wherever an anchor was not selected.
+
+    Raises:
+      InputError: a number out of range.
+    """
+    _check(num_examples, nms_threshold, ratio)
+    losses = tf.stop_gradient(tf.cast(losses, tf.float32))
+    boxes = tf.broadcast_to(tf.cast(boxes, tf.float32), tf.concat([tf.shape(losses), [4]], 0))
+
+    def of_image(parts):
+        targets, scores, corners = parts
+        usable = tf.where(targets != IGNORED)[:, 0]
+        targets_in, scores, corners = (tf.gather(part, usable) for part in (targets, scores, corners))
+        if ratio is None:
+            chosen = _suppress(corners, scores, num_examples, nms_threshold)
+        else:
+            chosen = _balanced(targets_in, scores, corners, num_examples, nms_threshold, ratio)
+        chosen = tf.gather(usable, chosen)
+        kept = tf.scatter_nd(chosen[:, None], tf.ones_like(chosen, tf.int32), tf.shape(targets, tf.int64)) > 0
+        return tf.where(kept, targets, IGNORED)
+
+    signature = tf.TensorSpec(class_targets.shape[1:], tf.int32)
+    return tf.map_fn(of_image, (tf.cast(class_targets, tf.int32), losses, boxes), fn_output_signature=signature)
+
+
+def _check(num_examples, nms_threshold, ratio):
+    if num_examples < 1:
+        raise InputError(f"mining_examples={num_examples} must be 1 or more: it is the size of an image's minibatch.")
+    if not 0.0 <= nms_threshold <= 1.0:
+        raise InputError(f"mining_nms={nms_threshold} must lie in [0, 1]: it is an IoU; 1 suppresses nothing.")
+    if ratio is not None and ratio <= 0.0:
+        raise InputError(f"ratio={ratio} must be above 0: it is the number of negatives for each positive.")
+
+
+def _suppress(corners, scores, limit, threshold):
+    # Intersection over union doesn't change when x and y are exchanged, so xyxy may stand for the operation's yxyx.
+    return tf.image.non_max_suppression(corners, scores, limit, threshold)
+
+
+def _balanced(targets, scores, corners, num_examples, threshold, ratio):
+    """Indices of the hardest survivors, positives to negatives 1:ratio.
+
+    Suppression works from the highest loss down, so its first survivors are final however many are asked for. Asking
+    stops as soon as the positives' share is full, or no positive can follow, and goes on four times as far otherwise:
+    the exact answer, at a small part of the cost of suppressing 10^5 anchors to the end.
+    """
+    share = max(1, int(num_examples / (1.0 + ratio)))
+    total = tf.size(scores)
+    easiest = tf.reduce_min(tf.where(targets >= 0, scores, scores.dtype.max))
+
+    def unfinished(limit, survivors):
+        found = tf.size(survivors)
+        full = tf.reduce_sum(tf.cast(tf.gather(targets, survivors) >= 0, tf.int32)) >= share
+        # All examples of at least the easiest positive's loss have been looked at.
+        passed = tf.reduce_min(tf.gather(scores, survivors)) < easiest
+        enough = tf.reduce_sum(tf.cast(tf.gather(targets, survivors) < 0, tf.int32)) >= negatives
+        return (found >= limit) & (limit < total) & ~((full | passed) & enough)
+
+    def further(limit, _):
+        return 4 * limit, _suppress(corners, scores, 4 * limit, threshold)
+
+    negatives = num_examples - share
+    first = tf.constant(num_examples)
+    _, survivors = tf.while_loop(
+        unfinished,
+        further,
+        (first, _suppress(corners, scores, first, threshold)),
+        shape_invariants=(first.shape, tf.TensorShape([None])),
+    )
+    positive = tf.gather(targets, survivors) >= 0
+    positives = tf.boolean_mask(survivors, positive)[:share]
+    wanted = tf.cast(ratio * tf.maximum(tf.cast(tf.size(positives), tf.float32), 1.0), tf.int32)
+    negatives_kept = tf.boolean_mask(survivors, ~positive)[: tf.minimum(wanted, num_examples - tf.size(positives))]
+    return tf.concat([positives, negatives_kept], 0)
