@@ -141,6 +141,7 @@ class LossConfig(_Checked):
     gamma: float = _setting(2.0, "γ, the focusing parameter (§3.2).")
     alpha: float = _setting(0.25, "α, the weight of the foreground (eq. 3, §5.1).")
     star_beta: float = _setting(1.0, "β of FL* (eq. 7); used by classification=focal_star alone.")
+    hinge_threshold: float = _setting(0.5, "p_t from which on classification=hinge is zero; §5.1 has no number.")
     box: str = _setting(
         "smooth_l1", "'smooth_l1' (§4.1), 'l1' or 'giou' (detectron2's choices).", ("smooth_l1", "l1", "giou")
     )
@@ -283,8 +284,8 @@ _MINI = _PAPER.replace(
     schedule="cosine",
     warmup_steps=100,
     warmup_start=0.1,
-    steps=4_000,
-    checkpoint_steps=400,
+    steps=3_500,
+    checkpoint_steps=350,
 )
 
 presets: dict[str, Config] = {"paper": _PAPER, "detectron": _DETECTRON, "modern": _MODERN, "mini": _MINI}

@@ -1,68 +1,260 @@
-"""The losses of the paper: pure functions of targets and logits, then Keras classes (§3)."""
+"""The classification losses of the paper: values and derivatives of one binary problem, then Keras classes (§3).
+
+With x_t = y·x (y = ±1) all of them are functions of the margin x_t alone, p_t = σ(x_t). The functions of the first
+part return value and derivative with respect to x_t together, since both need the same exponential; they are exact
+and finite for every finite x_t.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import keras
 import tensorflow as tf
 
+from retinanet_tf.box_losses import GIoULoss, L1Loss, SmoothL1Loss
 from retinanet_tf.config import LossConfig
+from retinanet_tf.errors import InputError
+from retinanet_tf.targets import IGNORED
+
+ValueAndSlope = tuple[tf.Tensor, tf.Tensor]
 
 
-def normalizer_weights(num_positive: tf.Tensor, kind: str = "image") -> tf.Tensor:
-    """Per-image weights `(B,)` under which Keras' mean over images and replicas is the normalised loss."""
-    if kind == "image":
-        return 1.0 / tf.maximum(num_positive, 1.0)
-    images = tf.cast(tf.size(num_positive), tf.float32)
-    if kind == "replica":
-        return tf.fill(tf.shape(num_positive), images / tf.reduce_sum(num_positive + 1.0))
-    total = tf.stack([tf.reduce_sum(num_positive), images])
-    context = tf.distribute.get_replica_context()
-    replicas = 1.0
-    if context is not None and context.num_replicas_in_sync > 1:
-        total = context.all_reduce(tf.distribute.ReduceOp.SUM, total)
-        replicas = float(context.num_replicas_in_sync)
-    return tf.fill(tf.shape(num_positive), images * replicas / tf.maximum(total[0], 1.0))
+def _parts(margin: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """p_t, 1 − p_t, −log p_t and −log(1 − p_t) from one exp and one log1p."""
+    small = tf.exp(-tf.abs(margin))
+    log = tf.math.log1p(small)
+    larger = 1.0 / (1.0 + small)
+    smaller = small * larger
+    right = margin >= 0.0
+    return (
+        tf.where(right, larger, smaller),
+        tf.where(right, smaller, larger),
+        tf.maximum(-margin, 0.0) + log,
+        tf.maximum(margin, 0.0) + log,
+    )
 
 
-@keras.saving.register_keras_serializable(package="retinanet_tf")
-class FocalLoss(keras.losses.Loss):
-    """α-balanced focal loss (eq. 5)."""
+def cross_entropy(margin: tf.Tensor) -> ValueAndSlope:
+    """CE = −log p_t (eq. 1); dCE/dx_t = p_t − 1 (eq. 9). Any shape, float32 or float64."""
+    _, q_t, surprise, _ = _parts(margin)
+    return surprise, -q_t
 
-    def __init__(self, gamma: float = 2.0, alpha: float = 0.25, name: str = "focal_loss", **kwargs):
+
+def focal(margin: tf.Tensor, gamma: float) -> ValueAndSlope:
+    """FL = −(1 − p_t)^γ log p_t (eq. 4); dFL/dx_t = (1 − p_t)^γ (γ p_t log p_t + p_t − 1) (eq. 10).
+
+    The power is taken as exp(γ log(1 − p_t)), which has no infinite slope where 1 − p_t underflows.
+    """
+    if gamma == 0.0:
+        return cross_entropy(margin)
+    p_t, q_t, surprise, other_surprise = _parts(margin)
+    factor = q_t if gamma == 1.0 else q_t * q_t if gamma == 2.0 else tf.exp(-gamma * other_surprise)
+    return factor * surprise, -factor * (gamma * p_t * surprise + q_t)
+
+
+def focal_star(margin: tf.Tensor, gamma: float, beta: float) -> ValueAndSlope:
+    """FL* = −log(p*_t)/γ with p*_t = σ(γ x_t + β) (eqs. 7, 8); dFL*/dx_t = p*_t − 1 (eq. 11)."""
+    surprise, slope = cross_entropy(gamma * margin + beta)
+    return surprise / gamma, slope
+
+
+def hinge(margin: tf.Tensor, threshold: float = 0.5) -> ValueAndSlope:
+    """max(0, threshold − p_t): no loss above a certain p_t (§5.1)."""
+    p_t, q_t, _, _ = _parts(margin)
+    active = tf.cast(p_t < threshold, margin.dtype)
+    return active * (threshold - p_t), -active * p_t * q_t
+
+
+def anchor_losses(
+    class_targets: tf.Tensor, class_logits: tf.Tensor, loss: Callable[[tf.Tensor], ValueAndSlope], alpha: float
+) -> tf.Tensor:
+    """Sums a binary loss over the K classes of every anchor, weighted by α_t (eq. 3).
+
+    K independent binary problems: the target's class has y = 1 and weight α, all others y = −1 and weight 1 − α. An
+    ignored anchor has loss and gradient zero. The gradient is the closed form of appendix B; a second derivative is
+    refused.
+
+    Args:
+      class_targets: `(B, A)` int32, 0…K−1, −1 background, −2 ignored.
+      class_logits: `(B, A, K)` of any float type; half precision is computed in float32.
+      loss: a function of the margin, such as `partial(focal, gamma=2.0)`.
+      alpha: weight of the foreground.
+
+    Returns:
+      `(B, A)` float32 (float64 for float64 logits).
+    """
+
+    @tf.custom_gradient
+    def of_logits(logits):
+        values, slopes = _fused(loss, alpha)(class_targets, logits)
+
+        def gradient(upstream):
+            return _once(tf.cast(upstream[..., None] * slopes, logits.dtype))
+
+        return values, gradient
+
+    return of_logits(class_logits)
+
+
+@tf.custom_gradient
+def _once(first_derivative):
+    """The identity, whose own gradient is refused by name rather than silently wrong."""
+
+    def refuse(_):
+        raise InputError(
+            "The classification losses have a first derivative only (appendix B of the paper); a second one isn't "
+            "available."
+        )
+
+    return tf.identity(first_derivative), refuse
+
+
+def _kernel(class_targets, class_logits, loss, alpha):
+    """Losses `(B, A)` and slopes `(B, A, K)`: the background's everywhere, the foreground's where the target is.
+
+    Positives are one in a hundred thousand (anchor, class) pairs: their own value is computed an anchor, not a pair.
+    """
+    dtype = tf.float64 if class_logits.dtype == tf.float64 else tf.float32
+    logits = tf.cast(class_logits, dtype)
+    value, slope = loss(-logits)
+    value, slope = (1.0 - alpha) * value, (alpha - 1.0) * slope
+    own = tf.gather(logits, tf.maximum(class_targets, 0), batch_dims=2)
+    own_value, own_slope = (alpha * part for part in loss(own))
+    here = tf.range(tf.shape(logits)[-1]) == class_targets[..., None]
+    value = tf.reduce_sum(tf.where(here, own_value[..., None], value), axis=-1)
+    counted = class_targets != IGNORED
+    slope = tf.where(counted[..., None], tf.where(here, own_slope[..., None], slope), 0.0)
+    return tf.where(counted, value, 0.0), slope
+
+
+@lru_cache(maxsize=64)
+def _fused(loss, alpha):
+    """The kernel as one function, fused by XLA where there is no GPU.
+
+    A GPU's elementwise kernels run at memory speed by themselves, and XLA needs CUDA's libdevice there, which pip
+    installations often lack.
+    """
+    compiled = not tf.config.list_physical_devices("GPU")
+    return tf.function(partial(_kernel, loss=loss, alpha=alpha), jit_compile=compiled or None)
+
+
+class ClassificationLoss(keras.losses.Loss):
+    """Common part of the losses on `class_logits`.
+
+    Called with class targets `(B, A)` (whole numbers of any type: 0…K−1, −1 background, −2 ignored) and logits
+    `(B, A, K)`, it sums over anchors and classes to one value an image, `(B,)`. `RetinaNet` gives each image the weight
+    of the normaliser; used alone, Keras' mean over images is what remains.
+    """
+
+    def __init__(self, alpha: float, name: str, **kwargs):
         super().__init__(name=name, **kwargs)
-        self.gamma, self.alpha = gamma, alpha
+        if not 0.0 <= alpha <= 1.0:
+            raise InputError(f"alpha={alpha} must lie in [0, 1]: it is the foreground's weight, 1 − alpha the others'.")
+        self.alpha = float(alpha)
+
+    def binary(self, margin: tf.Tensor) -> ValueAndSlope:
+        """The loss of one binary problem and its derivative, as functions of x_t."""
+        raise TypeError(f"{type(self).__name__} is no loss by itself; use FocalLoss or one of its siblings.")
+
+    def per_anchor(self, class_targets: tf.Tensor, class_logits: tf.Tensor) -> tf.Tensor:
+        """`(B, A)` losses of the anchors, summed over classes."""
+        return anchor_losses(tf.cast(class_targets, tf.int32), class_logits, self.binary, self.alpha)
 
     def call(self, y_true, y_pred):
         """Class targets `(B, A)`, logits `(B, A, K)` → `(B,)`."""
-        targets, logits = tf.cast(y_true, tf.int32), tf.cast(y_pred, tf.float32)
-        onehot = tf.one_hot(targets, tf.shape(logits)[-1])
-        x_t = tf.where(onehot > 0, logits, -logits)
-        weight = onehot * self.alpha + (1 - onehot) * (1 - self.alpha)
-        loss = weight * tf.sigmoid(-x_t) ** self.gamma * tf.nn.softplus(-x_t)
-        return tf.reduce_sum(tf.where(targets[..., None] == -2, 0.0, loss), axis=(1, 2))
+        return tf.reduce_sum(self.per_anchor(y_true, tf.convert_to_tensor(y_pred)), axis=1)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """What rebuilds the loss."""
-        return {**super().get_config(), "gamma": self.gamma, "alpha": self.alpha}
+        return {**super().get_config(), "alpha": self.alpha}
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
-class SmoothL1Loss(keras.losses.Loss):
-    """Smooth L1 on box deltas."""
+class CrossEntropyLoss(ClassificationLoss):
+    """α-balanced cross entropy (eq. 3). With alpha = 0.5 it is half the plain one (eq. 1)."""
 
-    def __init__(self, beta: float = 0.11, name: str = "smooth_l1_loss", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.beta = beta
+    def __init__(self, alpha: float = 0.75, name: str = "cross_entropy_loss", **kwargs):
+        super().__init__(alpha, name, **kwargs)
 
-    def call(self, y_true, y_pred):
-        """Targets and positive mask `(B, A, 5)`, deltas `(B, A, 4)` → `(B,)`."""
-        distance = tf.abs(y_true[..., :4] - tf.cast(y_pred, tf.float32))
-        loss = tf.where(distance < self.beta, 0.5 * distance**2 / self.beta, distance - 0.5 * self.beta)
-        return tf.reduce_sum(loss * y_true[..., 4:], axis=(1, 2))
+    def binary(self, margin):
+        """Eqs. 1, 9."""
+        return cross_entropy(margin)
 
-    def get_config(self):
+
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class FocalLoss(ClassificationLoss):
+    """α-balanced focal loss (eq. 5), −α_t (1 − p_t)^γ log p_t: the paper's loss with γ = 2, α = 0.25."""
+
+    def __init__(self, gamma: float = 2.0, alpha: float = 0.25, name: str = "focal_loss", **kwargs):
+        super().__init__(alpha, name, **kwargs)
+        if gamma < 0.0:
+            raise InputError(f"gamma={gamma} must be 0 (cross entropy) or more: it focuses on hard examples.")
+        self.gamma = float(gamma)
+
+    def binary(self, margin):
+        """Eqs. 4, 10."""
+        return focal(margin, self.gamma)
+
+    def get_config(self) -> dict:
         """What rebuilds the loss."""
-        return {**super().get_config(), "beta": self.beta}
+        return {**super().get_config(), "gamma": self.gamma}
+
+
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class FocalStarLoss(ClassificationLoss):
+    """FL* (appendix A, eqs. 7, 8), balanced by α: cross entropy of a steeper, shifted sigmoid."""
+
+    def __init__(
+        self, gamma: float = 2.0, beta: float = 1.0, alpha: float = 0.25, name: str = "focal_star_loss", **kwargs
+    ):
+        super().__init__(alpha, name, **kwargs)
+        if gamma <= 0.0:
+            raise InputError(f"gamma={gamma} must be above 0 for FL*, which divides by it.")
+        self.gamma, self.beta = float(gamma), float(beta)
+
+    def binary(self, margin):
+        """Eqs. 7, 8, 11."""
+        return focal_star(margin, self.gamma, self.beta)
+
+    def get_config(self) -> dict:
+        """What rebuilds the loss."""
+        return {**super().get_config(), "gamma": self.gamma, "beta": self.beta}
+
+
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class HingeLoss(ClassificationLoss):
+    """Hinge on p_t (§5.1), zero where p_t is above `threshold`. The paper found it unstable."""
+
+    def __init__(self, threshold: float = 0.5, alpha: float = 0.25, name: str = "hinge_loss", **kwargs):
+        super().__init__(alpha, name, **kwargs)
+        if not 0.0 < threshold <= 1.0:
+            raise InputError(f"hinge_threshold={threshold} must lie in (0, 1]: it is a probability.")
+        self.threshold = float(threshold)
+
+    def binary(self, margin):
+        """§5.1."""
+        return hinge(margin, self.threshold)
+
+    def get_config(self) -> dict:
+        """What rebuilds the loss."""
+        return {**super().get_config(), "threshold": self.threshold}
 
 
 def retinanet_losses(config: LossConfig = LossConfig()) -> dict[str, keras.losses.Loss]:
-    """The losses of `model.compile`."""
-    return {"class_logits": FocalLoss(config.gamma, config.alpha), "box_deltas": SmoothL1Loss(config.box_beta)}
+    """The losses for `model.compile(loss=…)`, one for each of the model's outputs.
+
+    Raises:
+      InputError: a γ, α, β or threshold out of range.
+    """
+    classification = {
+        "focal": lambda: FocalLoss(config.gamma, config.alpha),
+        "cross_entropy": lambda: CrossEntropyLoss(config.alpha),
+        "focal_star": lambda: FocalStarLoss(config.gamma, config.star_beta, config.alpha),
+        "hinge": lambda: HingeLoss(config.hinge_threshold, config.alpha),
+    }
+    box = {
+        "smooth_l1": lambda: SmoothL1Loss(config.box_beta, config.box_weight),
+        "l1": lambda: L1Loss(config.box_weight),
+        "giou": lambda: GIoULoss(config.box_weight),
+    }
+    return {"class_logits": classification[config.classification](), "box_deltas": box[config.box]()}

@@ -12,7 +12,7 @@ from retinanet_tf.anchors import Anchors
 from retinanet_tf.config import AnchorConfig, AssignConfig, Config, ModelConfig
 from retinanet_tf.fpn import feature_pyramid
 from retinanet_tf.layers import PixelNormalization
-from retinanet_tf.losses import normalizer_weights
+from retinanet_tf.normalizers import normalizer_weights
 from retinanet_tf.resnet import resnet
 from retinanet_tf.subnets import Subnet
 
@@ -33,7 +33,7 @@ class RetinaNet(keras.Model):
       backbone: a name of `retinanet_tf.resnet.VARIANTS`.
       anchors: sizes, ratios, levels.
       assign: thresholds of the assignment.
-      normalizer: 'image', 'replica' or 'global', see `retinanet_tf.losses.normalizer_weights`.
+      normalizer: 'image', 'replica' or 'global', see `retinanet_tf.normalizers`.
       name: Keras' name of the model.
       **network: any other field of `ModelConfig`.
     """
