@@ -15,6 +15,7 @@ from retinanet_tf import decoding
 from retinanet_tf.data.files import read_bytes, read_text
 from retinanet_tf.errors import InputError
 from retinanet_tf.export import export
+from retinanet_tf.frozen import PRECISIONS
 from retinanet_tf.runs import load_detector
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a training job or .keras file.", required=True)
@@ -23,6 +24,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 _METRICS = flags.DEFINE_string("metrics", None, "metrics.json of an evaluation, kept with the model.")
 _WARMUP = flags.DEFINE_string("warmup", None, "Pattern of images for the warm-up requests; none generates two.")
+_PRECISION = flags.DEFINE_enum("precision", "float32", PRECISIONS, "What the network computes in; answers are float32.")
 _NAME = flags.DEFINE_string("name", "retinanet", "The model's name at the server, for the warm-up requests.")
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", decoding.MAX_PIXELS, "The server refuses larger images from their header.", lower_bound=1
@@ -47,6 +49,7 @@ def main() -> None:
         warmup_images=[read_bytes(path, "the warm-up image") for path in paths],
         model_name=_NAME.value,
         max_pixels=_MAX_PIXELS.value,
+        precision=_PRECISION.value,
     )
     print(f"{version}: signatures serving_default (encoded images), image_tensor, tf_example")
 

@@ -30,6 +30,7 @@ def export(
     warmup_images: Sequence[bytes] = (),
     model_name: str = "retinanet",
     max_pixels: int = decoding.MAX_PIXELS,
+    precision: str = "float32",
 ) -> Path:
     """Writes a SavedModel that needs tensorflow alone; see `ServedDetector` for its signatures.
 
@@ -45,6 +46,7 @@ def export(
         model's own size, wide and tall.
       model_name: the name that the warm-up requests ask for.
       max_pixels: larger encoded images are refused from their header.
+      precision: what the network computes in: 'float32', 'float16' or 'bfloat16'. Answers are float32 always.
 
     Returns:
       The version's folder. It is written aside and renamed: a server that watches sees it whole.
@@ -61,18 +63,17 @@ def export(
     if unfit:
         raise InputError(f"category id {unfit[0]} can't be served: detection_classes holds ids up to {_LARGEST_ID}.")
     make_folder(directory.parent)
-    served = ServedDetector(detector, max_pixels)
-    signatures = {name: getattr(served, name).get_concrete_function() for name in SIGNATURES}
     warmup_images = list(warmup_images) or _generated_images(detector)
     # A temporary folder's name isn't a number, so a server doesn't take it for a version.
     aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
+        served = ServedDetector(detector, max_pixels, precision)
+        signatures = {name: getattr(served, name).get_concrete_function() for name in SIGNATURES}
+        # Nothing but the graph, which holds the weights: Keras' objects would want their classes back.
         module = tf.Module(name="served_detector")
-        # The graph's variables and tables, and nothing of Keras: its objects would want their classes back.
-        module.state = list({id(v): v for name in SIGNATURES for v in signatures[name].variables}.values())
         with tempfile.TemporaryDirectory() as folder:
             labels.save(os.path.join(folder, "labels.json"))
-            write_json(os.path.join(folder, "export.json"), _description(detector, metrics, max_pixels))
+            write_json(os.path.join(folder, "export.json"), _description(detector, metrics, max_pixels, precision))
             module.assets = [tf.saved_model.Asset(str(path)) for path in sorted(Path(folder).iterdir())]
             tf.saved_model.save(module, str(aside), signatures=signatures)
         _write_warmup(aside / "assets.extra", warmup_images, model_name)
@@ -94,11 +95,12 @@ def _version_folder(directory: Path) -> Path:
     return directory
 
 
-def _description(detector: Detector, metrics: dict | None, max_pixels: int) -> dict:
+def _description(detector: Detector, metrics: dict | None, max_pixels: int, precision: str) -> dict:
     low, high = detector.image_size, detector.max_size
     return {
         "model": detector.model.get_config(),
         "detector": settings(detector),
+        "precision": precision,
         "preprocessing": (
             f"RGB 0-255; bilinear resize (half-pixel centres, no antialiasing) so that the shorter side is {low} or "
             f"the longer one {high} pixels, whichever is smaller; normalisation is part of the model."

@@ -8,6 +8,8 @@ import tensorflow as tf
 from retinanet_tf import decoding
 from retinanet_tf.data import transforms
 from retinanet_tf.detector import CANVAS_MULTIPLE, Detector
+from retinanet_tf.frozen import freeze, with_precision
+from retinanet_tf.postprocess import select_detections
 
 SIGNATURES = ("serving_default", "image_tensor", "tf_example")
 
@@ -23,11 +25,14 @@ class ServedDetector(tf.Module):
     Args:
       detector: a trained detector.
       max_pixels: larger encoded images are refused.
+      precision: of the network: 'float32', 'float16' or 'bfloat16'.
     """
 
-    def __init__(self, detector: Detector, max_pixels: int = decoding.MAX_PIXELS):
+    def __init__(self, detector: Detector, max_pixels: int = decoding.MAX_PIXELS, precision: str = "float32"):
         super().__init__(name="served_detector")
-        self._detect = detector.detect_canvases
+        self._network = freeze(with_precision(detector, precision))
+        self._anchors = detector.model.anchors
+        self._config = detector.config
         self._depth = detector.config.max_detections
         self._prepare = detector.prepare
         self._side_limits = (detector.image_size, detector.max_size)
@@ -66,6 +71,18 @@ class ServedDetector(tf.Module):
         """Detections on serialised tf.Examples `(B,)`, whose key "image/encoded" holds the encoded image."""
         feature = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
         return self.serving_default(tf.io.parse_example(tf_example, feature)["image/encoded"])
+
+    def _detect(self, canvases: tf.Tensor, scales: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = self._network(canvases)
+        return select_detections(
+            outputs["class_logits"],
+            outputs["box_deltas"],
+            self._anchors.by_level(canvases),
+            scales,
+            sizes,
+            self._config,
+            self._anchors.config.anchors_per_cell,
+        )
 
     def _nothing(self, count: tf.Tensor) -> dict[str, tf.Tensor]:
         return {

@@ -20,7 +20,9 @@ from tests import oracles
 @pytest.fixture(scope="module")
 def detector():
     keras.utils.set_random_seed(2)
-    config = presets["mini"].replace(num_classes=3, image_size=64, max_size=96, fpn_channels=16, subnet_channels=16)
+    config = presets["mini"].replace(
+        num_classes=3, backbone="resnet10_w16", image_size=64, max_size=96, fpn_channels=16, subnet_channels=16
+    )
     model = RetinaNet.from_config(config)
     for variable in model.weights:
         if "class_subnet" in getattr(variable, "path", variable.name) and len(variable.shape) == 4:

@@ -15,7 +15,9 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation import detect_all
 from retinanet_tf.model import RetinaNet
 
-CONFIG = presets["mini"].replace(num_classes=3, image_size=64, max_size=96, fpn_channels=16, subnet_channels=16)
+CONFIG = presets["mini"].replace(
+    num_classes=3, backbone="resnet10_w16", image_size=64, max_size=96, fpn_channels=16, subnet_channels=16
+)
 
 
 def make(**options):

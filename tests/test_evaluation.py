@@ -146,7 +146,9 @@ def test_a_real_network_batched_equals_one_by_one(dataset):
     """The whole path on a small network: what evaluate scores is what the detector answers for each image alone."""
     folder, images, truth = dataset
     keras.utils.set_random_seed(1)
-    config = presets["mini"].replace(num_classes=3, image_size=64, max_size=96, fpn_channels=16, subnet_channels=16)
+    config = presets["mini"].replace(
+        num_classes=3, backbone="resnet10_w16", image_size=64, max_size=96, fpn_channels=16, subnet_channels=16
+    )
     model = RetinaNet.from_config(config)
     detector = Detector(model, LABELS, DetectConfig(score_threshold=0.001, max_detections=20))
     encoded = [(folder / image.file_name).read_bytes() for image in images]

@@ -17,7 +17,8 @@ from retinanet_tf.config import DetectConfig, presets
 from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.detector import Detector
 from retinanet_tf.errors import InputError
-from retinanet_tf.export import export
+from retinanet_tf.export import _version_folder, export
+from retinanet_tf.frozen import with_precision
 from retinanet_tf.model import RetinaNet
 
 LABELS = LabelMap([3, 18, 44], ["ellipse", "étoile", "cross"])
@@ -38,7 +39,9 @@ def pictures(*sizes):
 @pytest.fixture(scope="module")
 def detector():
     keras.utils.set_random_seed(2)
-    config = presets["mini"].replace(num_classes=3, image_size=64, max_size=96, fpn_channels=16, subnet_channels=16)
+    config = presets["mini"].replace(
+        num_classes=3, backbone="resnet10_w16", image_size=64, max_size=96, fpn_channels=16, subnet_channels=16
+    )
     model = RetinaNet.from_config(config)
     for variable in model.weights:  # enough spread in the scores that every image has detections
         if "class_subnet" in getattr(variable, "path", variable.name) and len(variable.shape) == 4:
@@ -163,6 +166,42 @@ def test_awkward_files_alone_and_in_a_batch(signatures, test_data):
     }
 
 
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_lower_precisions_are_close(detector, precision):
+    """Float32 answers; boxes and scores differ by what the format rounds off."""
+    served = with_precision(detector, precision)
+    assert served.levels(np.zeros((1, 64, 96, 3), np.float32))["class_logits"][0].dtype == precision
+    found, expected = ({k: v[0].numpy() for k, v in d(pictures((50, 70))).items()} for d in (served, detector))
+    assert found["boxes"].dtype == found["scores"].dtype == np.float32
+    matched = 0
+    for box, score in zip(expected["boxes"][:10], expected["scores"][:10], strict=True):
+        nearest = np.abs(found["boxes"] - box).max(1).argmin()
+        matched += np.abs(found["boxes"][nearest] - box).max() < 1.0 and abs(found["scores"][nearest] - score) < 0.05
+    assert matched >= 8
+    assert keras.mixed_precision.global_policy().name == "float32", "the process' own setting is as it was"
+
+
+def test_lower_precision_is_what_is_exported(detector, tmp_path):
+    folder = export(detector, tmp_path, precision="bfloat16")
+    answer = tf.saved_model.load(str(folder)).signatures["image_tensor"](
+        input_tensor=tf.constant(pictures((50, 70))[0][None])
+    )
+    expected = with_precision(detector, "bfloat16")(pictures((50, 70)))
+    np.testing.assert_allclose(answer["detection_scores"].numpy(), expected["scores"].numpy(), atol=0.02)
+    assert json.loads((folder / "assets" / "export.json").read_text())["precision"] == "bfloat16"
+    with pytest.raises(InputError, match="precision='int8'"):
+        export(detector, tmp_path, precision="int8")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["1"]
+
+
+def test_weights_are_constants_and_stored_once(exported, detector):
+    """No variables file to read, and one copy of the weights for the three signatures."""
+    weights = sum(4 * np.prod(variable.shape) for variable in detector.model.weights)
+    size = (exported / "saved_model.pb").stat().st_size
+    assert size < 1.5 * weights + 1_500_000
+    assert not tf.saved_model.load(str(exported)).signatures["serving_default"].variables
+
+
 def test_loads_with_tensorflow_alone(exported, tmp_path):
     """In a process that could not import this package, and that has none of its names."""
     (tmp_path / "a.png").write_bytes(encode(pictures((50, 70))[0]))
@@ -186,7 +225,7 @@ def test_assets_say_what_the_model_is(exported):
     description = json.loads((exported / "assets" / "export.json").read_text())
     assert description["metrics"] == {"AP": 0.5}
     assert description["detector"]["image_size"] == 64 and description["detector"]["score_threshold"] == 0.05
-    assert description["model"]["backbone"] == "resnet10_w16"
+    assert description["model"]["backbone"] == "resnet10_w16" and description["precision"] == "float32"
     assert {"tensorflow", "retinanet_tf", "commit"} <= set(description["made_by"])
 
 
@@ -208,7 +247,7 @@ def test_versions_follow_each_other_and_never_change(detector, exported):
         export(detector, exported)
     assert [entry.name for entry in root.iterdir()] == ["1"], "nothing half-written stays"
     (root / "7").mkdir()
-    assert export(detector, root).name == "8"
+    assert _version_folder(root).name == "8" and _version_folder(root / "30").name == "30"
 
 
 def test_failure_leaves_nothing(detector, tmp_path, monkeypatch):
