@@ -83,3 +83,22 @@ def strided_conv(image, kernel, stride, margin):
     rows = range(0, padded.shape[0] - k + 1, stride)
     columns = range(0, padded.shape[1] - k + 1, stride)
     return np.array([[np.tensordot(padded[y : y + k, x : x + k], kernel, 3) for x in columns] for y in rows])
+
+
+# --- Losses -----------------------------------------------------------------------------------------------------------
+
+
+def hard_examples(class_targets, losses, boxes, num_examples, nms_threshold, ratio=None):
+    """One image's OHEM by loops (§5.1): class targets (A,) with −2 where not selected."""
+    order = sorted((j for j in range(len(losses)) if class_targets[j] != -2), key=lambda j: (-losses[j], j))
+    survivors = []
+    for j in order:
+        if all(box_iou(boxes[j], boxes[other]) <= nms_threshold for other in survivors):
+            survivors.append(j)
+    if ratio is None:
+        chosen = survivors[:num_examples]
+    else:
+        positives = [j for j in survivors if class_targets[j] >= 0][: max(1, int(num_examples / (1 + ratio)))]
+        negatives = [j for j in survivors if class_targets[j] == -1]
+        chosen = positives + negatives[: min(int(ratio * max(1, len(positives))), num_examples - len(positives))]
+    return np.array([class_targets[j] if j in chosen else -2 for j in range(len(losses))])

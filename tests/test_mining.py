@@ -1,0 +1,82 @@
+"""Hard example mining against a naive reference, and the paper's sentences about it."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from retinanet_tf.errors import InputError
+from retinanet_tf.mining import ohem
+from tests import oracles
+
+
+def problem(seed, anchors=300, positives=0.1, ignored=0.1, images=2):
+    """Crowded boxes, losses, targets."""
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 100, (images, anchors, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(10, 40, (images, anchors, 2))], -1).astype(np.float32)
+    share = rng.uniform(size=(images, anchors))
+    targets = np.where(share < positives, rng.integers(0, 5, share.shape), -1)
+    targets = np.where(share > 1 - ignored, -2, targets).astype(np.int32)
+    return targets, rng.exponential(size=(images, anchors)).astype(np.float32), boxes
+
+
+@pytest.mark.parametrize("mode", [lambda f: f, tf.function], ids=["eager", "graph"])
+@pytest.mark.parametrize("ratio", [None, 3.0, 1.0])
+@pytest.mark.parametrize(("examples", "threshold"), [(1, 0.5), (16, 0.5), (64, 0.7), (1000, 0.5), (20, 0.0)])
+def test_masks_are_those_of_the_naive_reference(mode, ratio, examples, threshold):
+    run = mode(partial(ohem, num_examples=examples, nms_threshold=threshold, ratio=ratio))
+    for seed, positives in enumerate((0.0, 0.03, 0.3, 0.9)):
+        targets, losses, boxes = problem(seed, positives=positives)
+        ours = run(targets, losses, boxes)
+        for image in range(len(targets)):
+            expected = oracles.hard_examples(targets[image], losses[image], boxes[image], examples, threshold, ratio)
+            np.testing.assert_array_equal(ours[image], expected)
+
+
+def test_positives_of_low_loss_are_found_below_many_negatives():
+    """1:3 looks as far down as needed: the positives here are the easiest of all survivors."""
+    targets, losses, boxes = problem(9, anchors=600, positives=0.05)
+    losses = np.where(targets >= 0, losses * 1e-3, losses + 1.0).astype(np.float32)
+    ours = ohem(targets, losses, boxes, 8, 0.5, 3.0)
+    for image in range(len(targets)):
+        expected = oracles.hard_examples(targets[image], losses[image], boxes[image], 8, 0.5, 3.0)
+        np.testing.assert_array_equal(ours[image], expected)
+        assert (expected >= 0).sum() == 2 and (expected == -1).sum() == 6
+
+
+def test_nothing_ignored_is_selected_and_nothing_ignored_suppresses():
+    boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]]], np.float32)
+    chosen = ohem(np.array([[-2, 3, -1]], np.int32), np.array([[9.0, 2.0, 1.0]], np.float32), boxes)
+    np.testing.assert_array_equal(chosen, [[-2, 3, -1]])
+
+
+def test_of_two_that_overlap_the_harder_one_stays():
+    boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]]], np.float32)
+    chosen = ohem(np.array([[-1, 3, -1]], np.int32), np.array([[1.0, 2.0, 0.5]], np.float32), boxes)
+    np.testing.assert_array_equal(chosen, [[-2, 3, -1]])
+
+
+def test_an_image_without_usable_anchors_or_without_anchors_selects_none():
+    for ratio in (None, 3.0):
+        targets, losses, boxes = problem(0, ignored=1.0)
+        assert (ohem(targets, losses, boxes, ratio=ratio).numpy() == -2).all()
+        empty = ohem(np.zeros((2, 0), np.int32), np.zeros((2, 0), np.float32), np.zeros((0, 4), np.float32))
+        assert empty.shape == (2, 0)
+
+
+def test_boxes_may_be_shared_by_all_images():
+    targets, losses, boxes = problem(1)
+    together = ohem(targets, losses, boxes[0], 32)
+    apart = ohem(targets, losses, np.stack([boxes[0], boxes[0]]), 32)
+    np.testing.assert_array_equal(together, apart)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [({"num_examples": 0}, "mining_examples=0"), ({"nms_threshold": 1.5}, "mining_nms=1.5"), ({"ratio": 0.0}, "ratio")],
+)
+def test_what_is_out_of_range_is_refused(arguments, culprit):
+    with pytest.raises(InputError, match=culprit):
+        ohem(*problem(0), **arguments)
