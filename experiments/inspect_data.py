@@ -1,0 +1,38 @@
+"""The dataset doctor: what is in a dataset, what is wrong with it, and which objects no anchor can reach.
+
+    python -m experiments.inspect_data --data=instances.json --images=photos --output=runs/inspection
+    python -m experiments.inspect_data --data='shards/train-*.tfrecord' --preset=mini --output=runs/inspection
+
+writes OUTPUT/report.html, report.txt (also printed), report.json and samples.jpg. Exit status 1 if there are errors.
+The settings that the dataset is held against come from --preset and the flags after it.
+"""
+
+import os
+
+from absl import flags
+
+from experiments import cli
+from retinanet_tf import config_flags
+from retinanet_tf.data.inspection_page import text_page
+from retinanet_tf.doctor import visit
+
+_DATA = flags.DEFINE_string(
+    "data", None, "Pattern of shards, COCO instances JSON, Pascal VOC folder, or CSV file.", required=True
+)
+_IMAGES = flags.DEFINE_string("images", None, "Image folder of a JSON or CSV; without it pictures are left out.")
+_SPLIT = flags.DEFINE_string("split", None, "A list of VOC's ImageSets/Main, or trainval35k or minival of COCO.")
+_OUTPUT = flags.DEFINE_string("output", "runs/inspection", "Folder for the report.")
+
+
+def main() -> int:
+    """Inspects and reports."""
+    found = visit(_DATA.value, config_flags.read(), _OUTPUT.value, images=_IMAGES.value, split=_SPLIT.value)
+    print(text_page(found))
+    print(f"With pictures: {os.path.join(_OUTPUT.value, 'report.html')}")
+    return 1 if found.errors else 0
+
+
+if __name__ == "__main__":
+    config_flags.define()
+    flags.adopt_module_key_flags(config_flags)
+    cli.run(main)
