@@ -1,6 +1,7 @@
 """What the benchmarks share: timing in turns, and rows that say what was compared with what."""
 
 import importlib.metadata
+import os
 import platform
 import statistics
 import time
@@ -39,8 +40,17 @@ def stack() -> str:
     return ", ".join([f"Python {platform.python_version()}", *versions])
 
 
+def hardware() -> str:
+    """The machine that a figure belongs to, as Linux names it."""
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model)
+    return f"{os.cpu_count()} cores of {model}"
+
+
 class Rows:
-    """Collects {"name", "ours", "peer", "peer_value", "unit", "ratio", "limit", "stack"} and prints each."""
+    """Collects {"name", "ours", "peer", "peer_value", "unit", "ratio", "limit", "stack", "hardware"}, printing each."""
 
     def __init__(self) -> None:
         self.rows: list[dict] = []
@@ -60,12 +70,28 @@ class Rows:
         row = {"name": name, "ours": round(value, 2), "peer": "limit", "peer_value": limit, "unit": "ms"}
         self._append({**row, "ratio": round(value / limit, 3), "limit": 1.0, "stack": stack()})
 
+    def add_memory(self, name: str, ours: int | None, unit: int, limit: float | None) -> None:
+        """Bytes (None: could not be measured) as a multiple of `unit` bytes."""
+        value = None if ours is None else round(ours / 2**20, 1)
+        row = {"name": name, "ours": value, "peer": "the logits", "peer_value": round(unit / 2**20, 1), "unit": "MiB"}
+        ratio = None if ours is None else round(ours / unit, 2)
+        self._append({**row, "ratio": ratio, "limit": limit, "stack": stack()})
+
+    def add_value(
+        self, name: str, ours: float, peer: str, peer_value: float | None, unit: str, limit: float | None
+    ) -> None:
+        """One measured value beside another of the same unit; the ratio is ours over theirs."""
+        ratio = None if not peer_value else round(ours / peer_value, 3)
+        row = {"name": name, "ours": round(ours, 3), "peer": peer, "peer_value": peer_value, "unit": unit}
+        self._append({**row, "ratio": ratio, "limit": limit, "stack": stack()})
+
     def write(self) -> None:
         """Writes --json, if it was given."""
         if JSON.value:
             write_json(JSON.value, self.rows)
 
     def _append(self, row: dict) -> None:
-        self.rows.append(row)
-        theirs = "not run" if row["peer_value"] is None else f"{row['peer_value']:g} ms, ratio {row['ratio']:g}"
-        print(f"{row['name']}: {row['ours']:g} ms; {row['peer']}: {theirs} (limit {row['limit']})", flush=True)
+        self.rows.append({**row, "hardware": hardware()})
+        unit = row["unit"]
+        theirs = "not run" if row["ratio"] is None else f"{row['peer_value']:g} {unit}, ratio {row['ratio']:g}"
+        print(f"{row['name']}: {row['ours']} {unit}; {row['peer']}: {theirs} (limit {row['limit']})", flush=True)

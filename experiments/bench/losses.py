@@ -1,0 +1,165 @@
+"""Cost of the losses, forward and backward, beside other implementations; time and peak memory.
+
+    python -m experiments.bench.losses --json=losses.json
+
+Logits (2, 50 000, 80) as a detector has them early in training, 0.2 % positives and 0.2 % ignored anchors. All compared
+are graphs of the same tape; the peers get a one-hot made beforehand, which costs them nothing here.
+"""
+
+import ctypes
+import importlib.util
+import math
+import os
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from experiments import cli
+from experiments.bench.timing import Rows, in_turns
+from retinanet_tf.box_losses import GIoULoss, SmoothL1Loss
+from retinanet_tf.losses import CrossEntropyLoss, FocalLoss
+from retinanet_tf.mining import ohem
+
+_ROUNDS = flags.DEFINE_integer("rounds", 20, "Timed calls of everything, in turns.")
+_SHAPE = (2, 50_000, 80)
+
+
+def main() -> None:
+    """Times every loss and its peers, then measures memory."""
+    rows = Rows()
+    targets, logits = _problem()
+    one_hot = tf.one_hot(targets, _SHAPE[-1])
+    _focal(rows, targets, logits, one_hot)
+    _ohem(rows, targets, logits)
+    _boxes(rows, targets)
+    rows.write()
+
+
+def _focal(rows: Rows, targets: tf.Tensor, logits: tf.Tensor, one_hot: tf.Tensor) -> None:
+    theirs = keras.losses.BinaryFocalCrossentropy(
+        apply_class_balancing=True, alpha=0.25, gamma=2.0, from_logits=True, reduction="none"
+    )
+    peers = {
+        "Keras BinaryFocalCrossentropy": (_step(lambda x: theirs(one_hot, x), logits), 0.45),
+        "the textbook formula under XLA": (_step(lambda x: _textbook(one_hot, x), logits, compiled=True), 0.7),
+        "the textbook formula": (_step(lambda x: _textbook(one_hot, x), logits), None),
+        "one copy of the logits": (_copy(logits), None),
+    }
+    if importlib.util.find_spec("tensorflow_addons") is not None:
+        from tensorflow_addons.losses import sigmoid_focal_crossentropy
+
+        loss = _step(lambda x: sigmoid_focal_crossentropy(one_hot, x, from_logits=True), logits)
+        peers["tensorflow-addons SigmoidFocalCrossEntropy"] = (loss, 0.45)
+    ours = {
+        f"focal loss, gamma {gamma:g}": _step(lambda x, loss=FocalLoss(gamma): loss.call(targets, x), logits)
+        for gamma in (2.0, 0.5)
+    }
+    times = in_turns({**{name: peer for name, (peer, _) in peers.items()}, **ours}, _ROUNDS.value)
+    for name in ours:
+        for peer, (_, limit) in peers.items():
+            rows.add(name, times[name], peer, times[peer], limit)
+    for name, function in {**ours, **{name: peer for name, (peer, _) in peers.items()}}.items():
+        rows.add_memory(f"{name}: peak memory beyond the logits", _peak(function), _bytes(logits), 2.5)
+
+
+def _ohem(rows: Rows, targets: tf.Tensor, logits: tf.Tensor) -> None:
+    corner = np.random.default_rng(1).uniform(0, 800, (_SHAPE[1], 2))
+    boxes = tf.constant(np.concatenate([corner, corner + 64], 1), tf.float32)
+    loss = CrossEntropyLoss()
+    plain = _step(lambda x: loss.call(targets, x), logits)
+    for name, ratio in (("OHEM", None), ("OHEM 1:3", 3.0)):
+
+        def mined(x, ratio=ratio):
+            return loss.call(ohem(targets, loss.per_anchor(targets, tf.stop_gradient(x)), boxes, ratio=ratio), x)
+
+        times = in_turns({"mined": _step(mined, logits), "plain": plain}, _ROUNDS.value)
+        rows.add(f"cross entropy with {name}", times["mined"], "cross entropy alone", times["plain"], None)
+
+
+def _boxes(rows: Rows, targets: tf.Tensor) -> None:
+    rng = np.random.default_rng(2)
+    deltas = tf.constant(rng.normal(0, 0.3, (*_SHAPE[:2], 4)), tf.float32)
+    goals = tf.constant(rng.normal(0, 0.3, (*_SHAPE[:2], 4)), tf.float32)
+    positive = tf.cast(targets >= 0, tf.float32)
+    y_true = tf.concat([goals, positive[..., None]], axis=-1)
+    huber = keras.losses.Huber(0.11, reduction="none")
+    times = in_turns(
+        {
+            "smooth L1": _step(lambda x: SmoothL1Loss().call(y_true, x), deltas),
+            "GIoU": _step(lambda x: GIoULoss().call(y_true, x), deltas),
+            "huber": _step(lambda x: positive * huber(goals, x) * 4 / 0.11, deltas),
+        },
+        _ROUNDS.value,
+    )
+    for name, limit in (("smooth L1", 1.0), ("GIoU", None)):
+        rows.add(f"{name} on the boxes", times[name], "Keras Huber, masked", times["huber"], limit)
+
+
+def _problem() -> tuple[tf.Tensor, tf.Tensor]:
+    rng = np.random.default_rng(0)
+    share = rng.uniform(size=_SHAPE[:2])
+    targets = np.where(share < 0.002, rng.integers(0, _SHAPE[-1], share.shape), -1)
+    targets = np.where(share > 0.998, -2, targets).astype(np.int32)
+    return tf.constant(targets), tf.constant(rng.normal(-math.log(99), 1.0, _SHAPE).astype(np.float32))
+
+
+def _step(loss: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, compiled: bool = False) -> Callable[[], None]:
+    """Forward and backward as one graph."""
+
+    @tf.function(jit_compile=compiled or None)
+    def graph(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(loss(x))
+        return value, tape.gradient(value, x)
+
+    def step() -> None:
+        value, _ = graph(x)
+        value.numpy()
+
+    return step
+
+
+def _copy(x: tf.Tensor) -> Callable[[], None]:
+    copied = tf.function(lambda x: x + 1.0)
+    return lambda: copied(x).device and None
+
+
+def _textbook(one_hot: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Eq. 5 as one writes it down, with the stable cross entropy."""
+    p = tf.sigmoid(logits)
+    surprise = tf.nn.sigmoid_cross_entropy_with_logits(one_hot, logits)
+    p_t = one_hot * p + (1.0 - one_hot) * (1.0 - p)
+    alpha_t = 0.25 * one_hot + 0.75 * (1.0 - one_hot)
+    return alpha_t * (1.0 - p_t) ** 2 * surprise
+
+
+def _bytes(x: tf.Tensor) -> int:
+    return x.dtype.size * int(tf.size(x))
+
+
+def _peak(step: Callable[[], None]) -> int | None:
+    """Bytes by which one call raises the process' peak of resident memory above what it holds; Linux only."""
+    reset = "/proc/self/clear_refs"
+    if not os.access(reset, os.W_OK):
+        return None
+    step()
+    # What the allocator keeps for later would hide as much of the next call's need.
+    ctypes.CDLL(None).malloc_trim(0)
+    with open(reset, "w") as file:
+        file.write("5")
+    before = _status("VmRSS")
+    step()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith(field))
+
+
+if __name__ == "__main__":
+    cli.run(main)
