@@ -16,7 +16,7 @@ MODEL = flags.DEFINE_string("model", None, "Folder of the SavedModel.", required
 IMAGES = flags.DEFINE_string("images", None, "Pattern of image files.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", required=True)
 LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many files.")
-MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections below this are left out.")
+MIN_SCORE = flags.DEFINE_float("min_score", 0.5, "Detections below this are left out.")
 
 
 def main(_: list[str]) -> int | None:
