@@ -17,14 +17,14 @@ JSON = flags.DEFINE_string("json", None, "File for the rows as JSON.")
 def in_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds a call, one list a function. All are called once a round, so that a busy moment hits each alike.
 
-    The first call, which may trace a graph, is timed only where it takes longer than ten seconds; that function is
-    not called again, and its one figure stands for every round.
+    The first call, which may trace a graph, is timed only where it takes longer than a minute; that function is not
+    called again, and its one figure stands for every round.
     """
     first = {name: _seconds(function) for name, function in functions.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            times[name].append(first[name] if first[name] > 10.0 else _seconds(function))
+            times[name].append(first[name] if first[name] > 60.0 else _seconds(function))
     return times
 
 
