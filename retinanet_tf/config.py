@@ -153,6 +153,14 @@ class LossConfig(_Checked):
         "the device's images, authors' code) or 'global' (the same sum over all devices).",
         choices=("image", "replica", "global"),
     )
+    mining: str = _setting(
+        "none",
+        "Which anchors the losses see: 'none' (all, §4.1), 'ohem' (those of highest loss after NMS, §5.1) or 'ohem_1_3' "
+        "(the same with one positive to three negatives). The paper combines it with cross entropy.",
+        choices=("none", "ohem", "ohem_1_3"),
+    )
+    mining_examples: int = _setting(128, "Anchors an image that mining keeps at most (Table 1d: 128, 256, 512).")
+    mining_nms: float = _setting(0.5, "IoU above which mining drops the easier of two anchors (Table 1d: 0.5, 0.7).")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +175,13 @@ class DataConfig(_Checked):
     )
     translate_jitter: float = _setting(0.0, "How far an image may move into free room, as a share of its frame.")
     colour_jitter: float = _setting(0.0, "Largest change of brightness, contrast and saturation, as a share.")
+    cache: str = _setting(
+        "none", "Decode every image once and keep it in 'ram' or on 'disk', beside the shards.", ("none", "ram", "disk")
+    )
+    on_bad_record: str = _setting(
+        "stop", "A damaged record ends the job ('stop') or another one takes its place ('skip').", ("stop", "skip")
+    )
+    data_service: str = _setting("", "grpc://HOST:PORT of a tf.data service dispatcher that makes the batches.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,21 +46,15 @@ def assign(anchors: tf.Tensor, boxes: tf.Tensor, labels: tf.Tensor, config: Assi
     boxes = tf.pad(boxes, [[0, 0], [0, 1], [0, 0]])
     labels = tf.pad(tf.cast(labels, tf.int32), [[0, 0], [0, 1]], constant_values=BACKGROUND)
     valid = (labels >= 0) & (box_geometry.area(boxes) > 0.0)
-
-    iou = _pairwise_iou(anchors, boxes)
-    iou = tf.where(valid[:, :, None], iou, -1.0)
-    best_iou = tf.reduce_max(iou, axis=1)
-    best_box = tf.argmax(iou, axis=1, output_type=tf.int32)
+    best_iou, best_box, champion = _best_boxes(anchors, boxes, valid)
 
     positive = best_iou >= config.positive_iou
     background = best_iou < config.negative_iou
+    if config.promote == "above_negative":
+        champion &= ~background
     if config.promote != "never":
-        highest = tf.reduce_max(iou, axis=2, keepdims=True)
-        promoted = tf.reduce_any((iou == highest) & (highest > 0.0), axis=1)
-        if config.promote == "above_negative":
-            promoted &= ~background
-        positive |= promoted
-        background &= ~promoted
+        positive |= champion
+        background &= ~champion
 
     matched_labels = tf.gather(labels, best_box, batch_dims=1)
     matched_boxes = tf.gather(boxes, best_box, batch_dims=1)
@@ -74,12 +68,38 @@ def assign(anchors: tf.Tensor, boxes: tf.Tensor, labels: tf.Tensor, config: Assi
     )
 
 
-def _pairwise_iou(anchors: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-    """IoU `(B, M, A)`. Written by coordinate: the (B, M, A, 2) intermediates of `boxes.iou` would cost 3× the time."""
-    ax1, ay1, ax2, ay2 = tf.unstack(anchors[None, None], axis=-1)
-    bx1, by1, bx2, by2 = tf.unstack(boxes[:, :, None], axis=-1)
+def _best_boxes(anchors: tf.Tensor, boxes: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Each anchor's highest IoU `(B, A)`, the first box that has it, and whether the anchor is the best of any box.
+
+    Box by box, as many as the fullest image of the batch has: memory stays at (B, A) however many objects there are
+    and however far the batch is padded.
+    """
+    shape = (tf.shape(boxes)[0], tf.shape(anchors)[0])
+    places = tf.where(valid, tf.range(1, tf.shape(boxes)[1] + 1), 0)
+
+    def compare(place, best_iou, best_box, champion):
+        iou = _iou_with_one(anchors, boxes[:, place])
+        iou = tf.where(valid[:, place, None], iou, -1.0)
+        better = iou > best_iou
+        highest = tf.reduce_max(iou, axis=1, keepdims=True)
+        return (
+            place + 1,
+            tf.where(better, iou, best_iou),
+            tf.where(better, place, best_box),
+            champion | ((iou == highest) & (highest > 0.0)),
+        )
+
+    start = (tf.constant(0), tf.fill(shape, -1.0), tf.zeros(shape, tf.int32), tf.zeros(shape, tf.bool))
+    _, *result = tf.while_loop(lambda place, *_: place < tf.reduce_max(places), compare, start)
+    return tuple(result)
+
+
+def _iou_with_one(anchors: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """IoU `(B, A)` of all anchors with one box an image, coordinate by coordinate: half the passes of `boxes.iou`."""
+    ax1, ay1, ax2, ay2 = tf.unstack(anchors[None], axis=-1)
+    bx1, by1, bx2, by2 = tf.unstack(boxes[:, None], axis=-1)
     width = tf.maximum(tf.minimum(ax2, bx2) - tf.maximum(ax1, bx1), 0.0)
     height = tf.maximum(tf.minimum(ay2, by2) - tf.maximum(ay1, by1), 0.0)
     intersection = width * height
-    areas = box_geometry.area(anchors)[None, None] + box_geometry.area(boxes)[:, :, None]
+    areas = box_geometry.area(anchors)[None] + box_geometry.area(boxes)[:, None]
     return tf.math.divide_no_nan(intersection, areas - intersection)

@@ -45,6 +45,9 @@ def load_training_data(config: Config, pattern: str, start_step: int = 0) -> tf.
         scale_jitter=config.data.scale_jitter,
         translate_jitter=config.data.translate_jitter,
         colour_jitter=config.data.colour_jitter,
+        cache=config.data.cache,
+        on_bad_record=config.data.on_bad_record,
+        data_service=config.data.data_service or None,
         seed=config.train.seed,
         start_step=start_step,
     )

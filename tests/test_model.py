@@ -98,10 +98,9 @@ def test_saving_keeps_the_outputs(changes, tmp_path):
             np.testing.assert_array_equal(value, expected[name])
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_compiled_model_is_saved_and_goes_on(devices, tmp_path):
-    """One step of plain model.fit under MirroredStrategy; the saved file still knows losses and optimizer."""
-    with tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)]).scope():
+def test_a_compiled_model_is_saved_and_goes_on(tmp_path):
+    """One step of plain model.fit on two devices; the saved file still knows losses and optimizer."""
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         model = small(normalizer="global")
         model.compile(keras.optimizers.SGD(1e-3), loss=rn.retinanet_losses(), jit_compile=False)
     x, y = batch()
