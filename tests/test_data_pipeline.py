@@ -1,8 +1,11 @@
 """`load`: batches are right, a function of (seed, step), the same on N workers, and damage is named or skipped."""
 
 import collections
+import contextlib
 import json
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,7 +19,6 @@ from retinanet_tf.data.order import Pools, shuffled
 from retinanet_tf.data.prepare import prepare
 from retinanet_tf.data.reader import read_records
 from retinanet_tf.data.salvage import masked_crc, whole_records
-from retinanet_tf.data.service import start_dispatcher, start_worker
 from retinanet_tf.errors import InputError
 from tests.datasets import annotation, write_coco
 
@@ -300,8 +302,8 @@ def test_a_shard_cut_before_the_start_loses_only_what_is_missing(own):
     assert len(read_index(own, log.add)) == 10 and log.records == [(str(path), 2)]
 
 
-def test_a_shard_cut_in_the_middle_of_training_does_not_end_it(own):
-    log = DamageLog()
+def test_a_shard_cut_in_the_middle_of_training_does_not_end_it(own, tmp_path):
+    log = DamageLog(tmp_path / "damaged.txt")
     stream = iter(pipeline.load(own, on_bad_record="skip", damage_log=log, **SMALL))
     for _ in range(3):
         next(stream)
@@ -312,6 +314,8 @@ def test_a_shard_cut_in_the_middle_of_training_does_not_end_it(own):
         images, objects = next(stream)
         assert len(images) == 4
     assert log.records and {name for name, _ in log.records} == {str(path)}
+    listed = (tmp_path / "damaged.txt").read_text().splitlines()
+    assert listed == [f"{name} record {number}" for name, number in log.records]
 
 
 def test_a_dataset_that_is_damaged_throughout_still_ends_with_a_name(own):
@@ -345,10 +349,26 @@ def test_the_checksum_of_tfrecord_is_the_published_one(shards):
 
 
 def test_two_workers_of_a_data_service_make_different_batches_of_the_same_run(shards):
-    dispatcher = start_dispatcher()
-    workers = [start_worker(dispatcher.target) for _ in range(2)]
-    expected = [images.numpy() for images, _ in pipeline.load(shards, **SMALL).take(60)]
-    served = [i.numpy() for i, _ in pipeline.load(shards, data_service=dispatcher.target, **SMALL).take(16)]
+    """Dispatcher and workers are processes of their own, started by the command."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*flags):
+            command = [sys.executable, "-m", "experiments.data_service", *flags]
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                cwd=pathlib.Path(__file__).parents[1],
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        dispatcher = start("--port=0").stdout.readline().split()[-1]
+        workers = [start(f"--dispatcher={dispatcher}") for _ in range(2)]
+        assert all("a worker of" in worker.stdout.readline() for worker in workers)
+        expected = [images.numpy() for images, _ in pipeline.load(shards, **SMALL).take(60)]
+        served = [i.numpy() for i, _ in pipeline.load(shards, data_service=dispatcher, **SMALL).take(16)]
     steps = [next(step for step, images in enumerate(expected) if np.array_equal(images, found)) for found in served]
     assert len(set(steps)) == 16  # none twice; which first is the workers' affair
-    assert len(workers) == 2

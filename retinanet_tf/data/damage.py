@@ -1,5 +1,6 @@
 """Records that turn out damaged while a job runs: named, and on request replaced by others."""
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -13,10 +14,14 @@ _TRIES = 32  # other records tried in place of a damaged one before giving up
 
 
 class DamageLog:
-    """The damaged records met so far: `records`, a list of (file, number in the file); each is logged once."""
+    """The damaged records met so far: `records`, a list of (file, number in the file); each is logged once.
 
-    def __init__(self):
+    path: a text file that gets a line "FILE record NUMBER" for each as it is met, None for none.
+    """
+
+    def __init__(self, path: str | os.PathLike | None = None):
         self.records: list[tuple[str, int]] = []
+        self._path = path
         self._lock = threading.Lock()
 
     def add(self, path: str | bytes, number: int) -> None:
@@ -27,6 +32,9 @@ class DamageLog:
                 return
             self.records.append(entry)
             count = len(self.records)
+            if self._path is not None:
+                with open(self._path, "a", encoding="utf-8") as file:
+                    file.write(f"{entry[0]} record {entry[1]}\n")
         logging.warning("record %d of %s is damaged and skipped (%d so far).", entry[1], entry[0], count)
 
 

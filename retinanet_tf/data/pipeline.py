@@ -98,7 +98,7 @@ def load(
     def one(serialized: tf.Tensor, place: tf.Tensor):
         """Image, boxes and labels of a record; `place` numbers the sample and seeds its augmentation."""
         example = parse_example(serialized)
-        boxes, classes = _objects(example, labels)
+        boxes, classes = objects_of(example, labels)
         image = decode(example)
         seeds = [tf.stack([place, tf.constant(seed * 3 + kind, tf.int64)]) for kind in range(3)]
         if training:
@@ -150,7 +150,8 @@ def decode_image_of(example: dict[str, tf.Tensor]) -> tf.Tensor:
     return decode_image(example["encoded"])
 
 
-def _objects(example: dict[str, tf.Tensor], labels: LabelMap) -> tuple[tf.Tensor, tf.Tensor]:
+def objects_of(example: dict[str, tf.Tensor], labels: LabelMap) -> tuple[tf.Tensor, tf.Tensor]:
+    """Boxes (N, 4) and labels (N,) of a parsed record, crowds left out."""
     keep = tf.logical_not(example["iscrowd"])
     return tf.boolean_mask(example["boxes"], keep), to_labels(tf.boolean_mask(example["category_ids"], keep), labels)
 

@@ -20,7 +20,7 @@ from retinanet_tf.data.tfrecord import shard_name, split_shard_name
 from retinanet_tf.data.workers import WorkerKilledError, write_shards
 from retinanet_tf.errors import InputError
 
-_VERSION = 1  # of what is written; raised whenever the same input would give other bytes
+_VERSION = 2  # of what is written; raised whenever the same input would give other bytes
 _IMAGES_A_SHARD = 1000
 
 
