@@ -155,7 +155,7 @@ class LossConfig(_Checked):
     )
     mining: str = _setting(
         "none",
-        "Which anchors the losses see: 'none' (all, §4.1), 'ohem' (those of highest loss after NMS, §5.1) or 'ohem_1_3' "
+        "Which anchors the losses see: 'none' (all, §4.1), 'ohem' (the hardest after NMS, §5.1) or 'ohem_1_3' "
         "(the same with one positive to three negatives). The paper combines it with cross entropy.",
         choices=("none", "ohem", "ohem_1_3"),
     )

@@ -15,6 +15,7 @@ The paper leaves open what follows. Ours, and the other reading:
 import tensorflow as tf
 
 from retinanet_tf.errors import InputError
+from retinanet_tf.losses import ClassificationLoss
 from retinanet_tf.targets import IGNORED
 
 
@@ -62,6 +63,39 @@ def ohem(
 
     signature = tf.TensorSpec(class_targets.shape[1:], tf.int32)
     return tf.map_fn(of_image, (tf.cast(class_targets, tf.int32), losses, boxes), fn_output_signature=signature)
+
+
+def mine(
+    loss: ClassificationLoss,
+    class_targets: tf.Tensor,
+    class_logits: tf.Tensor,
+    anchors: tf.Tensor,
+    mining: str,
+    mining_examples: int = 128,
+    mining_nms: float = 0.5,
+) -> tf.Tensor:
+    """`ohem` as the training job has it: anchors scored by the classification loss in use.
+
+    Args:
+      loss: one of this package's classification losses.
+      class_targets: `(B, A)` int32.
+      class_logits: `(B, A, K)`.
+      anchors: `(A, 4)`.
+      mining: 'ohem' or 'ohem_1_3'.
+      mining_examples: see `ohem`.
+      mining_nms: see `ohem`.
+
+    Raises:
+      InputError: a loss that can't tell anchors apart, or a number out of range.
+    """
+    if not isinstance(loss, ClassificationLoss):
+        raise InputError(
+            f"mining={mining!r} needs a classification loss of this package, not {type(loss).__name__}: compile with "
+            "retinanet_losses() or set mining='none'."
+        )
+    losses = loss.per_anchor(class_targets, tf.stop_gradient(class_logits))
+    ratio = {"ohem": None, "ohem_1_3": 3.0}[mining]
+    return ohem(class_targets, losses, anchors, mining_examples, mining_nms, ratio)
 
 
 def _check(num_examples, nms_threshold, ratio):

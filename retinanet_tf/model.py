@@ -12,6 +12,7 @@ from retinanet_tf.anchors import Anchors
 from retinanet_tf.config import AnchorConfig, AssignConfig, Config, ModelConfig
 from retinanet_tf.fpn import feature_pyramid
 from retinanet_tf.layers import PixelNormalization
+from retinanet_tf.mining import mine
 from retinanet_tf.normalizers import normalizer_weights
 from retinanet_tf.resnet import resnet
 from retinanet_tf.subnets import Subnet
@@ -34,6 +35,9 @@ class RetinaNet(keras.Model):
       anchors: sizes, ratios, levels.
       assign: thresholds of the assignment.
       normalizer: 'image', 'replica' or 'global', see `retinanet_tf.normalizers`.
+      mining: 'none', 'ohem' or 'ohem_1_3', see `retinanet_tf.mining`.
+      mining_examples: anchors an image that mining keeps at most.
+      mining_nms: IoU above which mining drops the easier of two anchors.
       name: Keras' name of the model.
       **network: any other field of `ModelConfig`.
     """
@@ -45,6 +49,9 @@ class RetinaNet(keras.Model):
         anchors: AnchorConfig = AnchorConfig(),
         assign: AssignConfig = AssignConfig(),
         normalizer: str = "image",
+        mining: str = "none",
+        mining_examples: int = 128,
+        mining_nms: float = 0.5,
         name: str = "retinanet",
         **network: Any,
     ):
@@ -71,6 +78,7 @@ class RetinaNet(keras.Model):
         self.anchors.build((None, None, None, 3))
         self.assign_config = assign
         self.normalizer = normalizer
+        self.mining = {"mining": mining, "mining_examples": mining_examples, "mining_nms": mining_nms}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
         """The compiled losses on the targets that assignment makes of `y`, weighted by the normaliser.
@@ -85,16 +93,23 @@ class RetinaNet(keras.Model):
         Returns:
           The scalar loss, weight decay included.
         """
-        assigned = targets.assign(self.anchors(x), y["boxes"], y["labels"], self.assign_config)
-        num_positive = tf.reduce_sum(tf.cast(assigned.positive, tf.float32), axis=1)
-        weights = normalizer_weights(num_positive, self.normalizer)
+        anchors = self.anchors(x)
+        assigned = targets.assign(anchors, y["boxes"], y["labels"], self.assign_config)
+        class_targets, positive = assigned.class_targets, assigned.positive
+        normal = positive
+        if self.mining["mining"] != "none":
+            loss = self.loss["class_logits"]
+            class_targets = mine(loss, class_targets, y_pred["class_logits"], anchors, **self.mining)
+            normal = class_targets != targets.IGNORED
+            positive &= normal
+        weights = normalizer_weights(tf.reduce_sum(tf.cast(normal, tf.float32), axis=1), self.normalizer)
         if sample_weight is not None:
             weights *= tf.cast(sample_weight, tf.float32)
-        positive = tf.cast(assigned.positive, tf.float32)[..., None]
+        positive = tf.cast(positive, tf.float32)[..., None]
         return super().compute_loss(
             x=x,
             y={
-                "class_logits": assigned.class_targets,
+                "class_logits": class_targets,
                 "box_deltas": tf.concat([assigned.box_targets, positive], axis=-1),
             },
             y_pred=y_pred,
@@ -113,6 +128,7 @@ class RetinaNet(keras.Model):
             "anchors": dataclasses.asdict(self.anchors.config),
             "assign": dataclasses.asdict(self.assign_config),
             "normalizer": self.normalizer,
+            **self.mining,
             "name": self.name,
         }
 
@@ -125,6 +141,9 @@ class RetinaNet(keras.Model):
                 anchors=config.anchors,
                 assign=config.assign,
                 normalizer=config.loss.normalizer,
+                mining=config.loss.mining,
+                mining_examples=config.loss.mining_examples,
+                mining_nms=config.loss.mining_nms,
             )
         values = dict(config)
         return cls(

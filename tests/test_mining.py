@@ -2,12 +2,17 @@
 
 from functools import partial
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import retinanet_tf as rn
+from retinanet_tf.config import LossConfig
 from retinanet_tf.errors import InputError
-from retinanet_tf.mining import ohem
+from retinanet_tf.losses import CrossEntropyLoss
+from retinanet_tf.mining import mine, ohem
+from retinanet_tf.targets import assign
 from tests import oracles
 
 
@@ -80,3 +85,54 @@ def test_boxes_may_be_shared_by_all_images():
 def test_what_is_out_of_range_is_refused(arguments, culprit):
     with pytest.raises(InputError, match=culprit):
         ohem(*problem(0), **arguments)
+
+
+def tiny(**settings):
+    model = rn.RetinaNet(
+        num_classes=3, backbone="resnet10_w16", fpn_channels=16, subnet_channels=16, subnet_depth=1, **settings
+    )
+    losses = rn.retinanet_losses(LossConfig(classification="cross_entropy", alpha=0.5))
+    model.compile(optimizer="sgd", loss=losses, jit_compile=False)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["ohem", "ohem_1_3"])
+def test_the_training_job_learns_from_the_chosen_anchors_alone(kind):
+    """Gradients on the class logits only where `mine` chose, and the sum divided by how many were chosen."""
+    model = tiny(mining=kind, mining_examples=16, mining_nms=0.7)
+    images = tf.constant(np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)), tf.float32)
+    truth = {"boxes": tf.constant([[[4.0, 8, 36, 40]], [[0, 0, 0, 0]]]), "labels": tf.constant([[1], [-1]])}
+    outputs = {name: tf.identity(value) for name, value in model(images).items()}
+    with tf.GradientTape() as tape:
+        tape.watch(outputs)
+        value = model.compute_loss(x=images, y=truth, y_pred=outputs)
+    found = tape.gradient(value, outputs)
+    anchors = model.anchors(images)
+    assigned = assign(anchors, truth["boxes"], truth["labels"])
+    loss = CrossEntropyLoss(0.5)
+    chosen = mine(loss, assigned.class_targets, outputs["class_logits"], anchors, kind, 16, 0.7)
+    counted = chosen.numpy() != -2
+    assert (counted.sum(1) == ([16, 3] if kind == "ohem_1_3" else [16, 16])).all()
+    with tf.GradientTape() as tape:
+        tape.watch(outputs)
+        expected = tf.reduce_mean(loss.call(chosen, outputs["class_logits"]) / counted.sum(1).astype(np.float32))
+    expected = tape.gradient(expected, outputs["class_logits"])
+    np.testing.assert_allclose(found["class_logits"], expected, atol=1e-7)
+    assert (np.abs(found["class_logits"]).sum(-1) > 0).tolist() == counted.tolist()
+    moved = np.abs(found["box_deltas"]).sum(-1) > 0
+    assert moved.any() and not moved[~(counted & assigned.positive.numpy())].any()
+
+
+def test_it_trains_and_comes_back_from_its_configuration():
+    model = rn.RetinaNet.from_config(tiny(mining="ohem", mining_examples=8).get_config())
+    assert model.mining == {"mining": "ohem", "mining_examples": 8, "mining_nms": 0.5}
+    losses = rn.retinanet_losses(LossConfig(classification="cross_entropy"))
+    model.compile(optimizer="sgd", loss=losses, jit_compile=False)
+    truth = {"boxes": np.array([[[4.0, 8, 36, 40]]] * 2, np.float32), "labels": np.array([[1]] * 2, np.int32)}
+    data = tf.data.Dataset.from_tensors((np.full((2, 64, 64, 3), 90, np.float32), truth)).repeat(2)
+    assert np.isfinite(model.fit(data, verbose=0).history["loss"]).all()
+
+
+def test_a_loss_without_anchors_is_refused():
+    with pytest.raises(InputError, match="mining='ohem' needs a classification loss of this package, not Huber"):
+        mine(keras.losses.Huber(), None, None, None, "ohem")

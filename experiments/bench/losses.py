@@ -6,11 +6,12 @@ Logits (2, 50 000, 80) as a detector has them early in training, 0.2 % positives
 are graphs of the same tape; the peers get a one-hot made beforehand, which costs them nothing here.
 """
 
-import ctypes
 import importlib.util
 import math
+import multiprocessing
 import os
 from collections.abc import Callable
+from functools import partial
 
 import keras
 import numpy as np
@@ -35,6 +36,7 @@ def main() -> None:
     _focal(rows, targets, logits, one_hot)
     _ohem(rows, targets, logits)
     _boxes(rows, targets)
+    _memory(rows)
     rows.write()
 
 
@@ -53,16 +55,11 @@ def _focal(rows: Rows, targets: tf.Tensor, logits: tf.Tensor, one_hot: tf.Tensor
 
         loss = _step(lambda x: sigmoid_focal_crossentropy(one_hot, x, from_logits=True), logits)
         peers["tensorflow-addons SigmoidFocalCrossEntropy"] = (loss, 0.45)
-    ours = {
-        f"focal loss, gamma {gamma:g}": _step(lambda x, loss=FocalLoss(gamma): loss.call(targets, x), logits)
-        for gamma in (2.0, 0.5)
-    }
+    ours = {f"focal loss, gamma {g:g}": _step(partial(FocalLoss(g).call, targets), logits) for g in (2.0, 0.5)}
     times = in_turns({**{name: peer for name, (peer, _) in peers.items()}, **ours}, _ROUNDS.value)
     for name in ours:
         for peer, (_, limit) in peers.items():
             rows.add(name, times[name], peer, times[peer], limit)
-    for name, function in {**ours, **{name: peer for name, (peer, _) in peers.items()}}.items():
-        rows.add_memory(f"{name}: peak memory beyond the logits", _peak(function), _bytes(logits), 2.5)
 
 
 def _ohem(rows: Rows, targets: tf.Tensor, logits: tf.Tensor) -> None:
@@ -137,23 +134,41 @@ def _textbook(one_hot: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return alpha_t * (1.0 - p_t) ** 2 * surprise
 
 
-def _bytes(x: tf.Tensor) -> int:
-    return x.dtype.size * int(tf.size(x))
+def _memory(rows: Rows) -> None:
+    """Peak memory of a process of its own, which has made the graph for small arrays before it sees large ones."""
+    context = multiprocessing.get_context("spawn")
+    for name, limit in (("focal loss", 2.5), ("OHEM", 2.5), ("the textbook formula", None)):
+        with context.Pool(1) as pool:
+            used, size = pool.apply(_peak, (name,))
+        rows.add_memory(f"{name}: peak memory beyond the logits", used, size, limit)
 
 
-def _peak(step: Callable[[], None]) -> int | None:
-    """Bytes by which one call raises the process' peak of resident memory above what it holds; Linux only."""
-    reset = "/proc/self/clear_refs"
-    if not os.access(reset, os.W_OK):
-        return None
-    step()
-    # What the allocator keeps for later would hide as much of the next call's need.
-    ctypes.CDLL(None).malloc_trim(0)
-    with open(reset, "w") as file:
-        file.write("5")
-    before = _status("VmRSS")
-    step()
-    return _status("VmHWM") - before
+def _peak(name: str) -> tuple[int | None, int]:
+    """Bytes by which one step's peak exceeds what was held before, and bytes of the logits; Linux only."""
+    if not os.path.exists("/proc/self/status"):
+        return None, 1
+    corner = np.random.default_rng(1).uniform(0, 800, (200_000, 2))
+    boxes = tf.constant(np.concatenate([corner, corner + 64], 1), tf.float32)
+    loss, hard = FocalLoss(), CrossEntropyLoss()
+    losses = {
+        "focal loss": loss.call,
+        "OHEM": lambda t, x: hard.call(ohem(t, hard.per_anchor(t, tf.stop_gradient(x)), boxes[: tf.shape(x)[1]]), x),
+        "the textbook formula": lambda t, x: _textbook(tf.one_hot(t, _SHAPE[-1]), x),
+    }
+
+    @tf.function(reduce_retracing=True)
+    def graph(targets, logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = tf.reduce_sum(losses[name](targets, logits))
+        return value, tape.gradient(value, logits)
+
+    for anchors in (1000, 2000, 200_000):
+        targets = tf.fill((2, anchors), -1)
+        logits = tf.fill((2, anchors, _SHAPE[-1]), -4.6)
+        before = _status("VmRSS")
+        graph(targets, logits)
+    return _status("VmHWM") - before, logits.dtype.size * int(tf.size(logits))
 
 
 def _status(field: str) -> int:
