@@ -42,18 +42,19 @@ class BoxLoss(keras.losses.Loss):
             raise InputError(f"box_weight={weight} must be 0 or more.")
         self.weight = float(weight)
 
-    def per_anchor(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
-        """`(B, A)` losses of anchors with an object."""
+    def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
+        """Losses `(N,)` of the N positive anchors, from `(N, 4)` each."""
         raise TypeError(f"{type(self).__name__} is no loss by itself; use SmoothL1Loss, L1Loss or GIoULoss.")
 
     def call(self, y_true, y_pred):
         """Targets with their mask `(B, A, 5)`, deltas `(B, A, 4)` → `(B,)`."""
-        y_true, y_pred = tf.cast(y_true, tf.float32), tf.cast(y_pred, tf.float32)
-        positive = y_true[..., 4:] > 0.0
-        # Zeros go in where nothing counts: a NaN that is masked afterwards would still poison the gradient.
-        targets, deltas = (tf.where(positive, part, 0.0) for part in (y_true[..., :4], y_pred))
-        losses = tf.where(positive[..., 0], self.per_anchor(targets, deltas), 0.0)
-        return self.weight * tf.reduce_sum(losses, axis=1)
+        y_pred = tf.convert_to_tensor(y_pred)
+        # Positives are one anchor in hundreds: only they are computed. Nothing of the others comes near the sum or
+        # the gradient, whereas a NaN that is masked afterwards would poison both.
+        positive = tf.where(y_true[..., 4] > 0.0)
+        targets, deltas = (tf.cast(tf.gather_nd(part, positive), tf.float32) for part in (y_true, y_pred))
+        losses = self.per_box(targets[:, :4], deltas)
+        return self.weight * tf.math.unsorted_segment_sum(losses, positive[:, 0], tf.shape(y_pred)[0])
 
     def get_config(self) -> dict:
         """What rebuilds the loss."""
@@ -70,8 +71,8 @@ class SmoothL1Loss(BoxLoss):
             raise InputError(f"box_beta={beta} must be 0 (L1) or more.")
         self.beta = float(beta)
 
-    def per_anchor(self, targets, deltas):
-        """`(B, A)`."""
+    def per_box(self, targets, deltas):
+        """`(N,)`."""
         return tf.reduce_sum(smooth_l1(deltas - targets, self.beta), axis=-1)
 
     def get_config(self) -> dict:
@@ -86,8 +87,8 @@ class L1Loss(BoxLoss):
     def __init__(self, weight: float = 1.0, name: str = "l1_loss", **kwargs):
         super().__init__(weight, name, **kwargs)
 
-    def per_anchor(self, targets, deltas):
-        """`(B, A)`."""
+    def per_box(self, targets, deltas):
+        """`(N,)`."""
         return tf.reduce_sum(smooth_l1(deltas - targets, 0.0), axis=-1)
 
 
@@ -98,6 +99,6 @@ class GIoULoss(BoxLoss):
     def __init__(self, weight: float = 1.0, name: str = "giou_loss", **kwargs):
         super().__init__(weight, name, **kwargs)
 
-    def per_anchor(self, targets, deltas):
-        """`(B, A)`."""
+    def per_box(self, targets, deltas):
+        """`(N,)`."""
         return 1.0 - giou_of_deltas(targets, deltas)

@@ -14,7 +14,6 @@ IMAGES = np.random.default_rng(0).uniform(0, 255, (8, 64, 64, 3)).astype(np.floa
 OBJECTS = {
     "spread": [1, 0, 2, 1, 2, 0, 1, 2],
     "all on one replica": [2, 1, 2, 2, 0, 0, 0, 0],
-    "none": [0] * 8,
 }
 
 
