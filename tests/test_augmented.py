@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import oracles
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -14,7 +15,6 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation import detect_all
 from retinanet_tf.export import export
 from retinanet_tf.model import RetinaNet
-from tests import oracles
 
 
 @pytest.fixture(scope="module")

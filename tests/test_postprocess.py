@@ -4,6 +4,7 @@ import math
 
 import keras
 import numpy as np
+import oracles
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -12,7 +13,6 @@ from retinanet_tf.config import DetectConfig, presets
 from retinanet_tf.detector import Detector
 from retinanet_tf.model import RetinaNet
 from retinanet_tf.postprocess import _apart, logit_threshold, select_detections
-from tests import oracles
 
 LEVELS = (400, 100, 25)
 

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,8 +143,10 @@ def _write_split(output_dir: Path, name: str, count: int, settings: dict, proces
     jobs = [(str(aside), name, index, settings) for index in range(count)]
     bar = {"total": count, "desc": f"shapes {name}", "unit": "image", "mininterval": 0.5}
     if processes > 1:
-        with multiprocessing.get_context("spawn").Pool(min(processes, count)) as pool:
-            records = list(tqdm(pool.imap(_write_image, jobs, chunksize=16), **bar))
+        # An executor, not a Pool: workers that can't start (a script without a main guard) end it with an error.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(processes, count), mp_context=context) as pool:
+            records = list(tqdm(pool.map(_write_image, jobs, chunksize=16), **bar))
     else:
         records = list(tqdm(map(_write_image, jobs), **bar))
     annotations = [annotation for _, found in records for annotation in found]
