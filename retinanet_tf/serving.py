@@ -1,6 +1,6 @@
 """The detector as a server sees it: a graph from encoded images to the TF Object Detection API's outputs.
 
-It imports nothing that isn't in the graph: what is saved runs with tensorflow alone, without custom operations.
+Everything is in the graph, weights included: what is saved runs with tensorflow alone, without custom operations.
 """
 
 import tensorflow as tf
