@@ -72,6 +72,8 @@ def start(run_dir: str | os.PathLike, config: Config, label_map: LabelMap, *, da
     existing = run_dir / "run.json"
     if existing.exists():
         before = _read_json(existing)
+        # A field that is newer than the run had its default then.
+        before["config"] = json.loads(json.dumps(Config.from_dict(before["config"]).to_dict()))
         differing = sorted(_differences(before, record))
         if differing:
             raise InputError(

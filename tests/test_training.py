@@ -92,6 +92,17 @@ def test_another_job_in_the_same_directory_is_refused(finished, shards):
         rn.train(changed, data=str(shards / "train-*.tfrecord"), run_dir=str(run_dir))
 
 
+def test_a_run_from_before_a_field_existed_is_the_same_job(finished, shards):
+    """A record without `mining` is of a job whose mining was the default."""
+    run_dir, _ = finished
+    path = run_dir / "run.json"
+    record = json.loads(path.read_text())
+    del record["config"]["loss"]["mining"]
+    path.write_text(json.dumps(record))
+    train, val = (str(shards / f"{name}-*.tfrecord") for name in ("train", "val"))
+    assert runs.start(run_dir, TINY, rn.data.LabelMap.load(shards / "labels.json"), data=train, validation=val)
+
+
 def test_the_wrong_number_of_classes_names_both(shards, tmp_path):
     with pytest.raises(rn.InputError, match=r"--num_classes=80 disagrees with the 5 categories of .*labels.json"):
         rn.train(TINY.replace(num_classes=80), data=str(shards / "train-*.tfrecord"), run_dir=str(tmp_path / "run"))
