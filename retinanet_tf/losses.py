@@ -100,9 +100,9 @@ def anchor_losses(
     @tf.custom_gradient
     def of_logits(logits):
         def gradient(upstream):
-            return _once(_fused(_slopes, loss, alpha)(class_targets, logits, upstream))
+            return _once(_slopes(class_targets, logits, upstream, loss, alpha))
 
-        return _fused(_values, loss, alpha)(class_targets, logits), gradient
+        return _values(class_targets, logits, loss, alpha), gradient
 
     return of_logits(class_logits)
 
@@ -122,30 +122,39 @@ def _once(first_derivative):
 
 # Loss and gradient are one pass over the logits each. Keeping the slopes from the first for the second would save an
 # exponential but hold a second array of the logits' size from then on, and cost as much in memory traffic.
+#
+# Either pass takes every pair for background: a comparison with the target at every (anchor, class) pair costs as much
+# as the loss. Then the few positives' own values are put in, computed afresh: a difference would lose the digits of
+# what a large wrong value hides.
 
 
 def _values(class_targets, class_logits, loss, alpha):
     """Losses `(B, A)`."""
-    own, here, counted = _problems(class_targets, class_logits)
-    values = tf.where(here, alpha * loss(own)[0], (1.0 - alpha) * loss(-_full(class_logits))[0])
-    return tf.where(counted[..., 0], tf.reduce_sum(values, axis=-1), 0.0)
+    values = tf.where(class_targets != IGNORED, _fused(_background_values, loss, alpha)(class_logits), 0.0)
+    positive = tf.where(class_targets >= 0)
+    logits = _full(tf.gather_nd(class_logits, positive))
+    own = tf.range(tf.shape(logits)[-1]) == tf.gather_nd(class_targets, positive)[:, None]
+    rows = tf.where(own, alpha * loss(logits)[0], (1.0 - alpha) * loss(-logits)[0])
+    return tf.tensor_scatter_nd_update(values, positive, tf.reduce_sum(rows, axis=-1))
 
 
 def _slopes(class_targets, class_logits, upstream, loss, alpha):
     """Gradient `(B, A, K)` in the logits' type, of losses whose own gradient is `upstream` `(B, A)`."""
-    own, here, counted = _problems(class_targets, class_logits)
-    slopes = tf.where(here, alpha * loss(own)[1], (alpha - 1.0) * loss(-_full(class_logits))[1])
-    return tf.cast(tf.where(counted, upstream[..., None] * slopes, 0.0), class_logits.dtype)
+    weights = tf.where(class_targets != IGNORED, upstream, 0.0)
+    slopes = _fused(_background_slopes, loss, alpha)(class_logits, weights)
+    positive = tf.where(class_targets >= 0)
+    own = tf.concat([positive, tf.cast(tf.gather_nd(class_targets, positive), tf.int64)[:, None]], axis=1)
+    corrected = alpha * loss(_full(tf.gather_nd(class_logits, own)))[1] * tf.gather_nd(upstream, positive)
+    return tf.tensor_scatter_nd_update(slopes, own, tf.cast(corrected, slopes.dtype))
 
 
-def _problems(class_targets, class_logits):
-    """Logit of each anchor's own class `(B, A, 1)`, where it is `(B, A, K)`, and which anchors count `(B, A, 1)`.
+def _background_values(class_logits, loss, alpha):
+    return (1.0 - alpha) * tf.reduce_sum(loss(-_full(class_logits))[0], axis=-1)
 
-    Positives are one in a hundred thousand (anchor, class) pairs: their own value is computed an anchor, not a pair.
-    """
-    own = tf.gather(class_logits, tf.maximum(class_targets, 0), batch_dims=2)[..., None]
-    here = tf.range(tf.shape(class_logits)[-1]) == class_targets[..., None]
-    return _full(own), here, (class_targets != IGNORED)[..., None]
+
+def _background_slopes(class_logits, weights, loss, alpha):
+    slopes = loss(-_full(class_logits))[1] * ((alpha - 1.0) * weights)[..., None]
+    return tf.cast(slopes, class_logits.dtype)
 
 
 def _full(logits):
