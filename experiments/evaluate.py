@@ -20,7 +20,7 @@ _SHARDS = flags.DEFINE_string("shards", None, "Pattern of the split's shards, as
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances JSON, instead of shards.")
 _IMAGES = flags.DEFINE_string("images", None, "Folder of the images of --annotations.")
 _RESULTS = flags.DEFINE_string("results", None, "Score this file of detections (COCO's result format) instead.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics.json, detections.json and plots; none writes nothing.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics, detections and plots; none writes nothing.")
 _SUBMISSION = flags.DEFINE_string(
     "submission", None, "Also write detections_test-dev2017_NAME_results.json, as COCO's test-dev server wants it."
 )
