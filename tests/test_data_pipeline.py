@@ -318,6 +318,19 @@ def test_a_shard_cut_in_the_middle_of_training_does_not_end_it(own, tmp_path):
     assert listed == [f"{name} record {number}" for name, number in log.records]
 
 
+def test_an_image_that_was_only_checked_by_its_header_is_named_when_it_does_not_decode(tmp_path):
+    path, images = write_coco(tmp_path, [WIDE] * 4, seed=200)
+    whole = (images / "000001.jpg").read_bytes()
+    (images / "000001.jpg").write_bytes(whole[:-100])  # the header is whole
+    prepare(path, images, tmp_path / "out", verify="header", progress=False)
+    pattern = str(tmp_path / "out" / "train-*")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="record 1 of .*its image doesn't decode"):
+        list(pipeline.load(pattern, **SMALL).take(2))
+    log = DamageLog()
+    assert len(list(pipeline.load(pattern, on_bad_record="skip", damage_log=log, **SMALL).take(3))) == 3
+    assert [number for _, number in log.records] == [1]
+
+
 def test_a_dataset_that_is_damaged_throughout_still_ends_with_a_name(own):
     for shard in range(3):
         for number in range(4):

@@ -77,9 +77,8 @@ def _annotations(rows: Rows, scratch: Path) -> None:
         _write(scratch / "many.json", [("0.jpg", 32, 32)] * (count // _BOXES_AN_IMAGE), _BOXES_AN_IMAGE)
         arguments = [str(scratch / "many.json"), str(folder), str(scratch / f"many{count}")]
         environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-        done = subprocess.run(
-            [sys.executable, "-c", _CHILD, *arguments], capture_output=True, text=True, env=environment
-        )
+        command = [sys.executable, "-c", _CHILD, *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
         seconds, peak = (float(word) for word in done.stdout.split())
         cost[count], memory[count] = 1e6 * seconds / count, peak / 2**30
     small, large = cost

@@ -16,7 +16,8 @@ class CanvasBatch:
 
     def __init__(self, short: int, long: int, pixel_mean: Sequence[float]):
         self.short, self.long = short, long
-        self._plain = tf.constant(np.tile(np.array(pixel_mean, np.float32), (short * long, 1)))
+        with tf.device("/CPU:0"):
+            self._plain = tf.constant(np.tile(np.array(pixel_mean, np.float32), (short * long, 1)))
 
     def fill(
         self,

@@ -54,6 +54,8 @@ def guarded(
     then runs in other processes) and another record of the same orientation takes its place.
     """
 
+    unconverted = tf.autograph.experimental.do_not_convert  # there is no Python branch on a tensor here, and it is slow
+
     def noted(record: tf.Tensor) -> tf.Tensor:
         path, number = reader.place(record)
         if remote:
@@ -90,7 +92,7 @@ def guarded(
         whole = tf.data.Dataset.from_tensors(batch).map(fast).ignore_errors()
         return whole.concatenate(one_by_one(*batch)).take(1)
 
-    return batches.interleave(fast_then_careful, cycle_length=2, num_parallel_calls=2, deterministic=True)
+    return batches.interleave(unconverted(fast_then_careful), cycle_length=2, num_parallel_calls=2, deterministic=True)
 
 
 def _note(log: DamageLog) -> Callable:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from retinanet_tf.data.checksum import checksum
+from retinanet_tf.data.checksum import VERSION, checksum
 from retinanet_tf.data.salvage import whole_records
 from retinanet_tf.data.shards import FOOTER, HEADER
 from retinanet_tf.data.tfrecord import from_example, split_shard_name
@@ -92,7 +92,7 @@ def _stored_rows(path: str, size: int, cache: dict[str, dict | None], on_damage)
             with tf.io.gfile.GFile(index_path, "rb") as file, np.load(file) as arrays:
                 cache[index_path] = dict(arrays)
     arrays = cache[index_path]
-    if arrays is None or len(arrays["bytes"]) != shards:
+    if arrays is None or "version" not in arrays or arrays["version"] != VERSION or len(arrays["bytes"]) != shards:
         return None
     rows = arrays["rows"][arrays["shard"] == shard]
     rows = np.concatenate([np.arange(len(rows))[:, None], rows], axis=1)

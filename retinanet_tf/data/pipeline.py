@@ -71,7 +71,8 @@ def load(
             wide and tall, a batch has one of them; equal `image_size` and `max_size` make one square canvas.
         max_boxes: M; by default the most that any image has, rounded up to a multiple of 8. Objects are never
             dropped: an image with more raises InputError.
-        shard: (index, count) of this worker; the workers' batches, put together, are those of a single process.
+        shard: (index, count) of this worker in training; every worker takes its part of each step's records, so the
+            workers' batches, put together, are those of a single process, however many files there are.
         cache: "ram" or "disk" decodes every image once, before the first batch; see `retinanet_tf.data.cache`.
         cache_dir: of the disk cache, by default `cache` beside the shards.
         on_bad_record: "stop" makes a damaged record an error that names its file and number; "skip" puts another

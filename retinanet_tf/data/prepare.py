@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from retinanet_tf.data import checksum
 from retinanet_tf.data.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.coco import read_coco
 from retinanet_tf.data.files import make_folder, read_text, write_json, written_aside
@@ -248,6 +249,7 @@ def _publish(
     with written_aside(os.path.join(output, f"{name}.index.npz")) as aside, open(aside, "wb") as file:
         np.savez_compressed(
             file,
+            version=checksum.VERSION,
             bytes=np.array(summary["bytes"], np.int64),
             shard=np.repeat(np.arange(len(rows)), [len(part) for part in rows]),
             rows=np.concatenate(rows),

@@ -17,9 +17,10 @@ class RecordReader:
     """The records of an index inside a `tf.data` graph, named when they are damaged."""
 
     def __init__(self, index: ShardIndex):
-        self._files = tf.constant(index.files)
         columns = (index.shard, index.offset, index.length, index.checksum, index.bytes[index.shard], index.number)
-        self._columns = tf.constant(np.stack(columns, axis=1).astype(np.int64))
+        with tf.device("/CPU:0"):  # where they are used; an accelerator would be asked for them again and again
+            self._files = tf.constant(index.files)
+            self._columns = tf.constant(np.stack(columns, axis=1).astype(np.int64))
 
     def place(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """A record's file and its number in that file."""
@@ -32,7 +33,8 @@ class RecordReader:
         data = tf.data.FixedLengthRecordDataset(
             tf.gather(self._files, shard)[None], length, offset, size - offset - length, buffer_size=length
         ).get_single_element()
-        same = tf.debugging.Assert(tf.equal(checksum_op(data), expected), ["the record isn't what was written"])
+        # The raw op: tf.debugging.Assert is a conditional with a function call of its own, for every record.
+        same = tf.raw_ops.Assert(condition=tf.equal(checksum_op(data), expected), data=[tf.constant("not as written")])
         with tf.control_dependencies([same]):
             return tf.identity(data)
 
@@ -69,7 +71,9 @@ def to_labels(category_ids: tf.Tensor, labels: LabelMap) -> tf.Tensor:
     ids = tf.constant(labels.ids, tf.int64)
     found = tf.minimum(tf.searchsorted(ids, category_ids), labels.num_classes - 1)
     same = tf.reduce_all(tf.equal(tf.gather(ids, found), category_ids))
-    with tf.control_dependencies([tf.debugging.Assert(same, ["a category id isn't in labels.json:", category_ids])]):
+    with tf.control_dependencies(
+        [tf.raw_ops.Assert(condition=same, data=["an id isn't in labels.json", category_ids])]
+    ):
         return tf.identity(found)
 
 
