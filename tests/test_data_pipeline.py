@@ -324,7 +324,7 @@ def test_an_image_that_was_only_checked_by_its_header_is_named_when_it_does_not_
     (images / "000001.jpg").write_bytes(whole[:-100])  # the header is whole
     prepare(path, images, tmp_path / "out", verify="header", progress=False)
     pattern = str(tmp_path / "out" / "train-*")
-    with pytest.raises(tf.errors.InvalidArgumentError, match="record 1 of .*its image doesn't decode"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="record 1 of .*its image does not decode"):
         list(pipeline.load(pattern, **SMALL).take(2))
     log = DamageLog()
     assert len(list(pipeline.load(pattern, on_bad_record="skip", damage_log=log, **SMALL).take(3))) == 3

@@ -49,12 +49,12 @@ class RecordReader:
 
     def _refused(self, record: tf.Tensor) -> tf.Tensor:
         path, number = self.place(record)
-        message = tf.strings.format(
-            "record {} of {} is damaged: it can't be read, isn't what was written, its image doesn't decode or it has "
-            "a category that labels.json lacks. Run prepare_data again, or go on without such records by "
-            "--on_bad_record=skip.",
-            (number, path),
+        # Without apostrophes, which TensorFlow would show escaped.
+        why = (
+            " is damaged: it cannot be read, is not as it was written, its image does not decode, or it has a category "
+            "that labels.json lacks. Run prepare_data again, or go on without such records by --on_bad_record=skip."
         )
+        message = tf.strings.join(["record ", tf.strings.as_string(number), " of ", path, why])
         with tf.control_dependencies([tf.debugging.Assert(False, [message])]):
             return tf.constant(b"")
 
