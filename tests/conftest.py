@@ -1,4 +1,4 @@
-"""What every test gets: four logical CPU devices, and the real data where RETINANET_TF_TEST_DATA names it."""
+"""What every test gets: two logical CPU devices, and the real data where RETINANET_TF_TEST_DATA names it."""
 
 import os
 import pathlib
@@ -9,8 +9,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import tensorflow as tf
 
+# Two and no more: in one process, strategies of different sizes get the same key for TensorFlow's CPU collectives.
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
 
@@ -23,3 +24,13 @@ def test_data() -> pathlib.Path:
     path = pathlib.Path(folder)
     assert path.is_dir(), f"RETINANET_TF_TEST_DATA={folder} is not a folder."
     return path
+
+
+@pytest.fixture(scope="session")
+def two_devices() -> tf.distribute.Strategy:
+    """MirroredStrategy on two CPU devices.
+
+    It reduces on one of them, without collectives: those of several models in one process can meet under one key.
+    The training job's tests use the default, collectives included.
+    """
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())

@@ -29,8 +29,9 @@ def truth(objects):
 
 @lru_cache
 def strategy(replicas):
-    """One a process, as in a training job."""
-    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+    """One a process, as in a training job; without collectives, whose keys other tests' models share."""
+    devices = [f"CPU:{i}" for i in range(replicas)]
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
 def gradients(objects, normalizer, replicas=1):

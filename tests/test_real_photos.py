@@ -73,6 +73,7 @@ def test_a_small_network_finds_the_boxes_of_the_photos_it_saw(coco, tmp_path):
         max_size=256,
         anchor_multiplier=4.0,
         promote="always",
+        strategy="one_device",
         batch_size=4,
         flip=0.0,
         learning_rate=4e-3,
