@@ -4,7 +4,7 @@ import difflib
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from retinanet_tf.errors import InputError
 
@@ -20,6 +20,8 @@ def run(main: Callable[[], int | None]) -> None:
         if len(arguments) > 1:
             print(f"error: {arguments[1]!r} is not a flag; every setting is written --name=value.", file=sys.stderr)
             return 2
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         try:
             return main()
         except InputError as error:

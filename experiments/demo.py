@@ -13,20 +13,18 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 from PIL import Image
-from retinanet_tf.export import export
 
 from experiments import cli
 from retinanet_tf import presets
 from retinanet_tf.data import shapes
 from retinanet_tf.data.prepare import prepare
+from retinanet_tf.export import export
 from retinanet_tf.runs import load_detector
 from retinanet_tf.training import train
 from retinanet_tf.visualize import contact_sheet, draw_detections, save_image
 
 OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder for everything.")
-SHORT = flags.DEFINE_boolean(
-    "short", False, "A small part of the data and training: proves the chain, not the accuracy."
-)
+SHORT = flags.DEFINE_boolean("short", False, "Little data and training: proves the chain, not the accuracy.")
 PICTURES = 12
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from retinanet_tf.data.scenes import CATEGORIES, draw_scene
 from retinanet_tf.errors import InputError
 
-_VERSION = 1  # raised whenever the same arguments would draw other pictures
+_VERSION = 2  # raised whenever the same arguments would draw other pictures
 _ID_STEP = 1_000_000  # image ids are unique over both splits
 
 
