@@ -30,6 +30,15 @@ from retinanet_tf.model import RetinaNet
 from retinanet_tf.version import __version__
 
 WEIGHTS = "model.weights.h5"
+SUFFIX = ".weights.h5"
+
+
+def part(checkpoint: str | os.PathLike, name: str) -> Path:
+    """The file `name` of a run directory, or of an imported `X.weights.h5`, whose files are called `X.name`."""
+    path = Path(checkpoint)
+    if not path.name.endswith(SUFFIX):
+        return path / name
+    return path if name == WEIGHTS else path.with_name(f"{path.name.removesuffix(SUFFIX)}.{name}")
 
 
 def provenance() -> dict[str, str]:
@@ -49,11 +58,25 @@ def provenance() -> dict[str, str]:
 
 def flagfile(config: Config, **paths: str) -> str:
     """Every setting as the lines of an absl flagfile."""
-    lines = [f"--{name}={value}" for name, value in paths.items() if value]
-    for name, value in config.flat().items():
+    lines = [f"--{name}={value}\n" for name, value in paths.items() if value]
+    return "".join(lines + flag_lines(config.flat()))
+
+
+def flag_lines(settings: dict) -> list[str]:
+    """Settings as lines of a flagfile."""
+    lines = []
+    for name, value in settings.items():
         text = ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)
-        lines.append(f"--{name}={text.lower() if isinstance(value, bool) else text}")
-    return "\n".join(lines) + "\n"
+        lines.append(f"--{name}={text.lower() if isinstance(value, bool) else text}\n")
+    return lines
+
+
+def save_weights(model: RetinaNet, path: Path) -> None:
+    """Writes a model's weights; the file is whole or absent."""
+    with files.written_aside(path) as aside:
+        partial = f"{aside}{SUFFIX}"
+        model.save_weights(partial)
+        os.replace(partial, aside)
 
 
 def start(run_dir: str | os.PathLike, config: Config, label_map: LabelMap, *, data: str, validation: str) -> bool:
@@ -104,22 +127,28 @@ def _read_json(path: Path) -> dict:
 
 
 def load_config(run_dir: str | os.PathLike) -> Config:
-    """The configuration of a run."""
-    path = Path(run_dir) / "run.json"
+    """The configuration of a run or of imported weights."""
+    path = part(run_dir, "run.json")
     if not path.exists():
-        raise InputError(f"{run_dir} holds no run.json; give the run_dir of a training job.")
+        raise InputError(
+            f"{path} doesn't exist: {run_dir} is neither a training job's run_dir nor what import_weights wrote."
+        )
     return Config.from_dict(_read_json(path)["config"])
 
 
+def imported_parts(checkpoint: str | os.PathLike) -> str:
+    """'backbone' or 'detector' for what import_weights wrote, '' for a training job's result."""
+    return _read_json(part(checkpoint, "run.json")).get("imported", {}).get("parts", "")
+
+
 def load_model(run_dir: str | os.PathLike) -> RetinaNet:
-    """The trained network of a finished run.
+    """The network of a finished run or of imported weights.
 
     Raises:
       InputError: there is no run, or it isn't finished.
     """
-    run_dir = Path(run_dir)
     config = load_config(run_dir)
-    weights = run_dir / WEIGHTS
+    weights = part(run_dir, WEIGHTS)
     if not weights.exists():
         raise InputError(f"{weights} is missing: the training in {run_dir} hasn't finished; run its command again.")
     model = RetinaNet.from_config(config)
@@ -128,7 +157,13 @@ def load_model(run_dir: str | os.PathLike) -> RetinaNet:
 
 
 def load_detector(checkpoint: str | os.PathLike) -> Detector:
-    """A detector from a run directory, or from a `.keras` file with the dataset's labels.json beside it."""
+    """A detector from a run directory, from imported weights (a folder or `.weights.h5`), or from a `.keras` file.
+
+    A `.keras` file has the dataset's labels.json beside it.
+
+    Raises:
+      InputError: there is none of these, or imported weights are a backbone alone.
+    """
     path = Path(checkpoint)
     if path.suffix == ".keras":
         if not path.exists():
@@ -137,4 +172,6 @@ def load_detector(checkpoint: str | os.PathLike) -> Detector:
         labels = path.parent / "labels.json"
         return Detector(model, LabelMap.load(labels) if labels.exists() else None)
     config = load_config(path)
-    return Detector.from_config(config, load_model(path), LabelMap.load(path / "labels.json"))
+    if imported_parts(path) == "backbone":
+        raise InputError(f"{path} holds a backbone alone, which detects nothing; train with --init_weights={path}.")
+    return Detector.from_config(config, load_model(path), LabelMap.load(part(path, "labels.json")))

@@ -1,6 +1,5 @@
 """The training job: strategy, model, data, callbacks and `model.fit`, restartable from its run directory."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from retinanet_tf.evaluation import evaluate
 from retinanet_tf.losses import retinanet_losses
 from retinanet_tf.model import RetinaNet
 from retinanet_tf.optimization import make_optimizer
+from retinanet_tf.pretrained.loading import check, initialize
 from retinanet_tf.visualize import training_curves
 
 
@@ -72,7 +72,15 @@ class _SaveState(keras.callbacks.Callback):
         self.manager.save(checkpoint_number=epoch + 1)
 
 
-def train(config: Config, *, data: str, run_dir: str, validation: str = "", verbose: int | None = None) -> RetinaNet:
+def train(
+    config: Config,
+    *,
+    data: str,
+    run_dir: str,
+    validation: str = "",
+    init_weights: str = "",
+    verbose: int | None = None,
+) -> RetinaNet:
     """Trains a detector, or goes on where the same job stopped.
 
     Args:
@@ -80,6 +88,7 @@ def train(config: Config, *, data: str, run_dir: str, validation: str = "", verb
       data: pattern of the training shards; labels.json stands beside them.
       run_dir: folder for what the job leaves (see `runs`).
       validation: pattern of shards whose COCO numbers are written at the end; '' for none.
+      init_weights: what `pretrained.import_weights` wrote, or another run's directory, to start from; '' for none.
       verbose: Keras' `verbose`; by default a bar on a terminal and a line an epoch elsewhere.
 
     Returns:
@@ -100,6 +109,8 @@ def train(config: Config, *, data: str, run_dir: str, validation: str = "", verb
     keras.utils.set_random_seed(config.train.seed)
     # The data is opened first: whatever is wrong with it is said before anything is written.
     load_training_data(config, data)
+    if init_weights:
+        check(config.model, config.anchors, init_weights)
     known = runs.start(run_dir, config, label_map, data=data, validation=validation)
 
     if known and (run_dir / runs.WEIGHTS).exists():
@@ -122,6 +133,9 @@ def train(config: Config, *, data: str, run_dir: str, validation: str = "", verb
         finished = int(manager.latest_checkpoint.rsplit("-", 1)[1])
         done = min(finished * epoch_steps, config.train.steps)
         print(f"{run_dir}: going on after {done} of {config.train.steps} steps.")
+    elif init_weights:
+        with strategy.scope():
+            print(initialize(model, init_weights, label_map))
     if finished < epochs:
         model.fit(
             load_training_data(config, data, start_step=finished * epoch_steps),
@@ -147,7 +161,4 @@ def _finish(config: Config, model: RetinaNet, label_map: LabelMap, run_dir: Path
         metrics = evaluate(detector, validation)
         files.write_json(run_dir / "metrics.json", metrics)
         print(f"{run_dir}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
-    with files.written_aside(run_dir / runs.WEIGHTS) as aside:
-        partial = f"{aside}.weights.h5"
-        model.save_weights(partial)
-        os.replace(partial, aside)
+    runs.save_weights(model, run_dir / runs.WEIGHTS)

@@ -1,0 +1,159 @@
+"""Checkpoint files → {name: array}. Nothing that a file says is executed."""
+
+import io
+import os
+import pickle
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+
+from retinanet_tf.data.files import read_bytes
+from retinanet_tf.errors import InputError
+
+_CONTAINERS = ("model", "state_dict", "blobs")
+"""Keys under which training programs keep the weights, beside optimizers and counters."""
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """By which pickles of protocol 2 rebuild bytes."""
+    return text.encode(encoding)
+
+
+_NUMPY = {"_reconstruct": np.zeros(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
+_ADMITTED = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _encode,
+    # numpy 1 and 2 name the same two functions differently.
+    **{
+        (module, name): function
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for name, function in _NUMPY.items()
+    },
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Refuses every class and function but those that numpy arrays and plain containers are made of."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
+        return _ADMITTED[module, name]
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint by the names the file gives them.
+
+    Args:
+      path: `.pkl` (Detectron, detectron2), `.pth` or `.pt` (needs torch), `.h5` (keras.applications).
+
+    Raises:
+      InputError: the file is missing, of another kind, damaged, or holds something else than arrays.
+    """
+    suffix = Path(path).suffix
+    if suffix == ".pkl":
+        return _flatten(_unpickle(path), path)
+    if suffix in (".pth", ".pt"):
+        return _flatten(_load_torch(path), path)
+    if suffix in (".h5", ".hdf5"):
+        return _read_h5(path)
+    raise InputError(f"{path} ends in {suffix or 'nothing'}; known are .pkl, .pth, .pt and .h5.")
+
+
+def _unpickle(path: str | os.PathLike) -> Any:
+    content = read_bytes(path, "the checkpoint")
+    try:
+        # Detectron's were written by Python 2.
+        return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+    except Exception as error:  # A damaged pickle raises nearly anything.
+        raise InputError(f"{path} is not a pickle of arrays: {error}.") from None
+
+
+def _load_torch(path: str | os.PathLike) -> Any:
+    read_bytes(path, "the checkpoint")
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            f"{path} is in PyTorch's format; `pip install torch --index-url https://download.pytorch.org/whl/cpu` "
+            "installs what reads it (only for the import)."
+        ) from None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and more.
+        raise InputError(
+            f"{path} can't be read by torch.load(weights_only=True): {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _flatten(content: Any, path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Unwraps the container and keeps what is an array."""
+    for key in _CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, not tensors by name.")
+    tensors = {}
+    for name, value in content.items():
+        if hasattr(value, "detach"):
+            value = value.detach()
+            value = (value.float() if value.is_floating_point() else value).numpy()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+            tensors[str(name)] = value
+    if not tensors:
+        raise InputError(f"{path} holds no tensors by name.")
+    return tensors
+
+
+def _read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Keras' older HDF5 layout, a group a layer: {"layer/weight": array}."""
+    read_bytes(path, "the checkpoint")
+    tensors = {}
+    try:
+        with h5py.File(path, "r") as file:
+            layers = file.get("model_weights", file)
+            for layer, group in layers.items():
+                for name in group.attrs.get("weight_names", ()):
+                    name = name.decode() if isinstance(name, bytes) else str(name)
+                    tensors[f"{layer}/{name.split('/')[-1].split(':')[0]}"] = np.asarray(group[name])
+    except (OSError, KeyError) as error:
+        raise InputError(f"{path} can't be read as HDF5 weights: {error}.") from None
+    if not tensors:
+        raise InputError(f"{path} is not in the layout of keras.applications' .h5 files (a group a layer, by name).")
+    return tensors
+
+
+def download_keras(backbone: str) -> dict[str, np.ndarray]:
+    """The ImageNet weights of keras.applications by Keras' own download.
+
+    Args:
+      backbone: resnet50, resnet101 or resnet152.
+
+    Raises:
+      InputError: another backbone, or the download failed.
+    """
+    makers = {
+        "resnet50": keras.applications.ResNet50,
+        "resnet101": keras.applications.ResNet101,
+        "resnet152": keras.applications.ResNet152,
+    }
+    if backbone not in makers:
+        raise InputError(f"keras.applications has {', '.join(makers)}, not {backbone!r}; give --file or a --backbone.")
+    try:
+        model = makers[backbone](include_top=False, weights="imagenet")
+    except Exception as error:  # Keras wraps urllib's errors in plain Exception.
+        raise InputError(f"Keras could not download {backbone}: {error}; fetch the .h5 file and give --file.") from None
+    parts = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+    return {
+        f"{layer.name}/{part}": np.array(getattr(layer, part))
+        for layer in model.layers
+        for part in parts
+        if getattr(layer, part, None) is not None
+    }

@@ -1,0 +1,261 @@
+"""Checkpoints of others, made in their own names: the imported network answers what theirs does."""
+
+import collections
+import json
+import os
+import pickle
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from published import Published
+
+import retinanet_tf as rn
+from retinanet_tf import pretrained, runs
+from retinanet_tf.pretrained import reading
+from retinanet_tf.pretrained.coco_labels import COCO
+from retinanet_tf.pretrained.importing import class_columns
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.uniform(0, 255, (1, 96, 64, 3)).astype(np.float32)
+CASES = {
+    "detectron": ("detectron", Published("detectron")),
+    "detectron2": ("detectron2", Published("detectron2")),
+    "torchvision v1": ("torchvision", Published("torchvision", columns=91)),
+    "torchvision v2": ("torchvision", Published("torchvision2", columns=91)),
+    "mlperf": ("torchvision", Published("torchvision", "resnext50_32x4d", columns=10)),
+}
+
+
+def write(path, tensors, wrap=None):
+    path.write_bytes(pickle.dumps({wrap: tensors} if wrap else tensors, protocol=2))
+    return path
+
+
+def close(ours, expected):
+    """1e-3 relative to the largest value."""
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_the_imported_network_is_the_published_one(case, tmp_path):
+    source, theirs = CASES[case]
+    logits, deltas = theirs.outputs(IMAGE)
+    assert 0.1 < logits.std() < 100 and 0.01 < deltas.std() < 100
+    wrap = {"detectron": "blobs", "detectron2": "model"}.get(source)
+    extra = {"conv1_w_momentum": np.ones(3, np.float32)} if source == "detectron" else {}
+    file = write(tmp_path / "file.pkl", {**theirs.tensors, **extra}, wrap)
+    report = pretrained.import_weights(source, file, tmp_path / "out")
+    assert not report.missing and report.unused == list(extra)
+    assert set(report.matched.values()) == set(theirs.tensors)
+
+    detector = rn.load_detector(tmp_path / "out")
+    config = detector.model.config
+    assert (config.backbone, config.p6_from) == (theirs.backbone, "c5" if theirs.p6_from_c5 else "p5")
+    out = detector.model(IMAGE, training=False)
+    columns = COCO.ids if theirs.columns == 91 else range(theirs.columns)
+    close(out["class_logits"][0], logits[:, list(columns)])
+    close(out["box_deltas"][0], deltas)
+    if case == "torchvision v1":
+        check_detections(detector, logits[:, list(columns)], deltas)
+
+
+def check_detections(detector, logits, deltas):
+    """Through resizing of factor 1, threshold, top k and NMS, against the naive loops on the reference's outputs."""
+    model = detector.model
+    # The levels' sizes for 96×64: P3 12×8 … P7 1×1.
+    counts = np.cumsum([9 * rows * columns for rows, columns in ((12, 8), (6, 4), (3, 2), (2, 1), (1, 1))])
+    anchors = model.anchors(IMAGE).numpy()
+    split = [np.split(value, counts[:-1]) for value in (logits, deltas, anchors)]
+    expected = oracles.detections(*split, scale=(1, 1), size=(96, 64), limit=300)
+    found = rn.Detector(model, detector.label_map, detector.config, image_size=64, max_size=96)([IMAGE[0]])
+    count = int(found["num_detections"][0])
+    assert count == len(expected) > 20
+    scores = np.array([row[0] for row in expected])
+    np.testing.assert_allclose(found["scores"][0][:count], scores, atol=1e-3)
+    # Equal scores may come in another order; the sets of boxes are compared.
+    ours = sorted(np.round(np.c_[found["labels"][0][:count], found["boxes"][0][:count]], 0).tolist())
+    assert len(ours) == len(expected)
+    boxes = np.asarray(found["boxes"][0][:count])
+    for score, label, box in expected:
+        near = (np.abs(boxes - box).max(axis=1) < 0.5) & (np.asarray(found["labels"][0][:count]) == label)
+        assert (near & (np.abs(found["scores"][0][:count] - score) < 1e-3)).any()
+
+
+def keras_file(path):
+    """A keras.applications ResNet-50 with statistics that matter, in the .h5 layout of the published files."""
+    model = keras.applications.ResNet50(include_top=False, weights=None)
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        width = layer.weights[-1].shape[0]
+        if isinstance(layer, keras.layers.BatchNormalization):
+            last = layer.name.endswith(("_3_bn", "_0_bn"))
+            gamma = RNG.uniform(*((0.3, 0.5) if last else (0.6, 1.0)), width)
+            layer.set_weights(
+                [gamma, RNG.normal(0, 0.1, width), RNG.normal(0, 0.1, width), RNG.uniform(0.5, 1.5, width)]
+            )
+        else:
+            layer.set_weights([layer.get_weights()[0], RNG.normal(0, 0.1, width)])
+    model.save(path)
+    return model
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """(keras.applications' model, the folder its file was imported into)."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    theirs = keras_file(folder / "resnet50.h5")
+    report = pretrained.import_weights("keras", folder / "resnet50.h5", folder / "out")
+    assert report.parts == "backbone" and not report.unused
+    return theirs, folder / "out"
+
+
+def test_keras_applications_gives_the_same_stages(imagenet):
+    theirs, folder = imagenet
+    model = runs.load_model(folder)
+    taps = ("stage3_block3_relu", "stage4_block5_relu", "stage5_block2_relu")
+    ours = keras.Model(model.input, [model.get_layer(name).output for name in taps])
+    taps = ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
+    reference = keras.Model(theirs.input, [theirs.get_layer(name).output for name in taps])
+    prepared = keras.applications.resnet50.preprocess_input(IMAGE.copy())
+    for mine, expected in zip(ours(IMAGE, training=False), reference(prepared, training=False), strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_backbone_starts_a_detector_and_is_no_detector(imagenet):
+    _, folder = imagenet
+    with pytest.raises(rn.InputError, match="backbone alone"):
+        rn.load_detector(folder)
+    model = rn.RetinaNet(num_classes=3, norm_epsilon=1.001e-5)
+    report = pretrained.initialize(model, folder)
+    assert {name.split("/")[0] for name in report.missing} >= {"class_subnet", "box_subnet", "fpn_p6"}
+    assert not [name for name in report.missing if name.startswith(("stem", "stage"))]
+    other = runs.load_model(folder)
+    np.testing.assert_array_equal(
+        model.get_layer("stage5_block2_3_conv").kernel, other.get_layer("stage5_block2_3_conv").kernel
+    )
+    with pytest.raises(rn.InputError, match=r"pixel_mean.*--flagfile"):
+        pretrained.initialize(rn.RetinaNet(num_classes=3, pixel_mean=(0, 0, 0)), folder)
+
+
+SMALL = {"backbone": "resnet10_w16", "fpn_channels": 16, "subnet_channels": 16, "subnet_depth": 1}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A run directory of a small detector of 3 classes, as training leaves it."""
+    config = rn.presets["paper"].replace(num_classes=3, **SMALL)
+    labels = rn.data.LabelMap([1, 2, 3], ["a", "b", "c"])
+    runs.start(tmp_path / "run", config, labels, data="data", validation="")
+    model = rn.RetinaNet.from_config(config)
+    model.set_weights([RNG.normal(0, 0.1, value.shape).astype(np.float32) for value in model.get_weights()])
+    runs.save_weights(model, tmp_path / "run" / runs.WEIGHTS)
+    return model, tmp_path / "run", labels
+
+
+def test_other_classes_keep_everything_but_the_last_class_convolution(trained):
+    before, run, labels = trained
+    model = rn.RetinaNet(num_classes=5, **SMALL)
+    report = pretrained.initialize(model, run)
+    assert report.missing == ["class_subnet/predictor/kernel", "class_subnet/predictor/bias"]
+    assert "3 categories there, 5 here" in str(report)
+    for name in ("stem_conv", "fpn_p7"):
+        np.testing.assert_array_equal(model.get_layer(name).get_weights()[0], before.get_layer(name).get_weights()[0])
+    np.testing.assert_allclose(model.get_layer("class_subnet").predictor.bias, -np.log(99), rtol=1e-6)
+
+    same = rn.RetinaNet(num_classes=3, **SMALL)
+    assert not pretrained.initialize(same, run, labels).missing
+    for mine, theirs in zip(same.get_weights(), before.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    renamed = rn.data.LabelMap([1, 2, 3], ["a", "b", "other"])
+    assert len(pretrained.initialize(same, run, renamed).missing) == 2
+
+
+def test_one_file_instead_of_a_folder(tmp_path):
+    theirs = CASES["detectron2"][1]
+    logits, _ = theirs.outputs(IMAGE)
+    tensors = {**theirs.tensors, "pixel_mean": np.float32([103.53, 116.28, 123.675]).reshape(3, 1, 1)}
+    file = write(tmp_path / "model_final.pkl", tensors, "model")
+    pretrained.import_weights("detectron2", file, tmp_path / "r50.weights.h5")
+    assert sorted(path.name for path in tmp_path.glob("r50.*")) == [
+        "r50.flags.txt", "r50.import.json", "r50.labels.json", "r50.run.json", "r50.weights.h5",
+    ]  # fmt: skip
+    detector = rn.load_detector(tmp_path / "r50.weights.h5")
+    assert detector.label_map.names[:2] == ("person", "bicycle") and detector.label_map.ids[-1] == 90
+    assert (detector.image_size, detector.max_size) == (800, 1333)
+    close(detector.model(IMAGE, training=False)["class_logits"][0], logits)
+    report = json.loads((tmp_path / "r50.import.json").read_text())
+    assert report["unused"] == ["pixel_mean"] and len(report["matched"]) == len(theirs.tensors)
+
+
+def refused(source, tensors, tmp_path, match):
+    with pytest.raises(rn.InputError, match=match):
+        pretrained.import_weights(source, write(tmp_path / "f.pkl", tensors), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_what_source_says_is_refused(tmp_path):
+    theirs = CASES["detectron2"][1]
+    theirs.outputs(IMAGE)
+    refused("detectron", theirs.tensors, tmp_path, "not a checkpoint of detectron.*--source=detectron2")
+    refused("torchvision", {"a": np.zeros(3)}, tmp_path, "it has a")
+    lacking = {name: value for name, value in theirs.tensors.items() if name != "head.bbox_pred.weight"}
+    refused("detectron2", lacking, tmp_path, "not a checkpoint of detectron2")
+    lacking = {name: value for name, value in theirs.tensors.items() if name != "backbone.fpn_lateral4.bias"}
+    refused("detectron2", lacking, tmp_path, "lacks 1 tensors of the detector, e.g. for fpn_lateral4/bias")
+    name = "backbone.bottom_up.res4.1.conv3.norm.weight"
+    refused("detectron2", {**theirs.tensors, name: np.ones(7)}, tmp_path, rf"{name} has shape \(7,\).*wants \(1024,\)")
+    name = "backbone.fpn_output3.bias"
+    refused("detectron2", {**theirs.tensors, name: np.full(256, np.nan)}, tmp_path, f"{name} holds values that are not")
+
+
+class Harm:
+    """What a pickle can do."""
+
+    def __reduce__(self):
+        return os.system, ("exit 3",)
+
+
+def test_nothing_in_a_pickle_is_executed(tmp_path):
+    write(tmp_path / "bad.pkl", {"conv1_w": Harm()})
+    with pytest.raises(rn.InputError, match=r"bad.pkl is not a pickle of arrays.*system"):
+        reading.read_tensors(tmp_path / "bad.pkl")
+    content = collections.OrderedDict(a=np.arange(3.0), b=np.float32(2))
+    good = write(tmp_path / "good.pkl", {"model": content, "iteration": 3})
+    np.testing.assert_array_equal(reading.read_tensors(good)["a"], [0, 1, 2])
+    for name, wrong in (("empty.pkl", b""), ("text.h5", b"no hdf5"), ("x.bin", b"")):
+        (tmp_path / name).write_bytes(wrong)
+        with pytest.raises(rn.InputError, match=name):
+            reading.read_tensors(tmp_path / name)
+    with pytest.raises(rn.InputError, match=r"lost\.pkl"):
+        reading.read_tensors(tmp_path / "lost.pkl")
+
+
+def test_class_columns_go_by_id_where_a_background_is_counted():
+    labels = rn.data.LabelMap([1, 3, 7], ["a", "b", "c"])
+    assert class_columns(3, labels).tolist() == [0, 1, 2]
+    assert class_columns(8, labels).tolist() == [1, 3, 7]
+    with pytest.raises(rn.InputError, match="fits neither"):
+        class_columns(5, labels)
+    assert COCO.num_classes == 80 and COCO.names[COCO.to_index(90)] == "toothbrush"
+    assert COCO.names[COCO.to_index(13)] == "stop sign" and COCO.names[COCO.to_index(18)] == "dog"
+
+
+def test_pth_files(tmp_path):
+    """With torch: read with weights_only. Without: a sentence that says what to install."""
+    path = tmp_path / "weights.pth"
+    try:
+        import torch
+    except ImportError:
+        path.write_bytes(b"any")
+        with pytest.raises(rn.InputError, match=r"weights.pth.*pip install torch"):
+            reading.read_tensors(path)
+        return
+    torch.save({"model": {"a": torch.arange(4.0).half(), "b": torch.ones(2, dtype=torch.int64)}}, path)
+    tensors = reading.read_tensors(path)
+    np.testing.assert_array_equal(tensors["a"], np.arange(4, dtype=np.float32))
+    torch.save({"model": Harm()}, path)
+    with pytest.raises(rn.InputError, match=r"weights.pth can't be read"):
+        reading.read_tensors(path)
