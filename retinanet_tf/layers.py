@@ -1,5 +1,7 @@
 """Layers that backbone, pyramid and subnets share: padded convolution, normalisation, pixels."""
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -116,16 +118,19 @@ class FrozenBatchNormalization(keras.layers.Layer):
         return {**super().get_config(), "epsilon": self.epsilon, "initial_gamma": self.initial_gamma}
 
 
-def normalization(kind: str, *, name: str, epsilon: float = 1e-5, frozen_gamma: float = 1.0) -> keras.layers.Layer:
-    """The layer for `kind`: 'frozen', 'batch' (momentum 0.9, for short schedules and small batches) or 'group' (32).
+def normalization(
+    kind: str, channels: int, *, name: str, epsilon: float = 1e-5, frozen_gamma: float = 1.0
+) -> keras.layers.Layer:
+    """The layer for `kind`: 'frozen', 'batch' (momentum 0.9, for short schedules and small batches) or 'group'.
 
-    `frozen_gamma` is the gain of a 'frozen' one that no weights are imported into.
+    'group' has 32 groups, or the greatest number below that divides both 32 and `channels`. `frozen_gamma` is the
+    gain of a 'frozen' one that no weights are imported into.
     """
     if kind == "frozen":
         return FrozenBatchNormalization(epsilon, frozen_gamma, name=name)
     if kind == "batch":
         return keras.layers.BatchNormalization(momentum=0.9, epsilon=epsilon, name=name)
-    return keras.layers.GroupNormalization(groups=32, epsilon=epsilon, name=name)
+    return keras.layers.GroupNormalization(groups=math.gcd(32, channels), epsilon=epsilon, name=name)
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")

@@ -98,7 +98,7 @@ class _Builder:
             kernel_initializer="he_normal",
             kernel_regularizer=regularizer(config.weight_decay) if trainable else None,
         )
-        norm = normalization(config.norm, name=f"{name}_norm", epsilon=config.norm_epsilon, frozen_gamma=gain)
+        norm = normalization(config.norm, filters, name=f"{name}_norm", epsilon=config.norm_epsilon, frozen_gamma=gain)
         if not trainable:
             kernel.trainable = norm.trainable = False
         return norm(kernel(features))

@@ -70,7 +70,7 @@ class Subnet(keras.layers.Layer):
             copies = len(input_shape) if self.norm == "batch" else 1
             # One flat list, copy after copy: Keras 2 doesn't save what is in a list of lists.
             self.norms = [
-                normalization(self.norm, name=f"norm{i}_{copy}")
+                normalization(self.norm, self.settings["channels"], name=f"norm{i}_{copy}")
                 for copy in range(copies)
                 for i in range(len(self.convs))
             ]

@@ -58,3 +58,51 @@ def test_weight_decay_is_coupled():
         penalty = layers.regularizer(0.1)(w)
     np.testing.assert_allclose(tape.gradient(penalty, w), [[0.3, -0.2]], rtol=1e-6)
     assert layers.regularizer(0.0) is None
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(256, 32), (48, 16), (16, 16), (6, 2)])
+def test_group_normalisation_has_groups_that_divide_the_channels(channels, groups):
+    layer = layers.normalization("group", channels, name="norm", epsilon=1e-5)
+    features = RNG.normal(3, 2, (2, 4, 4, channels)).astype(np.float32)
+    grouped = features.reshape(2, 4, 4, groups, -1)
+    mean, variance = grouped.mean((1, 2, 4), keepdims=True), grouped.var((1, 2, 4), keepdims=True)
+    expected = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(features.shape)
+    np.testing.assert_allclose(layer(features), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_grouped_convolutions_and_their_gradients_are_those_of_their_groups(strides):
+    """Forward and backward in a graph on this device, against one convolution a group."""
+    layer = layers.conv(64, 3, strides, name="conv", groups=32, use_bias=False)
+    features = tf.constant(RNG.normal(size=(2, 8, 9, 64)), tf.float32)
+    layer.build(features.shape)
+    kernel = tf.convert_to_tensor(layer.kernel)
+
+    def separate(features):
+        padded = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        parts = zip(tf.split(padded, 32, 3), tf.split(kernel, 32, 3), strict=True)
+        return tf.concat([tf.nn.conv2d(part, weights, strides, "VALID") for part, weights in parts], -1)
+
+    @tf.function
+    def both(function):
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            out = function(features)
+            loss = tf.reduce_sum(out**2)
+        return out, tape.gradient(loss, features)
+
+    for ours, expected in zip(both(layer), both(separate), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_frozen_normalisation_folds_in_float32_and_answers_in_the_policys_type(dtype):
+    layer = layers.FrozenBatchNormalization(dtype=f"mixed_{dtype}")
+    features = tf.cast(RNG.normal(size=(1, 2, 2, 3)), dtype)
+    layer.build(features.shape)
+    # In half precision 1e-8 would be zero and its root infinite.
+    layer.set_weights([np.full(3, 1e-4, np.float32), np.zeros(3), np.zeros(3), np.full(3, 1e-8, np.float32)])
+    out = layer(features)
+    assert out.dtype == dtype
+    expected = tf.cast(features, tf.float32) * (1e-4 / np.sqrt(1e-8 + 1e-5))
+    np.testing.assert_allclose(tf.cast(out, tf.float32), expected, rtol=2e-2, atol=1e-3)

@@ -1,0 +1,44 @@
+"""Parameters and multiply-adds of each preset's network, and the picture of its architecture (Figure 3).
+
+    python -m experiments.summary --output=runs/summary
+
+counts all presets; with --preset, or any setting of the network, that one.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli
+from retinanet_tf import config_flags
+from retinanet_tf.config import presets
+from retinanet_tf.data import files
+from retinanet_tf.model import RetinaNet
+from retinanet_tf.summary import count, draw, table
+
+OUTPUT = flags.DEFINE_string("output", "", "Folder for PRESET.png and counts.json; '' only prints.")
+
+
+def main() -> None:
+    """Prints the tables and writes the pictures."""
+    configured = config_flags.read()
+    changed = flags.FLAGS["preset"].present or configured != presets["paper"]
+    chosen = {flags.FLAGS.preset: configured} if changed else presets
+    counts = {}
+    for name, config in chosen.items():
+        model = RetinaNet.from_config(config)
+        # The frame that an image of the usual 3:5 shape fills, to whole cells of C5.
+        height, width = (-(-side // 32) * 32 for side in (config.model.image_size, config.model.max_size))
+        rows = count(model, height, width)
+        counts[name] = {"image": [height, width], "parts": [vars(row) for row in rows]}
+        print(f"{name}: {config.model.backbone}, image {height}×{width}\n{table(rows)}\n")
+        if OUTPUT.value:
+            files.make_folder(OUTPUT.value, "--output")
+            draw(model, height, width, Path(OUTPUT.value) / f"{name}.png")
+    if OUTPUT.value:
+        files.write_json(Path(OUTPUT.value) / "counts.json", counts)
+
+
+if __name__ == "__main__":
+    config_flags.define(only=("model", "anchors"))
+    cli.run(main)
