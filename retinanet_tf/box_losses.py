@@ -1,5 +1,7 @@
 """Losses on box deltas: smooth L1, L1, GIoU, summed over the positive anchors (§4.1)."""
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -38,8 +40,8 @@ class BoxLoss(keras.losses.Loss):
 
     def __init__(self, weight: float, name: str, **kwargs):
         super().__init__(name=name, **kwargs)
-        if weight < 0.0:
-            raise InputError(f"box_weight={weight} must be 0 or more.")
+        if not 0.0 <= weight < math.inf:
+            raise InputError(f"box_weight={weight} must be 0 or more, and finite.")
         self.weight = float(weight)
 
     def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
@@ -67,8 +69,8 @@ class SmoothL1Loss(BoxLoss):
 
     def __init__(self, beta: float = 0.11, weight: float = 1.0, name: str = "smooth_l1_loss", **kwargs):
         super().__init__(weight, name, **kwargs)
-        if beta < 0.0:
-            raise InputError(f"box_beta={beta} must be 0 (L1) or more.")
+        if not 0.0 <= beta < math.inf:
+            raise InputError(f"box_beta={beta} must be 0 (L1) or more, and finite.")
         self.beta = float(beta)
 
     def per_box(self, targets, deltas):

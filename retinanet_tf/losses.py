@@ -5,6 +5,7 @@ part return value and derivative with respect to x_t together, since both need t
 and finite for every finite x_t.
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -221,8 +222,8 @@ class FocalLoss(ClassificationLoss):
 
     def __init__(self, gamma: float = 2.0, alpha: float = 0.25, name: str = "focal_loss", **kwargs):
         super().__init__(alpha, name, **kwargs)
-        if gamma < 0.0:
-            raise InputError(f"gamma={gamma} must be 0 (cross entropy) or more: it focuses on hard examples.")
+        if not 0.0 <= gamma < math.inf:
+            raise InputError(f"gamma={gamma} must be 0 (cross entropy) or more and finite: it focuses on hard ones.")
         self.gamma = float(gamma)
 
     def binary(self, margin):
@@ -242,8 +243,10 @@ class FocalStarLoss(ClassificationLoss):
         self, gamma: float = 2.0, beta: float = 1.0, alpha: float = 0.25, name: str = "focal_star_loss", **kwargs
     ):
         super().__init__(alpha, name, **kwargs)
-        if gamma <= 0.0:
-            raise InputError(f"gamma={gamma} must be above 0 for FL*, which divides by it.")
+        if not 0.0 < gamma < math.inf:
+            raise InputError(f"gamma={gamma} must be above 0 for FL*, which divides by it, and finite.")
+        if not math.isfinite(beta):
+            raise InputError(f"star_beta={beta} must be a finite number: it shifts FL*'s sigmoid.")
         self.gamma, self.beta = float(gamma), float(beta)
 
     def binary(self, margin):

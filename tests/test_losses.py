@@ -1,5 +1,6 @@
 """The losses as theorems: the paper's statements, its derivatives, other implementations, the extremes."""
 
+import math
 from functools import partial
 
 import keras
@@ -196,7 +197,7 @@ def test_values_and_slopes_are_finite_at_the_extremes(name):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize("gamma", GAMMAS)
 def test_losses_are_finite_at_the_extremes_in_every_precision(gamma, dtype):
     """Both labels through the fused kernel; in the limit half of 1e4 with α = 0.5."""
     logits = tf.cast(tf.constant(EXTREMES)[None, :, None], dtype)
@@ -244,6 +245,16 @@ def test_classes_survive_serialisation(loss):
         (lambda: losses.FocalStarLoss(gamma=0.0), "gamma=0.0"),
         (lambda: losses.HingeLoss(threshold=0.0), "hinge_threshold=0.0"),
         (lambda: losses.SmoothL1Loss(beta=-1.0), "box_beta=-1.0"),
+        (lambda: losses.L1Loss(weight=-2.0), "box_weight=-2.0"),
+        # NaN is neither below nor above a limit.
+        (lambda: losses.FocalLoss(gamma=math.nan), "gamma=nan"),
+        (lambda: losses.FocalLoss(gamma=math.inf), "gamma=inf"),
+        (lambda: losses.FocalLoss(alpha=math.nan), "alpha=nan"),
+        (lambda: losses.FocalStarLoss(gamma=math.nan), "gamma=nan"),
+        (lambda: losses.FocalStarLoss(beta=math.inf), "star_beta=inf"),
+        (lambda: losses.HingeLoss(threshold=math.nan), "hinge_threshold=nan"),
+        (lambda: losses.SmoothL1Loss(beta=math.nan), "box_beta=nan"),
+        (lambda: losses.GIoULoss(weight=math.nan), "box_weight=nan"),
     ],
 )
 def test_what_is_out_of_range_is_refused(make, culprit):
