@@ -99,6 +99,7 @@ class FrozenBatchNormalization(keras.layers.Layer):
         self.moving_variance = self.add_weight(
             name="moving_variance", shape=channels, initializer="ones", trainable=False
         )
+        super().build(input_shape)
 
     def call(self, features):
         """`(B, H, W, C)` → the same shape and dtype; the affine is folded in float32."""

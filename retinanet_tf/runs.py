@@ -79,7 +79,15 @@ def save_weights(model: RetinaNet, path: Path) -> None:
         os.replace(partial, aside)
 
 
-def start(run_dir: str | os.PathLike, config: Config, label_map: LabelMap, *, data: str, validation: str) -> bool:
+def start(
+    run_dir: str | os.PathLike,
+    config: Config,
+    label_map: LabelMap,
+    *,
+    data: str,
+    validation: str,
+    init_weights: str = "",
+) -> bool:
     """Prepares a run directory, or finds the same job in it.
 
     Returns:
@@ -89,12 +97,13 @@ def start(run_dir: str | os.PathLike, config: Config, label_map: LabelMap, *, da
       InputError: another job's directory (the differing fields are named), or one that can't be written.
     """
     run_dir = Path(run_dir)
-    record = {"config": config.to_dict(), "data": data, "validation": validation, "labels": label_map.to_json()}
+    paths = {"data": data, "validation": validation, "init_weights": init_weights}
+    record = {"config": config.to_dict(), **paths, "labels": label_map.to_json()}
     # Through JSON and back, tuples are lists as in the file.
     record = json.loads(json.dumps(record))
     existing = run_dir / "run.json"
     if existing.exists():
-        before = _read_json(existing)
+        before = {"init_weights": "", **_read_json(existing)}
         # A field that is newer than the run had its default then.
         before["config"] = json.loads(json.dumps(Config.from_dict(before["config"]).to_dict()))
         differing = sorted(_differences(before, record))
@@ -105,7 +114,7 @@ def start(run_dir: str | os.PathLike, config: Config, label_map: LabelMap, *, da
             )
         return True
     files.make_folder(run_dir, "run_dir")
-    files.write_text(run_dir / "flags.txt", flagfile(config, data=data, validation=validation, run_dir=str(run_dir)))
+    files.write_text(run_dir / "flags.txt", flagfile(config, **paths, run_dir=str(run_dir)))
     label_map.save(run_dir / "labels.json")
     files.write_json(existing, {**record, "made_by": {**provenance(), "command": " ".join(sys.argv)}})
     return False

@@ -1,5 +1,6 @@
 """The training job: strategy, model, data, callbacks and `model.fit`, restartable from its run directory."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from retinanet_tf import runs
 from retinanet_tf.compat import tensorflow_variables
 from retinanet_tf.config import Config
 from retinanet_tf.data import files, pipeline
+from retinanet_tf.data.damage import DamageLog
 from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.data.reader import labels_beside
 from retinanet_tf.detector import Detector
@@ -30,8 +32,10 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy()
 
 
-def load_training_data(config: Config, pattern: str, start_step: int = 0) -> tf.data.Dataset:
-    """The training batches of a configuration, from step `start_step` on."""
+def load_training_data(
+    config: Config, pattern: str, start_step: int = 0, damage_log: DamageLog | None = None
+) -> tf.data.Dataset:
+    """The training batches of a configuration, from step `start_step` on; skipped records go into `damage_log`."""
     return pipeline.load(
         pattern,
         training=True,
@@ -47,6 +51,7 @@ def load_training_data(config: Config, pattern: str, start_step: int = 0) -> tf.
         colour_jitter=config.data.colour_jitter,
         cache=config.data.cache,
         on_bad_record=config.data.on_bad_record,
+        damage_log=damage_log,
         data_service=config.data.data_service or None,
         seed=config.train.seed,
         start_step=start_step,
@@ -61,7 +66,7 @@ def compile_model(config: Config) -> RetinaNet:
 
 
 class _SaveState(keras.callbacks.Callback):
-    """Writes the training state after every epoch; tf.train renames its files into place."""
+    """Writes the training state after every epoch with a finite loss; tf.train renames its files into place."""
 
     def __init__(self, manager: tf.train.CheckpointManager):
         super().__init__()
@@ -69,7 +74,8 @@ class _SaveState(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Saves under the number of finished epochs."""
-        self.manager.save(checkpoint_number=epoch + 1)
+        if math.isfinite((logs or {}).get("loss", 0.0)):
+            self.manager.save(checkpoint_number=epoch + 1)
 
 
 def train(
@@ -111,7 +117,7 @@ def train(
     load_training_data(config, data)
     if init_weights:
         check(config.model, config.anchors, init_weights)
-    known = runs.start(run_dir, config, label_map, data=data, validation=validation)
+    known = runs.start(run_dir, config, label_map, data=data, validation=validation, init_weights=init_weights)
 
     if known and (run_dir / runs.WEIGHTS).exists():
         print(f"{run_dir}: this run is finished; its result is used as it is.")
@@ -137,8 +143,9 @@ def train(
         with strategy.scope():
             print(initialize(model, init_weights, label_map))
     if finished < epochs:
+        damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
         model.fit(
-            load_training_data(config, data, start_step=finished * epoch_steps),
+            load_training_data(config, data, finished * epoch_steps, damage_log),
             epochs=epochs,
             initial_epoch=finished,
             steps_per_epoch=epoch_steps,
@@ -149,6 +156,11 @@ def train(
             ],
             verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
         )
+        if model.stop_training:
+            raise InputError(
+                f"the loss in {run_dir} became NaN or infinite; the last good state is kept in its checkpoints: lower "
+                "--learning_rate, lengthen --warmup_steps or set --clip_norm, in another run_dir."
+            )
     _finish(config, model, label_map, run_dir, validation)
     return model
 

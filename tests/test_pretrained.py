@@ -4,28 +4,49 @@ import collections
 import json
 import os
 import pickle
+from pathlib import Path
 
 import keras
 import numpy as np
 import oracles
 import pytest
+import tensorflow as tf
 from published import Published
 
 import retinanet_tf as rn
 from retinanet_tf import pretrained, runs
+from retinanet_tf.data import shapes
 from retinanet_tf.pretrained import reading
 from retinanet_tf.pretrained.coco_labels import COCO
 from retinanet_tf.pretrained.importing import class_columns
+from retinanet_tf.pretrained.loading import assign
 
 RNG = np.random.default_rng(0)
-IMAGE = RNG.uniform(0, 255, (1, 96, 64, 3)).astype(np.float32)
 CASES = {
-    "detectron": ("detectron", Published("detectron")),
-    "detectron2": ("detectron2", Published("detectron2")),
-    "torchvision v1": ("torchvision", Published("torchvision", columns=91)),
-    "torchvision v2": ("torchvision", Published("torchvision2", columns=91)),
-    "mlperf": ("torchvision", Published("torchvision", "resnext50_32x4d", columns=10)),
+    "detectron": ("detectron", "detectron", "resnet50", 80),
+    "torchvision v1": ("torchvision", "torchvision", "resnet50", 91),
+    "torchvision v2": ("torchvision", "torchvision2", "resnet50", 91),
+    "mlperf": ("torchvision", "torchvision", "resnext50_32x4d", 10),
 }
+
+
+def picture():
+    """A real photo where there is one, else noise: `(1, 96, 64, 3)` in 0–255."""
+    folder = os.environ.get("RETINANET_TF_TEST_DATA")
+    photos = sorted(Path(folder).glob("coco_ccby/**/*.jpg")) if folder else []
+    if not photos:
+        return RNG.uniform(0, 255, (1, 96, 64, 3)).astype(np.float32)
+    return tf.image.resize(tf.io.decode_jpeg(photos[0].read_bytes(), 3), (96, 64), antialias=True)[None].numpy()
+
+
+IMAGE = picture()
+
+
+@pytest.fixture(scope="module")
+def detectron2():
+    """A checkpoint of detectron2 and its class logits and box deltas on IMAGE."""
+    theirs = Published("detectron2")
+    return theirs, *theirs.outputs(IMAGE)
 
 
 def write(path, tensors, wrap=None):
@@ -40,10 +61,11 @@ def close(ours, expected):
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_the_imported_network_is_the_published_one(case, tmp_path):
-    source, theirs = CASES[case]
+    source, *kind = CASES[case]
+    theirs = Published(*kind)
     logits, deltas = theirs.outputs(IMAGE)
     assert 0.1 < logits.std() < 100 and 0.01 < deltas.std() < 100
-    wrap = {"detectron": "blobs", "detectron2": "model"}.get(source)
+    wrap = {"detectron": "blobs"}.get(source)
     extra = {"conv1_w_momentum": np.ones(3, np.float32)} if source == "detectron" else {}
     file = write(tmp_path / "file.pkl", {**theirs.tensors, **extra}, wrap)
     report = pretrained.import_weights(source, file, tmp_path / "out")
@@ -173,9 +195,8 @@ def test_other_classes_keep_everything_but_the_last_class_convolution(trained):
     assert len(pretrained.initialize(same, run, renamed).missing) == 2
 
 
-def test_one_file_instead_of_a_folder(tmp_path):
-    theirs = CASES["detectron2"][1]
-    logits, _ = theirs.outputs(IMAGE)
+def test_detectron2s_network_as_one_file(detectron2, tmp_path):
+    theirs, logits, deltas = detectron2
     tensors = {**theirs.tensors, "pixel_mean": np.float32([103.53, 116.28, 123.675]).reshape(3, 1, 1)}
     file = write(tmp_path / "model_final.pkl", tensors, "model")
     pretrained.import_weights("detectron2", file, tmp_path / "r50.weights.h5")
@@ -185,7 +206,9 @@ def test_one_file_instead_of_a_folder(tmp_path):
     detector = rn.load_detector(tmp_path / "r50.weights.h5")
     assert detector.label_map.names[:2] == ("person", "bicycle") and detector.label_map.ids[-1] == 90
     assert (detector.image_size, detector.max_size) == (800, 1333)
-    close(detector.model(IMAGE, training=False)["class_logits"][0], logits)
+    out = detector.model(IMAGE, training=False)
+    close(out["class_logits"][0], logits)
+    close(out["box_deltas"][0], deltas)
     report = json.loads((tmp_path / "r50.import.json").read_text())
     assert report["unused"] == ["pixel_mean"] and len(report["matched"]) == len(theirs.tensors)
 
@@ -196,9 +219,8 @@ def refused(source, tensors, tmp_path, match):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_not_what_source_says_is_refused(tmp_path):
-    theirs = CASES["detectron2"][1]
-    theirs.outputs(IMAGE)
+def test_what_is_not_what_source_says_is_refused(detectron2, tmp_path):
+    theirs = detectron2[0]
     refused("detectron", theirs.tensors, tmp_path, "not a checkpoint of detectron.*--source=detectron2")
     refused("torchvision", {"a": np.zeros(3)}, tmp_path, "it has a")
     lacking = {name: value for name, value in theirs.tensors.items() if name != "head.bbox_pred.weight"}
@@ -207,8 +229,18 @@ def test_what_is_not_what_source_says_is_refused(tmp_path):
     refused("detectron2", lacking, tmp_path, "lacks 1 tensors of the detector, e.g. for fpn_lateral4/bias")
     name = "backbone.bottom_up.res4.1.conv3.norm.weight"
     refused("detectron2", {**theirs.tensors, name: np.ones(7)}, tmp_path, rf"{name} has shape \(7,\).*wants \(1024,\)")
-    name = "backbone.fpn_output3.bias"
-    refused("detectron2", {**theirs.tensors, name: np.full(256, np.nan)}, tmp_path, f"{name} holds values that are not")
+
+
+def test_nothing_is_assigned_where_one_tensor_is_wrong():
+    model = rn.RetinaNet(num_classes=3, **SMALL)
+    before = model.get_layer("fpn_p7").get_weights()[1]
+    for array, match in ((np.full(16, np.nan), "their.b holds values that are not finite"), (np.ones(4), "wants")):
+        arrays = {"fpn_p7/bias": np.ones(16), "fpn_p6/bias": array}
+        with pytest.raises(rn.InputError, match=match):
+            assign(model, arrays, "f.pkl", {"fpn_p6/bias": "their.b"})
+    with pytest.raises(rn.InputError, match="their.c is for fpn_p8/bias, which this network doesn't have"):
+        assign(model, {"fpn_p8/bias": np.ones(16)}, "f.pkl", {"fpn_p8/bias": "their.c"})
+    np.testing.assert_array_equal(model.get_layer("fpn_p7").get_weights()[1], before)
 
 
 class Harm:
@@ -259,3 +291,23 @@ def test_pth_files(tmp_path):
     torch.save({"model": Harm()}, path)
     with pytest.raises(rn.InputError, match=r"weights.pth can't be read"):
         reading.read_tensors(path)
+
+
+def test_training_starts_from_given_weights(tmp_path, capsys):
+    """One step of learning rate 0 from a run of other categories: its pyramid, and a fresh class layer."""
+    splits = shapes.generate(tmp_path / "coco", num_train=4, num_val=1, image_size=64)
+    rn.data.prepare(splits["train"].annotations, splits["train"].images, tmp_path, "train", shards=1, progress=False)
+    settings = {"image_size": 64, "max_size": 64, "batch_size": 2, "steps": 1, "checkpoint_steps": 1}
+    config = rn.presets["mini"].replace(**settings, warmup_steps=0, learning_rate=0.0, weight_decay=0.0)
+    start = config.replace(num_classes=2)
+    runs.start(tmp_path / "start", start, rn.data.LabelMap([1, 2], ["a", "b"]), data="d", validation="")
+    before = rn.RetinaNet.from_config(start)
+    runs.save_weights(before, tmp_path / "start" / runs.WEIGHTS)
+    job = {"data": str(tmp_path / "train-*.tfrecord"), "verbose": 0, "init_weights": str(tmp_path / "start")}
+    model = rn.train(config, run_dir=str(tmp_path / "run"), **job)
+    kernels = [np.array(other.get_layer("fpn_output4").get_weights()[0]) for other in (model, before)]
+    np.testing.assert_array_equal(*kernels)
+    assert "the last class convolution stays fresh: 2 categories there" in capsys.readouterr().out
+    with pytest.raises(rn.InputError, match="subnet_depth"):
+        rn.train(config.replace(subnet_depth=3), run_dir=str(tmp_path / "other"), **job)
+    assert not (tmp_path / "other").exists()

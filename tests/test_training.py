@@ -92,6 +92,15 @@ def test_another_job_in_the_same_directory_is_refused(finished, shards):
         rn.train(changed, data=str(shards / "train-*.tfrecord"), run_dir=str(run_dir))
 
 
+def test_a_loss_that_explodes_is_said_and_not_kept(shards, tmp_path):
+    """A learning rate of 1e20: the job stops by name, without weights and without a checkpoint of NaNs."""
+    config = TINY.replace(learning_rate=1e20, optimizer="sgd", warmup_steps=0, strategy="one_device")
+    with pytest.raises(rn.InputError, match="became NaN or infinite"):
+        rn.train(config, data=str(shards / "train-*.tfrecord"), run_dir=str(tmp_path / "run"), verbose=0)
+    assert not (tmp_path / "run" / "model.weights.h5").exists()
+    assert not list((tmp_path / "run").glob("checkpoints/epoch-*"))
+
+
 def test_a_run_from_before_a_field_existed_is_the_same_job(finished, shards):
     """A record without `mining` is of a job whose mining was the default."""
     run_dir, _ = finished
@@ -122,5 +131,5 @@ def test_a_run_directory_that_cannot_be_made(shards, tmp_path):
 
 
 def test_a_directory_without_a_run_is_named(tmp_path):
-    with pytest.raises(rn.InputError, match="holds no run.json"):
+    with pytest.raises(rn.InputError, match="run.json doesn.t exist"):
         runs.load_detector(tmp_path)
