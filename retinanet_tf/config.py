@@ -299,8 +299,8 @@ _MINI = _PAPER.replace(
     schedule="cosine",
     warmup_steps=100,
     warmup_start=0.1,
-    steps=3_500,
-    checkpoint_steps=350,
+    steps=3_200,
+    checkpoint_steps=320,
 )
 
 presets: dict[str, Config] = {"paper": _PAPER, "detectron": _DETECTRON, "modern": _MODERN, "mini": _MINI}
