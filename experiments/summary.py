@@ -11,7 +11,7 @@ from absl import flags
 
 from experiments import cli
 from retinanet_tf import config_flags
-from retinanet_tf.config import presets
+from retinanet_tf.config_presets import presets
 from retinanet_tf.data import files
 from retinanet_tf.model import RetinaNet
 from retinanet_tf.summary import count, draw, table

@@ -3,7 +3,8 @@
 from retinanet_tf import data
 from retinanet_tf.augmented import AugmentedDetector
 from retinanet_tf.box_losses import GIoULoss, L1Loss, SmoothL1Loss
-from retinanet_tf.config import Config, presets
+from retinanet_tf.config import Config
+from retinanet_tf.config_presets import presets
 from retinanet_tf.detector import Detector
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation import CocoEvaluation, evaluate

@@ -1,10 +1,45 @@
 """What differs between the two Keras lines, each difference named."""
 
 from collections.abc import Iterable
+from typing import Any
 
+import keras
 import tensorflow as tf
+
+KERAS_3 = hasattr(keras, "ops")
 
 
 def tensorflow_variables(variables: Iterable) -> list[tf.Variable]:
     """The `tf.Variable`s behind Keras variables: Keras 2's are ones themselves, Keras 3's hold one in `value`."""
     return [variable if isinstance(variable, tf.Variable) else variable.value for variable in variables]
+
+
+def optimizer_state(optimizer: keras.optimizers.Optimizer, variables: list) -> Any:
+    """What tf.train.Checkpoint saves of an optimizer of `variables`, its own variables made.
+
+    Keras 2's optimizers (loss scaling and TensorFlow Addons' included, which list their variables each in another
+    way) are trackable themselves; of Keras 3's that walk misses what is kept in lists.
+    """
+    if hasattr(optimizer, "build"):
+        optimizer.build(variables)
+    return tensorflow_variables(optimizer.variables) if KERAS_3 else optimizer
+
+
+def scaled_loss(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Tensor:
+    """The loss times a loss scale: Keras 3's optimizers all have the method, Keras 2's wrapper for float16 alone."""
+    if KERAS_3:
+        return optimizer.scale_loss(loss)
+    return optimizer.get_scaled_loss(loss) if hasattr(optimizer, "get_scaled_loss") else loss
+
+
+def unscaled_gradients(optimizer: keras.optimizers.Optimizer, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The gradients to apply: Keras 3's apply_gradients undoes the loss scale itself, Keras 2's doesn't."""
+    return optimizer.get_unscaled_gradients(gradients) if hasattr(optimizer, "get_unscaled_gradients") else gradients
+
+
+def track_loss(model: keras.Model, loss: tf.Tensor, images: int | tf.Tensor) -> None:
+    """Counts a step's total loss: Keras 3 leaves that to train_step, Keras 2's compute_loss has done it."""
+    if KERAS_3:
+        # The losses come divided by the replicas, whose gradients are summed.
+        loss *= tf.distribute.get_strategy().num_replicas_in_sync
+        next(metric for metric in model.metrics if metric.name == "loss").update_state(loss, sample_weight=images)

@@ -194,15 +194,41 @@ class TrainConfig(_Checked):
     decay_steps: tuple[int, ...] = _setting((60_000, 80_000), "Steps at which 'step' divides by ten (§4.1).")
     warmup_steps: int = _setting(0, "Linear warm-up steps; the text has none, the authors' code 500.")
     warmup_start: float = _setting(1 / 3, "First warm-up learning rate as a share of the full one (authors' code).")
-    optimizer: str = _setting("sgd", "'sgd' with momentum (§4.1) or 'adamw'.", ("sgd", "adamw"))
+    optimizer: str = _setting(
+        "sgd",
+        "'sgd' with momentum (§4.1), 'adamw', or one of TensorFlow Addons (Python 3.10 and 3.11).",
+        ("sgd", "adamw", "lamb", "novograd", "rectified_adam", "lazy_adam", "lookahead_sgd", "sgdw"),
+    )
+    bias_lr_factor: float = _setting(1.0, "Factor on the biases' learning rate: 1 (§4.1) or 2 (authors' code).")
     momentum: float = _setting(0.9, "Momentum of SGD (§4.1).")
     adamw_decay: float = _setting(0.0, "Decoupled weight decay of 'adamw'; SGD's is the model's weight_decay.")
     clip_norm: float = _setting(0.0, "Clip gradients to this global norm; 0 is off (authors' code).")
+    accumulation: int = _setting(
+        1, "Parts that a step cuts each device's images into, one after the other: less memory, the same gradients."
+    )
+    ema_decay: float = _setting(
+        0.0, "Evaluate and export an exponential moving average of the weights with this decay; 0 is off."
+    )
+    precision: str = _setting(
+        "float32",
+        "'float32', or the layers in 'float16' (with loss scaling) or 'bfloat16'; losses stay in float32.",
+        ("float32", "float16", "bfloat16"),
+    )
+    xla: bool = _setting(False, "Compile the training step with XLA.")
     strategy: str = _setting(
-        "mirrored", "'mirrored' (all devices of this machine) or 'one_device'.", ("mirrored", "one_device")
+        "mirrored",
+        "'mirrored' (all devices of this machine), 'one_device', 'multi_worker' (the machines in TF_CONFIG) or 'tpu'.",
+        ("mirrored", "one_device", "multi_worker", "tpu"),
+    )
+    devices: int = _setting(
+        0, "Devices that strategy=mirrored uses; 0 is all. Without a GPU they are logical CPU devices, to try things."
     )
     seed: int = _setting(0, "Seed of initialisation, shuffling and augmentation.")
     checkpoint_steps: int = _setting(1_000, "Steps between checkpoints, which are also Keras' epochs.")
+    eval_steps: int = _setting(
+        0, "Steps between evaluations on the validation data, at the checkpoint that follows; 0: at the end alone."
+    )
+    log_steps: int = _setting(20, "Steps between TensorBoard's scalars; 0: no TensorBoard logs.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +268,22 @@ class Config:
             raise InputError(f"{', '.join(map(repr, changes))} is no field of the configuration.")
         return Config(**sections)
 
+    def scaled_to_batch(self, batch_size: int) -> "Config":
+        """The same training at another batch size, by the linear rule of Goyal et al. 2017.
+
+        The learning rate grows with the batch; steps and decay_steps shrink with it, so that the job sees
+        as many images. Warm-up keeps its steps. Raises InputError for a batch below 1.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size} must be at least 1.")
+        factor = batch_size / self.data.batch_size
+        return self.replace(
+            batch_size=batch_size,
+            learning_rate=self.train.learning_rate * factor,
+            steps=max(1, round(self.train.steps / factor)),
+            decay_steps=tuple(round(step / factor) for step in self.train.decay_steps),
+        )
+
     def flat(self) -> dict[str, Any]:
         """Every field by its name, over all sections, in order."""
         return {
@@ -258,51 +300,3 @@ class Config:
     def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> "Config":
         """The inverse of `to_dict`; sections and fields that aren't named keep the paper's values."""
         return cls().replace(**{name: value for section in values.values() for name, value in section.items()})
-
-
-_PAPER = Config()
-_DETECTRON = _PAPER.replace(normalizer="replica", promote="above_negative", warmup_steps=500)
-_MODERN = _PAPER.replace(
-    normalizer="global",
-    box="giou",
-    image_size=800,
-    max_size=1333,
-    scale_jitter=(0.8, 1.0),
-    steps=270_000,
-    decay_steps=(210_000, 250_000),
-    warmup_steps=1_000,
-    promote="always",
-)
-_MINI = _PAPER.replace(
-    num_classes=5,
-    backbone="resnet14_w24",
-    norm="batch",
-    freeze_stages=0,
-    pixel_mean=(127.5, 127.5, 127.5),
-    pixel_std=(64.0, 64.0, 64.0),
-    channel_order="rgb",
-    max_level=6,
-    anchor_multiplier=2.0,
-    fpn_channels=48,
-    subnet_channels=48,
-    subnet_depth=2,
-    subnet_norm="batch",
-    image_size=128,
-    max_size=128,
-    batch_size=8,
-    normalizer="global",
-    promote="always",
-    optimizer="adamw",
-    adamw_decay=1e-4,
-    weight_decay=0.0,
-    learning_rate=7e-3,
-    schedule="cosine",
-    warmup_steps=100,
-    warmup_start=0.1,
-    steps=3_200,
-    checkpoint_steps=320,
-)
-
-presets: dict[str, Config] = {"paper": _PAPER, "detectron": _DETECTRON, "modern": _MODERN, "mini": _MINI}
-"""Named configurations: `paper` (the text), `detectron` (the authors' code), `modern` (what is best today), `mini`
-(a small network for small images: two CPU cores, minutes)."""

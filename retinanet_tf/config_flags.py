@@ -5,7 +5,8 @@ from typing import Any
 
 from absl import flags
 
-from retinanet_tf.config import Config, presets
+from retinanet_tf.config import Config
+from retinanet_tf.config_presets import presets
 from retinanet_tf.errors import InputError
 
 
@@ -47,6 +48,9 @@ def _text(value: Any) -> str:
 def read(base: Config | None = None) -> Config:
     """The configuration that the parsed flags describe: the preset (or `base`), then every flag that was given.
 
+    Another batch_size than the preset's brings its learning rate, steps and decay_steps with it by the linear rule,
+    unless they are given too.
+
     Raises:
       InputError: a list with elements of the wrong kind, named by its flag.
     """
@@ -64,4 +68,6 @@ def read(base: Config | None = None) -> Config:
             except ValueError:
                 raise InputError(f"--{name}={','.join(value)} must be a list of {kind.__name__} values.") from None
         changes[name] = value
+    if "batch_size" in changes:
+        config = config.scaled_to_batch(changes["batch_size"])
     return config.replace(**changes)

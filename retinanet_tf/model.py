@@ -15,6 +15,7 @@ from retinanet_tf.layers import PixelNormalization
 from retinanet_tf.mining import mine
 from retinanet_tf.normalizers import normalizer_weights
 from retinanet_tf.resnet import resnet
+from retinanet_tf.step import Step
 from retinanet_tf.subnets import Subnet
 
 
@@ -78,6 +79,8 @@ class RetinaNet(keras.Model):
         self.anchors.build((None, None, None, 3))
         self.assign_config = assign
         self.normalizer = normalizer
+        self.step: Step | None = None
+        """What a training step does beyond Keras' own (`retinanet_tf.step`); None for nothing."""
         self.mining = {"mining": mining, "mining_examples": mining_examples, "mining_nms": mining_nms}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
@@ -93,16 +96,14 @@ class RetinaNet(keras.Model):
         Returns:
           The scalar loss, weight decay included.
         """
-        anchors = self.anchors(x)
-        assigned = targets.assign(anchors, y["boxes"], y["labels"], self.assign_config)
-        class_targets, positive = assigned.class_targets, assigned.positive
-        normal = positive
+        assigned = y if "class_targets" in y else self.assign(x, y)
+        class_targets, positive, weights = (assigned[key] for key in ("class_targets", "positive", "weights"))
         if self.mining["mining"] != "none":
             loss = self.loss["class_logits"]
-            class_targets = mine(loss, class_targets, y_pred["class_logits"], anchors, **self.mining)
-            normal = class_targets != targets.IGNORED
-            positive &= normal
-        weights = normalizer_weights(tf.reduce_sum(tf.cast(normal, tf.float32), axis=1), self.normalizer)
+            class_targets = mine(loss, class_targets, y_pred["class_logits"], self.anchors(x), **self.mining)
+            kept = class_targets != targets.IGNORED
+            positive &= kept
+            weights = normalizer_weights(tf.reduce_sum(tf.cast(kept, tf.float32), axis=1), self.normalizer)
         if sample_weight is not None:
             weights *= tf.cast(sample_weight, tf.float32)
         positive = tf.cast(positive, tf.float32)[..., None]
@@ -110,12 +111,31 @@ class RetinaNet(keras.Model):
             x=x,
             y={
                 "class_logits": class_targets,
-                "box_deltas": tf.concat([assigned.box_targets, positive], axis=-1),
+                "box_deltas": tf.concat([assigned["box_targets"], positive], axis=-1),
             },
             y_pred=y_pred,
             sample_weight={"class_logits": weights, "box_deltas": weights},
             **kwargs,
         )
+
+    def assign(self, images: tf.Tensor, y: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `compute_loss` makes of {"boxes", "labels"}, and takes in their place.
+
+        Returns:
+          {"class_targets": `(B, A)` int32, "box_targets": `(B, A, 4)`, "positive": `(B, A)` bool, "weights": `(B,)`
+          the normaliser's}.
+        """
+        assigned = targets.assign(self.anchors(images), y["boxes"], y["labels"], self.assign_config)
+        counts = tf.reduce_sum(tf.cast(assigned.positive, tf.float32), axis=1)
+        return {**assigned._asdict(), "weights": normalizer_weights(counts, self.normalizer)}
+
+    def train_step(self, data):
+        """Keras' step, or the one of `self.step`."""
+        if self.step is None:
+            return super().train_step(data)
+        images, y = data
+        self.step(self, images, y)
+        return self.get_metrics_result()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """The tracked losses. Keras 2 would compare the structures of `y` and `y_pred`, which differ by design."""

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from retinanet_tf.config import TrainConfig
+from retinanet_tf.errors import InputError
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
@@ -69,11 +70,44 @@ def make_schedule(config: TrainConfig) -> keras.optimizers.schedules.LearningRat
     return WarmupStepSchedule(config.learning_rate, config.decay_steps, **warmup)
 
 
+def linear_rule_excess(config: TrainConfig, batch_size: int) -> float:
+    """How many times SGD's learning rate is the paper's for this batch (§4.1: 0.01 for 16); 0 for other optimizers."""
+    return config.learning_rate / (0.01 * batch_size / 16) if config.optimizer == "sgd" else 0.0
+
+
 def make_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
-    """The optimizer that `config` describes, with its schedule. SGD's weight decay is the model's coupled L2 (§4.1)."""
+    """The optimizer that `config` describes, with its schedule. SGD's weight decay is the model's coupled L2 (§4.1).
+
+    Raises:
+      InputError: an optimizer of TensorFlow Addons where that can't be imported.
+    """
     common = {"learning_rate": make_schedule(config), "global_clipnorm": config.clip_norm or None}
     if config.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(weight_decay=config.adamw_decay, **common)
         optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
         return optimizer
-    return keras.optimizers.SGD(momentum=config.momentum, **common)
+    if config.optimizer == "sgd":
+        return keras.optimizers.SGD(momentum=config.momentum, **common)
+    return _from_addons(config, common["learning_rate"])
+
+
+def _from_addons(config: TrainConfig, rate: keras.optimizers.schedules.LearningRateSchedule):
+    try:
+        import tensorflow_addons as tfa
+    except ImportError as error:
+        raise InputError(
+            f"--optimizer={config.optimizer} is TensorFlow Addons', which this Python can't import ({error}); use "
+            "Python 3.10 or 3.11, or --optimizer=sgd or adamw."
+        ) from None
+    clip = {"global_clipnorm": config.clip_norm} if config.clip_norm else {}
+    make = {
+        "lamb": lambda: tfa.optimizers.LAMB(rate, weight_decay_rate=config.adamw_decay, **clip),
+        "novograd": lambda: tfa.optimizers.NovoGrad(rate, weight_decay=config.adamw_decay, **clip),
+        "rectified_adam": lambda: tfa.optimizers.RectifiedAdam(rate, weight_decay=config.adamw_decay, **clip),
+        "lazy_adam": lambda: tfa.optimizers.LazyAdam(rate, **clip),
+        "sgdw": lambda: tfa.optimizers.SGDW(config.adamw_decay, rate, config.momentum, **clip),
+        "lookahead_sgd": lambda: tfa.optimizers.Lookahead(
+            keras.optimizers.legacy.SGD(rate, momentum=config.momentum, **clip)
+        ),
+    }
+    return make[config.optimizer]()

@@ -3,13 +3,17 @@
 flags.txt      every setting as a flagfile: `python -m experiments.train --flagfile=DIR/flags.txt` repeats the run
 run.json       the configuration, data, versions, seed, git commit
 labels.json    the dataset's category ids and names
-checkpoints/   the newest training states
-log.csv        losses by epoch
+checkpoints/   the newest training states, by step
+log.csv        losses, learning rate, images a second, AP by epoch (an epoch ends at every checkpoint)
+tensorboard/   the same and pictures, for TensorBoard
+best.weights.h5    (with best.json, best.run.json, best.labels.json) the weights of the best AP while training
 model.weights.h5   the trained weights, written at the end
-metrics.json   the twelve COCO numbers, where there is validation data
+metrics.json   the twelve COCO numbers at the end, where there is validation data
 training.png   the curves of log.csv
+lock           held by the job at work
 """
 
+import csv
 import json
 import os
 import platform
@@ -30,6 +34,8 @@ from retinanet_tf.model import RetinaNet
 from retinanet_tf.version import __version__
 
 WEIGHTS = "model.weights.h5"
+LOG = "log.csv"
+BEST_METRICS = "best.json"
 SUFFIX = ".weights.h5"
 
 
@@ -77,6 +83,31 @@ def save_weights(model: RetinaNet, path: Path) -> None:
         partial = f"{aside}{SUFFIX}"
         model.save_weights(partial)
         os.replace(partial, aside)
+
+
+def save_best(model: RetinaNet, run_dir: Path, metrics: dict) -> None:
+    """Keeps weights beside the last ones, with all that `load_detector(run_dir / "best.weights.h5")` needs."""
+    save_weights(model, run_dir / f"best{SUFFIX}")
+    for name in ("run.json", "labels.json"):
+        files.write_text(run_dir / f"best.{name}", (run_dir / name).read_text())
+    files.write_json(run_dir / BEST_METRICS, metrics)
+
+
+def trim_log(run_dir: Path, step: int) -> None:
+    """Removes the rows of log.csv after `step`, which are about to be made again."""
+    path = run_dir / LOG
+    if not path.exists():
+        return
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [row for row in rows if row.get("step") and float(row["step"]) <= step]
+    if not kept:
+        path.unlink()
+    elif len(kept) < len(rows):
+        with files.written_aside(path) as aside, open(aside, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(kept[0]))
+            writer.writeheader()
+            writer.writerows(kept)
 
 
 def start(

@@ -1,39 +1,43 @@
 """The training job: strategy, model, data, callbacks and `model.fit`, restartable from its run directory."""
 
-import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
 import tensorflow as tf
+from absl import logging
 
-from retinanet_tf import runs
-from retinanet_tf.compat import tensorflow_variables
+from retinanet_tf import faults, runs
+from retinanet_tf.averaging import WeightAverage
+from retinanet_tf.callbacks import NonFiniteLoss, Progress, SaveState, WatchLosses
+from retinanet_tf.checkpoints import TrainingState
 from retinanet_tf.config import Config
 from retinanet_tf.data import files, pipeline
 from retinanet_tf.data.damage import DamageLog
 from retinanet_tf.data.labels import LabelMap
+from retinanet_tf.data.position import image_ids
 from retinanet_tf.data.reader import labels_beside
-from retinanet_tf.detector import Detector
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation import evaluate
+from retinanet_tf.locking import exclusive
 from retinanet_tf.losses import retinanet_losses
 from retinanet_tf.model import RetinaNet
-from retinanet_tf.optimization import make_optimizer
+from retinanet_tf.optimization import linear_rule_excess, make_optimizer, make_schedule
 from retinanet_tf.pretrained.loading import check, initialize
+from retinanet_tf.step import Step
+from retinanet_tf.stopping import StopRequest
+from retinanet_tf.strategies import Worker, distribute, make_strategy, worker_of
+from retinanet_tf.validation import Validation
 from retinanet_tf.visualize import training_curves
 
 
-def make_strategy(name: str) -> tf.distribute.Strategy:
-    """The distribution strategy called `name`: 'mirrored' over every GPU (or the CPU), or 'one_device'."""
-    if name == "one_device":
-        gpus = tf.config.list_logical_devices("GPU")
-        return tf.distribute.OneDeviceStrategy(gpus[0].name if gpus else "/CPU:0")
-    return tf.distribute.MirroredStrategy()
-
-
 def load_training_data(
-    config: Config, pattern: str, start_step: int = 0, damage_log: DamageLog | None = None
+    config: Config,
+    pattern: str,
+    start_step: int = 0,
+    damage_log: DamageLog | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """The training batches of a configuration, from step `start_step` on; skipped records go into `damage_log`."""
     return pipeline.load(
@@ -55,27 +59,42 @@ def load_training_data(
         data_service=config.data.data_service or None,
         seed=config.train.seed,
         start_step=start_step,
+        shard=shard,
     )
 
 
 def compile_model(config: Config) -> RetinaNet:
-    """A fresh model with the configuration's losses and optimizer; call it in the strategy's scope."""
-    model = RetinaNet.from_config(config)
-    model.compile(optimizer=make_optimizer(config.train), loss=retinanet_losses(config.loss), jit_compile=False)
+    """A fresh model with the configuration's losses, optimizer and step; call it in the strategy's scope.
+
+    Raises:
+      InputError: settings that exclude each other.
+    """
+    settings = config.train
+    if settings.bias_lr_factor != 1.0 and settings.optimizer != "sgd":
+        raise InputError(f"--bias_lr_factor works with --optimizer=sgd; {settings.optimizer} would undo the factor.")
+    if settings.accumulation > 1 and config.loss.mining != "none" and config.loss.normalizer != "image":
+        raise InputError(
+            f"--accumulation={settings.accumulation} with --mining={config.loss.mining} needs --normalizer=image: the "
+            "others count the examples of the whole batch, which mining knows a part at a time."
+        )
+    with _precision(settings.precision):
+        model = RetinaNet.from_config(config)
+        model.compile(optimizer=make_optimizer(settings), loss=retinanet_losses(config.loss), jit_compile=settings.xla)
+    average = WeightAverage(model.weights, settings.ema_decay) if settings.ema_decay else None
+    if average or settings.accumulation > 1 or settings.bias_lr_factor != 1.0:
+        model.step = Step(settings.accumulation, settings.bias_lr_factor, average)
     return model
 
 
-class _SaveState(keras.callbacks.Callback):
-    """Writes the training state after every epoch with a finite loss; tf.train renames its files into place."""
-
-    def __init__(self, manager: tf.train.CheckpointManager):
-        super().__init__()
-        self.manager = manager
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Saves under the number of finished epochs."""
-        if math.isfinite((logs or {}).get("loss", 0.0)):
-            self.manager.save(checkpoint_number=epoch + 1)
+@contextmanager
+def _precision(name: str) -> Iterator[None]:
+    """Layers made inside the block compute in `name`; their variables stay float32."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(name if name == "float32" else f"mixed_{name}")
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
 
 
 def train(
@@ -89,88 +108,174 @@ def train(
 ) -> RetinaNet:
     """Trains a detector, or goes on where the same job stopped.
 
+    SIGTERM and Ctrl-C save the state of the step in hand; then the process exits with 143, or KeyboardInterrupt is
+    raised. After `kill -9` it goes on from the last checkpoint. On CPUs the final weights are those of an
+    uninterrupted job, bit for bit.
+
     Args:
       config: everything but the paths.
       data: pattern of the training shards; labels.json stands beside them.
-      run_dir: folder for what the job leaves (see `runs`).
-      validation: pattern of shards whose COCO numbers are written at the end; '' for none.
+      run_dir: folder for what the job leaves (see `runs`); shared by all workers of strategy='multi_worker'.
+      validation: pattern of shards whose COCO numbers are written every `eval_steps` and at the end; '' for none.
       init_weights: what `pretrained.import_weights` wrote, or another run's directory, to start from; '' for none.
       verbose: Keras' `verbose`; by default a bar on a terminal and a line an epoch elsewhere.
 
     Returns:
-      The trained model.
+      The trained model (with `ema_decay`, its averaged weights).
 
     Raises:
-      InputError: the data, the configuration or the run directory can't be used.
+      InputError: the data, the configuration or the run directory can't be used, or the loss was no number.
     """
     run_dir = Path(run_dir)
+    strategy = make_strategy(config.train.strategy, config.train.devices)
+    worker = worker_of(strategy)
+    label_map = _checked_labels(config, data, strategy)
+    keras.utils.set_random_seed(config.train.seed)
+    # The data is opened first: whatever is wrong with it is said before anything is written.
+    load_training_data(config, data)
+    if init_weights:
+        check(config.model, config.anchors, init_weights)
+    paths = {"data": data, "validation": validation, "init_weights": init_weights}
+    if not worker.is_chief:
+        return _run(config, strategy, worker, label_map, run_dir, verbose or 0, **paths)
+    files.make_folder(run_dir, "run_dir")
+    with exclusive(run_dir):
+        runs.start(run_dir, config, label_map, **paths)
+        verbose = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
+        return _run(config, strategy, worker, label_map, run_dir, verbose, **paths)
+
+
+def _checked_labels(config: Config, data: str, strategy: tf.distribute.Strategy) -> LabelMap:
     label_map = labels_beside(data)
     if label_map.num_classes != config.model.num_classes:
         raise InputError(
             f"--num_classes={config.model.num_classes} disagrees with the {label_map.num_classes} categories of "
             f"{Path(data).parent / 'labels.json'}; set --num_classes={label_map.num_classes}."
         )
-    epoch_steps = min(config.train.checkpoint_steps, config.train.steps)
-    epochs = -(-config.train.steps // epoch_steps)
-    keras.utils.set_random_seed(config.train.seed)
-    # The data is opened first: whatever is wrong with it is said before anything is written.
-    load_training_data(config, data)
-    if init_weights:
-        check(config.model, config.anchors, init_weights)
-    known = runs.start(run_dir, config, label_map, data=data, validation=validation, init_weights=init_weights)
+    parts = strategy.num_replicas_in_sync * config.train.accumulation
+    if config.data.batch_size % parts:
+        raise InputError(
+            f"--batch_size={config.data.batch_size} must be a multiple of {parts} ({strategy.num_replicas_in_sync} "
+            f"devices, --accumulation={config.train.accumulation})."
+        )
+    return label_map
 
-    if known and (run_dir / runs.WEIGHTS).exists():
+
+def _announce(config: Config, replicas: int) -> None:
+    """Says what is about to run, and warns of a rate that the linear rule wouldn't give."""
+    settings, batch = config.train, config.data.batch_size
+    parts = f", in {settings.accumulation} parts each" if settings.accumulation > 1 else ""
+    print(
+        f"{settings.steps} steps of {batch} images on {replicas} device(s){parts}; {settings.optimizer}, learning rate "
+        f"{settings.learning_rate:g}, schedule {settings.schedule}."
+    )
+    excess = linear_rule_excess(settings, batch)
+    if excess > 2.0:
+        logging.warning(
+            "learning_rate=%g is %.1f times what the linear rule gives for a batch of %d (0.01 for 16, section 4.1); "
+            "the loss may become NaN.",
+            settings.learning_rate,
+            excess,
+            batch,
+        )
+
+
+def _run(
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    worker: Worker,
+    label_map: LabelMap,
+    run_dir: Path,
+    verbose: int,
+    *,
+    data: str,
+    validation: str,
+    init_weights: str,
+) -> RetinaNet:
+    """The job of one process whose run directory is in order."""
+    if (run_dir / runs.WEIGHTS).exists():
         print(f"{run_dir}: this run is finished; its result is used as it is.")
         return runs.load_model(run_dir)
-
-    strategy = make_strategy(config.train.strategy)
+    total = config.train.steps
     with strategy.scope():
         model = compile_model(config)
-        model.optimizer.build(model.trainable_variables)
-        # Plain lists: tf.train's own walk over a Keras 3 model misses the weights of layers that are kept in lists.
-        state = tf.train.Checkpoint(
-            weights=tensorflow_variables(model.weights), optimizer=tensorflow_variables(model.optimizer.variables)
-        )
-    manager = tf.train.CheckpointManager(state, str(run_dir / "checkpoints"), max_to_keep=2, checkpoint_name="epoch")
-    finished = 0
-    if known and manager.latest_checkpoint:
-        with strategy.scope():
-            state.restore(manager.latest_checkpoint).assert_consumed()
-        finished = int(manager.latest_checkpoint.rsplit("-", 1)[1])
-        done = min(finished * epoch_steps, config.train.steps)
-        print(f"{run_dir}: going on after {done} of {config.train.steps} steps.")
-    elif init_weights:
-        with strategy.scope():
+        average = model.step and model.step.average
+        state = TrainingState(run_dir / "checkpoints", model, average, worker.is_chief)
+        done = state.restore()
+        if done:
+            print(f"{run_dir}: going on after {done} of {total} steps.")
+        elif init_weights:
             print(initialize(model, init_weights, label_map))
-    if finished < epochs:
-        damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
-        model.fit(
-            load_training_data(config, data, finished * epoch_steps, damage_log),
-            epochs=epochs,
-            initial_epoch=finished,
-            steps_per_epoch=epoch_steps,
-            callbacks=[
-                keras.callbacks.TerminateOnNaN(),
-                _SaveState(manager),
-                keras.callbacks.CSVLogger(str(run_dir / "log.csv"), append=bool(finished)),
-            ],
-            verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
-        )
-        if model.stop_training:
-            raise InputError(
-                f"the loss in {run_dir} became NaN or infinite; the last good state is kept in its checkpoints: lower "
-                "--learning_rate, lengthen --warmup_steps or set --clip_norm, in another run_dir."
+            if average:
+                average.restart()
+    if worker.is_chief and done < total:
+        _announce(config, strategy.num_replicas_in_sync)
+    judge = Validation(config, model, label_map, run_dir, validation, worker, average)
+    damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
+    progress = Progress(total, done, config.data.batch_size, make_schedule(config.train))
+    runs.trim_log(run_dir, done)
+    with StopRequest() as stop:
+        callbacks = [
+            progress,
+            WatchLosses(progress),
+            SaveState(state, progress, stop),
+            *judge.callbacks(progress, lambda: load_training_data(config.replace(cache="none"), data)),
+        ]
+        for initial_epoch, epochs, steps in _segments(done, total, config.train.checkpoint_steps):
+            batches = distribute(
+                strategy, lambda shard: load_training_data(config, data, progress.step, damage_log, shard)
             )
-    _finish(config, model, label_map, run_dir, validation)
+            with _explained(config, data, run_dir, state, worker):
+                model.fit(
+                    batches,
+                    epochs=epochs,
+                    initial_epoch=initial_epoch,
+                    steps_per_epoch=steps,
+                    callbacks=callbacks,
+                    verbose=verbose,
+                )
+    judge.finish()
+    if worker.is_chief and (run_dir / runs.LOG).exists():
+        training_curves(run_dir / runs.LOG, run_dir / "training.png")
     return model
 
 
-def _finish(config: Config, model: RetinaNet, label_map: LabelMap, run_dir: Path, validation: str) -> None:
-    """Writes curves, metrics and, last, the weights: they are the mark of a finished run."""
-    training_curves(run_dir / "log.csv", run_dir / "training.png")
-    if validation:
-        detector = Detector.from_config(config, model, label_map)
-        metrics = evaluate(detector, validation)
-        files.write_json(run_dir / "metrics.json", metrics)
-        print(f"{run_dir}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
-    runs.save_weights(model, run_dir / runs.WEIGHTS)
+def _segments(done: int, total: int, every: int) -> Iterator[tuple[int, int, int]]:
+    """(first epoch, epochs in all, steps an epoch) of the calls of `fit` that lead from step `done` to `total`.
+
+    Epochs end at the multiples of `every` and at the last step; Keras' epochs are equally long within a call.
+    """
+    while done < total:
+        first = done // every
+        steps = min((first + 1) * every, total) - done
+        count = (total - done) // every if steps == every else 1
+        yield first, first + count, steps
+        done += count * steps
+
+
+@contextmanager
+def _explained(config: Config, data: str, run_dir: Path, state: TrainingState, worker: Worker) -> Iterator[None]:
+    """Turns what can go wrong in `fit` into a sentence."""
+    try:
+        yield
+    except NonFiniteLoss as error:
+        if not worker.is_chief:
+            raise InputError(f"{error}; the chief worker has the details.") from None
+        batch = next(iter(load_training_data(config.replace(cache="none"), data, error.step)))
+        ids = image_ids(
+            data,
+            error.step,
+            batch_size=config.data.batch_size,
+            image_size=config.model.image_size,
+            max_size=config.model.max_size,
+            size_multiple=2**config.anchors.max_level,
+            seed=config.train.seed,
+        )
+        raise InputError(faults.report(run_dir, error.step, batch, ids, state.newest)) from None
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError) as e:
+        if worker.count == 1:
+            raise
+        raise InputError(
+            f"worker {worker.index} of {worker.count} lost the others ({str(e).splitlines()[0]}); start all workers "
+            f"again with the same commands: they go on from step {state.newest}."
+        ) from None

@@ -45,6 +45,7 @@ def test_the_detectron_preset_differs_from_the_paper_where_the_authors_code_does
         "normalizer": "replica",
         "promote": "above_negative",
         "warmup_steps": 500,
+        "bias_lr_factor": 2.0,
     }
 
 

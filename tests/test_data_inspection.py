@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from retinanet_tf import boxes as geometry
 from retinanet_tf.anchors import anchors_by_level
-from retinanet_tf.config import AnchorConfig, presets
+from retinanet_tf.config import AnchorConfig
+from retinanet_tf.config_presets import presets
 from retinanet_tf.data import reach
 from retinanet_tf.data.coco import read_coco
 from retinanet_tf.data.index import read_index

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from retinanet_tf.config import DetectConfig, presets
+from retinanet_tf.config import DetectConfig
+from retinanet_tf.config_presets import presets
 from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.detector import Detector, settings, to_image
 from retinanet_tf.errors import InputError

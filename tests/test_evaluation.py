@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from retinanet_tf.config import DetectConfig, presets
+from retinanet_tf.config import DetectConfig
+from retinanet_tf.config_presets import presets
 from retinanet_tf.data.annotations import ImageAnnotations
 from retinanet_tf.data.images import PreparedImage
 from retinanet_tf.data.labels import LabelMap

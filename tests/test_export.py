@@ -13,7 +13,8 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
-from retinanet_tf.config import DetectConfig, presets
+from retinanet_tf.config import DetectConfig
+from retinanet_tf.config_presets import presets
 from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.detector import Detector
 from retinanet_tf.errors import InputError

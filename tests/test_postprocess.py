@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from retinanet_tf.config import DetectConfig, presets
+from retinanet_tf.config import DetectConfig
+from retinanet_tf.config_presets import presets
 from retinanet_tf.detector import Detector
 from retinanet_tf.model import RetinaNet
 from retinanet_tf.postprocess import _apart, logit_threshold, select_detections

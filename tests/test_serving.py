@@ -27,7 +27,8 @@ from tensorflow_serving.apis import (
 from tensorflow_serving.config import model_server_config_pb2
 
 from retinanet_tf.client import OUTPUTS, detect
-from retinanet_tf.config import DetectConfig, presets
+from retinanet_tf.config import DetectConfig
+from retinanet_tf.config_presets import presets
 from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.detector import Detector
 from retinanet_tf.errors import InputError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import retinanet_tf as rn
-from retinanet_tf import runs, training
+from retinanet_tf import callbacks, runs
 from retinanet_tf.data import shapes
 
 TINY = rn.presets["mini"].replace(
@@ -59,14 +59,14 @@ def test_an_interrupted_job_goes_on_to_the_same_weights(finished, shards, tmp_pa
     """Stopped inside the third epoch and started again: the weights of a run that was never stopped."""
     _, whole = finished
     train = str(shards / "train-*.tfrecord")
-    save = training._SaveState.on_epoch_end
+    save = callbacks.SaveState.on_epoch_end
 
     def save_then_stop(self, epoch, logs=None):
         save(self, epoch, logs)
         if epoch == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._SaveState, "on_epoch_end", save_then_stop)
+    monkeypatch.setattr(callbacks.SaveState, "on_epoch_end", save_then_stop)
     with pytest.raises(KeyboardInterrupt):
         rn.train(TINY, data=train, run_dir=str(tmp_path / "run"), verbose=0)
     monkeypatch.undo()
@@ -98,7 +98,7 @@ def test_a_loss_that_explodes_is_said_and_not_kept(shards, tmp_path):
     with pytest.raises(rn.InputError, match="became NaN or infinite"):
         rn.train(config, data=str(shards / "train-*.tfrecord"), run_dir=str(tmp_path / "run"), verbose=0)
     assert not (tmp_path / "run" / "model.weights.h5").exists()
-    assert not list((tmp_path / "run").glob("checkpoints/epoch-*"))
+    assert not list((tmp_path / "run").glob("checkpoints/step-*"))
 
 
 def test_a_run_from_before_a_field_existed_is_the_same_job(finished, shards):

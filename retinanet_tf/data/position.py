@@ -1,0 +1,29 @@
+"""Which images a step of training saw, without decoding any."""
+
+import os
+
+import tensorflow as tf
+
+from retinanet_tf.data.index import read_index
+from retinanet_tf.data.order import Pools
+from retinanet_tf.data.reader import RecordReader
+from retinanet_tf.data.tfrecord import parse_example
+
+
+def image_ids(
+    pattern: str | os.PathLike,
+    step: int,
+    *,
+    batch_size: int,
+    image_size: int,
+    max_size: int,
+    size_multiple: int,
+    seed: int,
+) -> list[str]:
+    """The dataset's ids of the images in the batch that `load(pattern, training=True, …)` gives at `step` (from 0)."""
+    index = read_index(pattern)
+    square = -(-image_size // size_multiple) == -(-max_size // size_multiple)
+    pools = Pools.by_orientation(index.width, index.height, square)
+    reader = RecordReader(index)
+    records = pools.records(tf.constant(step, tf.int64), batch_size, seed)
+    return [parse_example(reader.bytes_of(record))["image_id"].numpy().decode() for record in records]
