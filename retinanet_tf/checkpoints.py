@@ -34,6 +34,8 @@ class TrainingState:
             optimizer=optimizer_state(model.optimizer, model.trainable_variables),
             **({"average": average.state} if average else {}),
         )
+        # Made by the first save otherwise, and on several machines a variable is made by all of them together.
+        _ = self._checkpoint.save_counter
         self._folder, self._is_chief = Path(folder), is_chief
         self._manager = self._managed(self._folder)
 
@@ -79,6 +81,8 @@ class TrainingState:
             return
         try:
             self._manager.save(checkpoint_number=step)
+        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
+            raise  # another worker is gone; the disk isn't to blame
         except (tf.errors.OpError, OSError) as error:
             self._clear(step)
             kept = self._manager.latest_checkpoint

@@ -111,3 +111,18 @@ def test_a_flagfile_repeats_the_configuration(parsed, name, tmp_path):
 
 def test_anchor_levels():
     assert list(AnchorConfig().levels) == [3, 4, 5, 6, 7]
+
+
+def test_another_batch_size_brings_the_schedule_with_it():
+    """The linear rule: twice the batch, twice the rate, half the steps; what is given by a flag stays as given."""
+    scaled = presets["paper"].scaled_to_batch(32)
+    assert (scaled.data.batch_size, scaled.train.learning_rate, scaled.train.steps) == (32, 0.02, 45_000)
+    assert scaled.train.decay_steps == (30_000, 40_000)
+    with pytest.raises(InputError, match="batch_size=0 must be at least 1"):
+        presets["paper"].scaled_to_batch(0)
+
+
+def test_a_batch_size_flag_scales_what_no_other_flag_sets(parsed):
+    config = parsed("--batch_size=8", "--steps=100")
+    assert (config.train.learning_rate, config.train.steps) == (0.005, 100)
+    assert config.train.decay_steps == (120_000, 160_000)

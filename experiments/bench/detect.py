@@ -36,7 +36,7 @@ _CLASSES = 80
 def main() -> None:
     """Runs the three comparisons."""
     rows = Rows()
-    peer = _keras_hub()
+    peer = keras_hub_detector()
     model = RetinaNet(num_classes=_CLASSES, image_size=_SIDE, max_size=_SIDE)
     _spread_scores(model)
     detector = Detector(model)
@@ -46,7 +46,7 @@ def main() -> None:
     rows.write()
 
 
-def _keras_hub():
+def keras_hub_detector():
     """keras-hub's RetinaNet with the same backbone, or None where it isn't installed."""
     if importlib.util.find_spec("keras_hub") is None:
         return None

@@ -1,0 +1,139 @@
+"""Speed and memory of a training step of the paper's network on one 512 × 512 image, optimizer included.
+
+    python -m experiments.bench.train --json=train.json
+
+Compared with keras-hub's RetinaNet where it is installed (Keras 3): as it comes (everything trained, Adam), and with
+the same layers frozen and the same SGD. The floor is the same network's forward and backward with a trivial loss.
+Peak memory is that of a process of its own for each, above what it had before the model was made.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from experiments import cli
+from experiments.bench.detect import keras_hub_detector
+from experiments.bench.timing import Rows, in_turns
+from retinanet_tf.config_presets import presets
+from retinanet_tf.summary import count
+from retinanet_tf.training import compile_model
+
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed steps of everything, in turns.")
+_ONLY = flags.DEFINE_enum("only", None, ["ours", "peer", "peer_frozen"], "Print the peak memory of this one alone.")
+_SIDE = 512
+_OBJECTS = 8
+
+
+def main() -> None:
+    """Runs the comparison, or one part of it for its memory."""
+    if _ONLY.value:
+        print(json.dumps(_peak(_STEPS[_ONLY.value])))
+        return
+    rows = Rows()
+    steps = {"ours": _ours(), "floor": _floor(), "matmul": _matmul()}
+    if (peer := _peer()) is not None:
+        steps |= {"peer": peer, "peer_frozen": _peer(frozen=True)}
+    times = in_turns(steps, _ROUNDS.value)
+    name = "training step"
+    rows.add(name, times["ours"], "keras-hub, as it comes", times.get("peer"), 0.72)
+    rows.add(name, times["ours"], "keras-hub, same layers frozen, same SGD", times.get("peer_frozen"), 0.95)
+    rows.add(name, times["ours"], "forward + backward, trivial loss", times["floor"], 1.10)
+    seconds, peak = float(np.median(times["ours"])), _MATMUL_FLOP / float(np.median(times["matmul"])) / 1e9
+    rows.add_value("images", 1 / seconds, "-", None, "1/s", None)
+    rows.add_value("step's convolutions", _flop() / seconds / 1e9, "matmul peak", round(peak, 1), "GFLOP/s", None)
+    memory = {name: _memory(name) for name in ("ours", "peer", "peer_frozen") if name == "ours" or peer is not None}
+    for peer_name, label in (("peer", "keras-hub, as it comes"), ("peer_frozen", "keras-hub, same layers frozen")):
+        rows.add_value("peak memory", memory["ours"], label, memory.get(peer_name), "MiB", 1.0)
+    rows.write()
+
+
+def _config():
+    return presets["paper"].replace(image_size=_SIDE, max_size=_SIDE, batch_size=1)
+
+
+def _example() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 300, (1, _OBJECTS, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(30, 200, (1, _OBJECTS, 2))], axis=-1)
+    images = rng.uniform(0, 255, (1, _SIDE, _SIDE, 3))
+    labels = rng.integers(0, 80, (1, _OBJECTS))
+    return tf.constant(images, tf.float32), tf.constant(boxes, tf.float32), tf.constant(labels, tf.int32)
+
+
+def _ours():
+    images, boxes, labels = _example()
+    model = compile_model(_config())
+    return lambda: model.train_on_batch(images, {"boxes": boxes, "labels": labels})
+
+
+def _floor():
+    images, _, _ = _example()
+    model = compile_model(_config())
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            outputs = model(images, training=True)
+            loss = tf.reduce_sum(outputs["class_logits"]) + tf.reduce_sum(outputs["box_deltas"])
+        # Used, so that nothing is pruned; a sum of each is the least that can be done with a gradient.
+        return [tf.reduce_sum(gradient) for gradient in tape.gradient(loss, model.trainable_variables)]
+
+    return lambda: [value.numpy() for value in step()]
+
+
+def _peer(frozen: bool = False):
+    model = keras_hub_detector()
+    if model is None:
+        return None
+    images, boxes, labels = _example()
+    settings = {}
+    if frozen:
+        settings["optimizer"] = keras.optimizers.SGD(0.01, momentum=0.9)
+        for layer in model.backbone.image_encoder.layers:
+            stem = layer.name.startswith(("conv1", "stack0"))
+            layer.trainable = not stem and not isinstance(layer, keras.layers.BatchNormalization)
+    model.compile(**settings)
+    return lambda: model.train_on_batch(images, {"boxes": boxes, "labels": labels})
+
+
+_STEPS = {"ours": _ours, "peer": _peer, "peer_frozen": lambda: _peer(frozen=True)}
+_MATMUL = 2048
+_MATMUL_FLOP = 2 * _MATMUL**3
+
+
+def _matmul():
+    matrix = tf.random.normal((_MATMUL, _MATMUL))
+    return lambda: tf.linalg.matmul(matrix, matrix).numpy()
+
+
+def _flop() -> float:
+    """Of the convolutions: once forward; for what is trained, once for the kernels and once for the inputs too."""
+    config = _config()
+    rows = count(compile_model(config), _SIDE, _SIDE)
+    frozen = ("stem", "stage2")[: config.model.freeze_stages]
+    return 2.0 * sum(row.multiply_adds * (1 if row.part in frozen else 3) for row in rows)
+
+
+def _peak(make) -> float:
+    """MiB that three steps need beyond what the process has without the model."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = make()
+    for _ in range(3):
+        step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def _memory(name: str) -> float:
+    arguments = [sys.executable, "-m", "experiments.bench.train", f"--only={name}"]
+    printed = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+    return round(json.loads(printed.splitlines()[-1]), 1)
+
+
+if __name__ == "__main__":
+    cli.run(main)
