@@ -14,6 +14,9 @@ from retinanet_tf.stopping import StopRequest
 PATIENCE = 50
 """Steps without a single positive anchor after which the user is told."""
 
+UNTIMED = 2
+"""First steps of a process, in which the step is traced and compiled: they say nothing of its speed."""
+
 
 class Progress(keras.callbacks.ProgbarLogger):
     """Keras' bar with the learning rate, images a second and the time left of the whole job; counts the steps.
@@ -33,8 +36,8 @@ class Progress(keras.callbacks.ProgbarLogger):
         # Keras 2 counts samples unless told so, and averages over the epoch what isn't named here.
         self.use_steps = True
         self.stateful_metrics = {"learning_rate", "images_per_s", "minutes_left"}
-        self._seconds = 0.0
-        self._last = 0.0
+        self._seconds = self._last = 0.0
+        self._timed = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock."""
@@ -42,12 +45,14 @@ class Progress(keras.callbacks.ProgbarLogger):
         super().on_epoch_begin(epoch, logs)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Counts a step. The speed is a running mean, without the first steps, which are traced and compiled."""
+        """Counts a step. The speed is a running mean."""
         self.step += 1
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        kept = 0.95 if self._seconds else 0.0
-        self._seconds = kept * self._seconds + (1.0 - kept) * seconds if batch > 1 or kept else 0.0
+        self._timed += 1
+        if self._timed > UNTIMED:
+            kept = 0.95 if self._seconds else 0.0
+            self._seconds = kept * self._seconds + (1.0 - kept) * seconds
         if logs is not None and self.verbose == 1:
             logs.update(self._extras())
         super().on_train_batch_end(batch, logs)

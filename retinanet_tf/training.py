@@ -64,19 +64,8 @@ def load_training_data(
 
 
 def compile_model(config: Config) -> RetinaNet:
-    """A fresh model with the configuration's losses, optimizer and step; call it in the strategy's scope.
-
-    Raises:
-      InputError: settings that exclude each other.
-    """
+    """A fresh model with the configuration's losses, optimizer and step; call it in the strategy's scope."""
     settings = config.train
-    if settings.bias_lr_factor != 1.0 and settings.optimizer != "sgd":
-        raise InputError(f"--bias_lr_factor works with --optimizer=sgd; {settings.optimizer} would undo the factor.")
-    if settings.accumulation > 1 and config.loss.mining != "none" and config.loss.normalizer != "image":
-        raise InputError(
-            f"--accumulation={settings.accumulation} with --mining={config.loss.mining} needs --normalizer=image: the "
-            "others count the examples of the whole batch, which mining knows a part at a time."
-        )
     with _precision(settings.precision):
         model = RetinaNet.from_config(config)
         model.compile(optimizer=make_optimizer(settings), loss=retinanet_losses(config.loss), jit_compile=settings.xla)
@@ -146,13 +135,22 @@ def train(
 
 
 def _checked_labels(config: Config, data: str, strategy: tf.distribute.Strategy) -> LabelMap:
+    """The dataset's label map, once it and the settings are known to go together."""
     label_map = labels_beside(data)
     if label_map.num_classes != config.model.num_classes:
         raise InputError(
             f"--num_classes={config.model.num_classes} disagrees with the {label_map.num_classes} categories of "
             f"{Path(data).parent / 'labels.json'}; set --num_classes={label_map.num_classes}."
         )
-    parts = strategy.num_replicas_in_sync * config.train.accumulation
+    settings = config.train
+    if settings.bias_lr_factor != 1.0 and settings.optimizer != "sgd":
+        raise InputError(f"--bias_lr_factor works with --optimizer=sgd; {settings.optimizer} would undo the factor.")
+    if settings.accumulation > 1 and config.loss.mining != "none" and config.loss.normalizer != "image":
+        raise InputError(
+            f"--accumulation={settings.accumulation} with --mining={config.loss.mining} needs --normalizer=image: the "
+            "others count the examples of the whole batch, which mining knows a part at a time."
+        )
+    parts = strategy.num_replicas_in_sync * settings.accumulation
     if config.data.batch_size % parts:
         raise InputError(
             f"--batch_size={config.data.batch_size} must be a multiple of {parts} ({strategy.num_replicas_in_sync} "

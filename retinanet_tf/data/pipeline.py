@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from retinanet_tf.data import transforms
 from retinanet_tf.data.cache import decoded, pixels
@@ -87,6 +88,8 @@ def load(
     index = read_index(pattern, log and log.add)
     labels = labels_beside(pattern, labels)
     max_boxes = _count_boxes(index, max_boxes)
+    if training and not index.boxes.any():
+        logging.warning("no image of %s has an object: a detector learns nothing from them.", pattern)
     short, long = (-(-side // size_multiple) * size_multiple for side in (image_size, max_size))
     if cache != "none":
         index = decoded(index, cache, cache_dir, log and log.add)
