@@ -6,18 +6,14 @@ and finite for every finite x_t.
 """
 
 import math
-from collections.abc import Callable
-from functools import lru_cache, partial
 
 import keras
 import tensorflow as tf
 
+from retinanet_tf.anchor_losses import ValueAndSlope, anchor_losses
 from retinanet_tf.box_losses import GIoULoss, L1Loss, SmoothL1Loss
 from retinanet_tf.config import LossConfig
 from retinanet_tf.errors import InputError
-from retinanet_tf.targets import IGNORED
-
-ValueAndSlope = tuple[tf.Tensor, tf.Tensor]
 
 
 def _parts(margin: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -79,110 +75,17 @@ def hinge(margin: tf.Tensor, threshold: float = 0.5) -> ValueAndSlope:
     return active * (threshold - p_t), -active * p_t * q_t
 
 
-def anchor_losses(
-    class_targets: tf.Tensor, class_logits: tf.Tensor, loss: Callable[[tf.Tensor], ValueAndSlope], alpha: float
-) -> tf.Tensor:
-    """Sums a binary loss over the K classes of every anchor, weighted by α_t (eq. 3).
-
-    K independent binary problems: the target's class has y = 1 and weight α, all others y = −1 and weight 1 − α. An
-    ignored anchor has loss and gradient zero. The gradient is the closed form of appendix B; a second derivative is
-    refused.
-
-    Args:
-      class_targets: `(B, A)` int32, 0…K−1, −1 background, −2 ignored.
-      class_logits: `(B, A, K)` of any float type; half precision is computed in float32.
-      loss: a function of the margin, such as `partial(focal, gamma=2.0)`.
-      alpha: weight of the foreground.
-
-    Returns:
-      `(B, A)` float32 (float64 for float64 logits).
-    """
-
-    @tf.custom_gradient
-    def of_logits(logits):
-        def gradient(upstream):
-            return _once(_slopes(class_targets, logits, upstream, loss, alpha))
-
-        return _values(class_targets, logits, loss, alpha), gradient
-
-    return of_logits(class_logits)
-
-
-@tf.custom_gradient
-def _once(first_derivative):
-    """The identity, whose own gradient is refused by name rather than silently wrong."""
-
-    def refuse(_):
-        raise InputError(
-            "The classification losses have a first derivative only (appendix B of the paper); a second one isn't "
-            "available."
-        )
-
-    return tf.identity(first_derivative), refuse
-
-
-# Loss and gradient are one pass over the logits each. Keeping the slopes from the first for the second would save an
-# exponential but hold a second array of the logits' size from then on, and cost as much in memory traffic.
-#
-# Either pass takes every pair for background: a comparison with the target at every (anchor, class) pair costs as much
-# as the loss. Then the few positives' own values are put in, computed afresh: a difference would lose the digits of
-# what a large wrong value hides.
-
-
-def _values(class_targets, class_logits, loss, alpha):
-    """Losses `(B, A)`."""
-    values = tf.where(class_targets != IGNORED, _fused(_background_values, loss, alpha)(class_logits), 0.0)
-    positive = tf.where(class_targets >= 0)
-    logits = _full(tf.gather_nd(class_logits, positive))
-    own = tf.range(tf.shape(logits)[-1]) == tf.gather_nd(class_targets, positive)[:, None]
-    rows = tf.where(own, alpha * loss(logits)[0], (1.0 - alpha) * loss(-logits)[0])
-    return tf.tensor_scatter_nd_update(values, positive, tf.reduce_sum(rows, axis=-1))
-
-
-def _slopes(class_targets, class_logits, upstream, loss, alpha):
-    """Gradient `(B, A, K)` in the logits' type, of losses whose own gradient is `upstream` `(B, A)`."""
-    weights = tf.where(class_targets != IGNORED, upstream, 0.0)
-    slopes = _fused(_background_slopes, loss, alpha)(class_logits, weights)
-    positive = tf.where(class_targets >= 0)
-    own = tf.concat([positive, tf.cast(tf.gather_nd(class_targets, positive), tf.int64)[:, None]], axis=1)
-    corrected = alpha * loss(_full(tf.gather_nd(class_logits, own)))[1] * tf.gather_nd(upstream, positive)
-    return tf.tensor_scatter_nd_update(slopes, own, tf.cast(corrected, slopes.dtype))
-
-
-def _background_values(class_logits, loss, alpha):
-    return (1.0 - alpha) * tf.reduce_sum(loss(-_full(class_logits))[0], axis=-1)
-
-
-def _background_slopes(class_logits, weights, loss, alpha):
-    slopes = loss(-_full(class_logits))[1] * ((alpha - 1.0) * weights)[..., None]
-    return tf.cast(slopes, class_logits.dtype)
-
-
-def _full(logits):
-    return logits if logits.dtype == tf.float64 else tf.cast(logits, tf.float32)
-
-
-@lru_cache(maxsize=128)
-def _fused(kernel, loss, alpha):
-    """A kernel as one function, fused by XLA where there is no GPU.
-
-    A GPU's elementwise kernels run at memory speed by themselves, and XLA needs CUDA's libdevice there, which pip
-    installations often lack.
-    """
-    compiled = not tf.config.list_physical_devices("GPU")
-    return tf.function(partial(kernel, loss=loss, alpha=alpha), jit_compile=compiled or None)
-
-
 class ClassificationLoss(keras.losses.Loss):
     """Common part of the losses on `class_logits`.
 
     Called with class targets `(B, A)` (whole numbers of any type: 0…K−1, −1 background, −2 ignored) and logits
     `(B, A, K)`, it sums over anchors and classes to one value an image, `(B,)`. `RetinaNet` gives each image the weight
-    of the normaliser; used alone, Keras' mean over images is what remains.
+    of the normaliser; used alone, Keras' mean over images is what remains. `static`: see `anchor_losses`.
     """
 
-    def __init__(self, alpha: float, name: str, **kwargs):
+    def __init__(self, alpha: float, name: str, static: bool = False, **kwargs):
         super().__init__(name=name, **kwargs)
+        self.static = static
         if not 0.0 <= alpha <= 1.0:
             raise InputError(f"alpha={alpha} must lie in [0, 1]: it is the foreground's weight, 1 − alpha the others'.")
         self.alpha = float(alpha)
@@ -193,7 +96,7 @@ class ClassificationLoss(keras.losses.Loss):
 
     def per_anchor(self, class_targets: tf.Tensor, class_logits: tf.Tensor) -> tf.Tensor:
         """`(B, A)` losses of the anchors, summed over classes."""
-        return anchor_losses(tf.cast(class_targets, tf.int32), class_logits, self.binary, self.alpha)
+        return anchor_losses(tf.cast(class_targets, tf.int32), class_logits, self.binary, self.alpha, self.static)
 
     def call(self, y_true, y_pred):
         """Class targets `(B, A)`, logits `(B, A, K)` → `(B,)`."""
@@ -201,7 +104,7 @@ class ClassificationLoss(keras.losses.Loss):
 
     def get_config(self) -> dict:
         """What rebuilds the loss."""
-        return {**super().get_config(), "alpha": self.alpha}
+        return {**super().get_config(), "alpha": self.alpha, "static": self.static}
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
@@ -277,17 +180,19 @@ class HingeLoss(ClassificationLoss):
         return {**super().get_config(), "threshold": self.threshold}
 
 
-def retinanet_losses(config: LossConfig = LossConfig()) -> dict[str, keras.losses.Loss]:
+def retinanet_losses(config: LossConfig = LossConfig(), static: bool = False) -> dict[str, keras.losses.Loss]:
     """The losses for `model.compile(loss=…)`, one for each of the model's outputs.
+
+    With `compile(jit_compile=True)`, `static` keeps to static shapes, which TensorFlow 2.15's XLA needs.
 
     Raises:
       InputError: a γ, α, β or threshold out of range.
     """
     classification = {
-        "focal": lambda: FocalLoss(config.gamma, config.alpha),
-        "cross_entropy": lambda: CrossEntropyLoss(config.alpha),
-        "focal_star": lambda: FocalStarLoss(config.gamma, config.star_beta, config.alpha),
-        "hinge": lambda: HingeLoss(config.hinge_threshold, config.alpha),
+        "focal": lambda: FocalLoss(config.gamma, config.alpha, static=static),
+        "cross_entropy": lambda: CrossEntropyLoss(config.alpha, static=static),
+        "focal_star": lambda: FocalStarLoss(config.gamma, config.star_beta, config.alpha, static=static),
+        "hinge": lambda: HingeLoss(config.hinge_threshold, config.alpha, static=static),
     }
     box = {
         "smooth_l1": lambda: SmoothL1Loss(config.box_beta, config.box_weight),

@@ -68,7 +68,11 @@ def compile_model(config: Config) -> RetinaNet:
     settings = config.train
     with _precision(settings.precision):
         model = RetinaNet.from_config(config)
-        model.compile(optimizer=make_optimizer(settings), loss=retinanet_losses(config.loss), jit_compile=settings.xla)
+        model.compile(
+            optimizer=make_optimizer(settings),
+            loss=retinanet_losses(config.loss, static=settings.xla),
+            jit_compile=settings.xla,
+        )
     average = WeightAverage(model.weights, settings.ema_decay) if settings.ema_decay else None
     if average or settings.accumulation > 1 or settings.bias_lr_factor != 1.0:
         model.step = Step(settings.accumulation, settings.bias_lr_factor, average)

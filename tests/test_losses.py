@@ -220,6 +220,16 @@ def test_eager_graph_and_half_precision_agree(loss):
     np.testing.assert_allclose(loss.call(targets, tf.cast(half, tf.bfloat16)), loss.call(targets, half), rtol=1e-6)
 
 
+@pytest.mark.parametrize("loss", CLASSES, ids=lambda loss: loss.name)
+def test_static_shapes_give_the_same_losses_inside_xla(loss):
+    """As XLA compiles a whole training step: values and gradients are those of the usual way."""
+    targets, logits = problem()
+    static = type(loss).from_config({**loss.get_config(), "static": True})
+    compiled = tf.function(lambda logits: value_and_gradient(static.per_anchor, targets, logits), jit_compile=True)
+    for ours, theirs in zip(compiled(logits), value_and_gradient(loss.per_anchor, targets, logits), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
+
+
 def test_no_anchors_have_no_loss():
     targets, logits = tf.zeros((2, 0), tf.int32), tf.zeros((2, 0, 5))
     values, gradient = value_and_gradient(losses.FocalLoss().call, targets, logits)
