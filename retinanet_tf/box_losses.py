@@ -35,22 +35,30 @@ class BoxLoss(keras.losses.Loss):
 
     Called with `(B, A, 5)`: dx, dy, dw, dh and 1 for a positive anchor, 0 for any other, and deltas `(B, A, 4)`; sums
     over positive anchors to one value an image, `(B,)` float32. What stands in the place of other anchors, even NaN,
-    has neither loss nor gradient.
+    has neither loss nor gradient. `static`: compute with static shapes alone, as XLA wants where it compiles the whole
+    training step.
     """
 
-    def __init__(self, weight: float, name: str, **kwargs):
+    def __init__(self, weight: float, name: str, static: bool = False, **kwargs):
         super().__init__(name=name, **kwargs)
+        self.static = static
         if not 0.0 <= weight < math.inf:
             raise InputError(f"box_weight={weight} must be 0 or more, and finite.")
         self.weight = float(weight)
 
     def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
-        """Losses `(N,)` of the N positive anchors, from `(N, 4)` each."""
+        """Losses `(...)` of positive anchors, from `(..., 4)` each."""
         raise TypeError(f"{type(self).__name__} is no loss by itself; use SmoothL1Loss, L1Loss or GIoULoss.")
 
     def call(self, y_true, y_pred):
         """Targets with their mask `(B, A, 5)`, deltas `(B, A, 4)` → `(B,)`."""
         y_pred = tf.convert_to_tensor(y_pred)
+        if self.static:
+            positive = y_true[..., 4:] > 0.0
+            targets = tf.where(positive, tf.cast(y_true[..., :4], tf.float32), 0.0)
+            # Masked before the loss, not after it: see below.
+            losses = self.per_box(targets, tf.where(positive, tf.cast(y_pred, tf.float32), 0.0))
+            return self.weight * tf.reduce_sum(tf.where(positive[..., 0], losses, 0.0), axis=1)
         # Positives are one anchor in hundreds: only they are computed. Nothing of the others comes near the sum or
         # the gradient, whereas a NaN that is masked afterwards would poison both.
         positive = tf.where(y_true[..., 4] > 0.0)
@@ -60,7 +68,7 @@ class BoxLoss(keras.losses.Loss):
 
     def get_config(self) -> dict:
         """What rebuilds the loss."""
-        return {**super().get_config(), "weight": self.weight}
+        return {**super().get_config(), "weight": self.weight, "static": self.static}
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
@@ -74,7 +82,7 @@ class SmoothL1Loss(BoxLoss):
         self.beta = float(beta)
 
     def per_box(self, targets, deltas):
-        """`(N,)`."""
+        """`(...)`."""
         return tf.reduce_sum(smooth_l1(deltas - targets, self.beta), axis=-1)
 
     def get_config(self) -> dict:
@@ -90,7 +98,7 @@ class L1Loss(BoxLoss):
         super().__init__(weight, name, **kwargs)
 
     def per_box(self, targets, deltas):
-        """`(N,)`."""
+        """`(...)`."""
         return tf.reduce_sum(smooth_l1(deltas - targets, 0.0), axis=-1)
 
 
@@ -102,5 +110,5 @@ class GIoULoss(BoxLoss):
         super().__init__(weight, name, **kwargs)
 
     def per_box(self, targets, deltas):
-        """`(N,)`."""
+        """`(...)`."""
         return 1.0 - giou_of_deltas(targets, deltas)

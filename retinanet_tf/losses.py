@@ -195,8 +195,8 @@ def retinanet_losses(config: LossConfig = LossConfig(), static: bool = False) ->
         "hinge": lambda: HingeLoss(config.hinge_threshold, config.alpha, static=static),
     }
     box = {
-        "smooth_l1": lambda: SmoothL1Loss(config.box_beta, config.box_weight),
-        "l1": lambda: L1Loss(config.box_weight),
-        "giou": lambda: GIoULoss(config.box_weight),
+        "smooth_l1": lambda: SmoothL1Loss(config.box_beta, config.box_weight, static=static),
+        "l1": lambda: L1Loss(config.box_weight, static=static),
+        "giou": lambda: GIoULoss(config.box_weight, static=static),
     }
     return {"class_logits": classification[config.classification](), "box_deltas": box[config.box]()}

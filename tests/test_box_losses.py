@@ -92,3 +92,23 @@ def test_values_by_hand():
 def test_classes_survive_serialisation(loss):
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert again.get_config() == loss.get_config()
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_static_shapes_give_the_same_losses_inside_xla(loss):
+    """Value and gradient are those of the usual way, also where what doesn't count is NaN."""
+    deltas = RNG.normal(0, 0.5, (2, 40, 4)).astype(np.float32)
+    positive = RNG.uniform(size=(2, 40)) < 0.2
+    targets = with_mask(RNG.normal(0, 0.5, (2, 40, 4)), positive)
+    deltas[~positive] = np.nan
+    static = type(loss).from_config({**loss.get_config(), "static": True})
+
+    def run(chosen, deltas):
+        with tf.GradientTape() as tape:
+            tape.watch(deltas)
+            value = chosen.call(targets, deltas)
+        return value, tf.convert_to_tensor(tape.gradient(value, deltas))
+
+    compiled = tf.function(lambda deltas: run(static, deltas), jit_compile=True)
+    for ours, theirs in zip(compiled(tf.constant(deltas)), run(loss, tf.constant(deltas)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
