@@ -236,6 +236,9 @@ class DetectConfig(_Checked):
     """From network outputs to detections (§4.1)."""
 
     score_threshold: float = _setting(0.05, "Predictions must score above this (§4.1).")
+    coarsest_score_threshold: float = _setting(
+        -1.0, "The same on the coarsest level alone; below 0: no exception. The authors' code has 0 there."
+    )
     pre_nms_top_k: int = _setting(1_000, "Highest scoring predictions kept a pyramid level (§4.1).")
     nms_iou: float = _setting(0.5, "Same-class boxes overlapping a better one by more than this are dropped (§4.1).")
     max_detections: int = _setting(100, "Detections an image at most (authors' code, COCO's limit).")

@@ -81,9 +81,12 @@ def candidates(
     anchors_per_cell: int = 1,
 ) -> Candidates:
     """One image's decoded candidates of all levels, `(A_l, K)` logits and `(A_l, 4)` deltas a level; finest first."""
+    thresholds = [config.score_threshold] * len(anchors)
+    if config.coarsest_score_threshold >= 0.0:
+        thresholds[-1] = config.coarsest_score_threshold
     levels = [
-        _level_candidates(logits, deltas, level_anchors, config, anchors_per_cell)
-        for logits, deltas, level_anchors in zip(class_logits, box_deltas, anchors, strict=True)
+        _level_candidates(*level, threshold, config.pre_nms_top_k, anchors_per_cell)
+        for *level, threshold in zip(class_logits, box_deltas, anchors, thresholds, strict=True)
     ]
     boxes, logits, labels = (tf.concat(parts, axis=0) for parts in zip(*levels, strict=True))
     boxes = boxes / tf.stack([scale[1], scale[0], scale[1], scale[0]])
@@ -117,20 +120,20 @@ def logit_threshold(score: float) -> float:
 
 
 def _level_candidates(
-    logits: tf.Tensor, deltas: tf.Tensor, anchors: tf.Tensor, config: DetectConfig, anchors_per_cell: int
+    logits: tf.Tensor, deltas: tf.Tensor, anchors: tf.Tensor, score: float, top_k: int, anchors_per_cell: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The level's highest (anchor, class) pairs above the threshold: boxes `(n, 4)`, logits and labels `(n,)`.
+    """The level's `top_k` highest (anchor, class) pairs above the score: boxes `(n, 4)`, logits and labels `(n,)`.
 
     Few cells have any logit above the threshold, so one maximum a cell, which costs about as much as reading the
     logits once, spares all later steps the rest.
     """
-    threshold, num_classes = logit_threshold(config.score_threshold), logits.shape[-1]
+    threshold, num_classes = logit_threshold(score), logits.shape[-1]
     cells = tf.reshape(logits, [-1, anchors_per_cell * num_classes])
     rows = tf.where(tf.cast(tf.reduce_max(cells, axis=1), tf.float32) > threshold)[:, 0]
     row_logits = tf.cast(tf.gather(cells, rows), tf.float32)
     pairs = tf.where(row_logits > threshold)
     pair_logits = tf.gather_nd(row_logits, pairs)
-    best, order = tf.math.top_k(pair_logits, tf.minimum(config.pre_nms_top_k, tf.shape(pair_logits)[0]))
+    best, order = tf.math.top_k(pair_logits, tf.minimum(top_k, tf.shape(pair_logits)[0]))
     pairs = tf.gather(pairs, order)
     places = tf.gather(rows, pairs[:, 0]) * anchors_per_cell + pairs[:, 1] // num_classes
     boxes = box_geometry.decode(tf.cast(tf.gather(deltas, places), tf.float32), tf.gather(anchors, places))

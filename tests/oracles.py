@@ -18,7 +18,7 @@ def detections(class_logits, box_deltas, anchors, scale, size, score=0.05, top_k
         found = []
         for anchor, label in zip(*np.nonzero(logits > -40.0), strict=True):
             logit = float(logits[anchor, label])
-            if 1.0 / (1.0 + math.exp(-logit)) > score:
+            if 1.0 / (1.0 + math.exp(-logit)) > (score if isinstance(score, float) else score[level]):
                 found.append((-logit, level, int(anchor), int(label)))
         for rank in sorted(found)[:top_k]:
             x1, y1, x2, y2 = (float(value) for value in level_anchors[rank[2]])

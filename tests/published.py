@@ -7,8 +7,20 @@ the source would: nothing here knows the package's tables, layers or orders.
 import numpy as np
 import tensorflow as tf
 
-STAGES = {"resnet50": (3, 4, 6, 3), "resnext50_32x4d": (3, 4, 6, 3)}
-GROUPS = {"resnet50": (1, 64), "resnext50_32x4d": (32, 4)}
+STAGES = {
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnext50_32x4d": (3, 4, 6, 3),
+    "resnext101_32x8d": (3, 4, 23, 3),
+    "resnext101_64x4d": (3, 4, 23, 3),
+}
+GROUPS = {
+    "resnet50": (1, 64),
+    "resnet101": (1, 64),
+    "resnext50_32x4d": (32, 4),
+    "resnext101_32x8d": (32, 8),
+    "resnext101_64x4d": (64, 4),
+}
 
 
 class Published:
@@ -18,7 +30,7 @@ class Published:
         self.source, self.backbone, self.columns = source, backbone, columns
         self.tensors, self.rng = {}, np.random.default_rng(seed)
         self.endings = ("_w", "_b") if source == "detectron" else (".weight", ".bias")
-        self.stride_first = not source.startswith("torchvision") and backbone == "resnet50"
+        self.stride_first = not source.startswith("torchvision") and not backbone.startswith("resnext")
         self.p6_from_c5 = source != "torchvision"
         self.group_norm = source == "torchvision2"
         self.epsilon = 0.0 if source == "torchvision" and columns == 91 and backbone == "resnet50" else 1e-5
@@ -99,7 +111,7 @@ class Published:
         return result[1:]
 
     def pyramid_name(self, kind, level):
-        last = {3: 3, 4: 5, 5: 2}.get(level)
+        last = {3: 3, 4: STAGES[self.backbone][2] - 1, 5: 2}.get(level)
         if self.source == "detectron":
             if kind == "coarse":
                 return f"fpn_{level}"
@@ -154,14 +166,17 @@ class Published:
         bgr = [102.9801, 115.9465, 122.7717] if self.source == "detectron" else [103.53, 116.28, 123.675]
         return (image[..., ::-1] - bgr).astype(np.float32)
 
-    def outputs(self, image):
-        """Class logits `(A, columns)` and box deltas `(A, 4)` of an image, all levels one after the other."""
-        x = self.pixels(image)
+    def backbone_outputs(self, image):
+        """C3, C4 and C5 of an image."""
         # A real network's first layer expects the pixels' scale.
         kernel = self.unit(None, 0)[0] + self.endings[0]
         deviation = (2 / 147) ** 0.5 / (1 if self.source.startswith("torchvision") else 60)
         self.take(kernel, lambda: self.rng.normal(0, deviation, (64, 3, 7, 7)))
-        levels = self.pyramid(self.stages(x))
+        return self.stages(self.pixels(image))
+
+    def outputs(self, image):
+        """Class logits `(A, columns)` and box deltas `(A, 4)` of an image, all levels one after the other."""
+        levels = self.pyramid(self.backbone_outputs(image))
         logits = [self.head(level, "cls", self.columns) for level in levels]
         deltas = [self.head(level, "bbox", 4) for level in levels]
         return np.concatenate(logits), np.concatenate(deltas)

@@ -32,6 +32,7 @@ _BASE: dict[str, dict] = {
         "anchor_ratios": (1.0, 2.0, 0.5),
         "promote": "above_negative",
         "normalizer": "replica",
+        "coarsest_score_threshold": 0.0,
         **_COCO_SIZES,
     },
     "detectron2": {
