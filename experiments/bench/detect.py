@@ -7,7 +7,6 @@ are modelled on a trained detector's: logits of −7 ± 0.8, and on every anchor
 a logit that rises with the overlap. "crowded" has 60 objects, ten times the usual.
 """
 
-import importlib.util
 import io
 import math
 import tempfile
@@ -18,6 +17,7 @@ from absl import flags
 from PIL import Image
 
 from experiments import cli
+from experiments.bench.peers import keras_hub_detector
 from experiments.bench.timing import Rows, in_turns
 from retinanet_tf.anchors import anchors_by_level
 from retinanet_tf.config import AnchorConfig, DetectConfig
@@ -44,26 +44,6 @@ def main() -> None:
     _postprocessing(rows, peer)
     _served(rows, detector)
     rows.write()
-
-
-def keras_hub_detector():
-    """keras-hub's RetinaNet with the same backbone, or None where it isn't installed."""
-    if importlib.util.find_spec("keras_hub") is None:
-        return None
-    from keras_hub import models
-
-    encoder = models.ResNetBackbone(
-        input_conv_filters=[64],
-        input_conv_kernel_sizes=[7],
-        stackwise_num_filters=[64, 128, 256, 512],
-        stackwise_num_blocks=[3, 4, 6, 3],
-        stackwise_num_strides=[1, 2, 2, 2],
-        block_type="bottleneck_block",
-        use_pre_activation=False,
-        image_shape=(None, None, 3),
-    )
-    backbone = models.RetinaNetBackbone(image_encoder=encoder, min_level=3, max_level=7, use_p5=False)
-    return models.RetinaNetObjectDetector(backbone=backbone, num_classes=_CLASSES, bounding_box_format="xyxy")
 
 
 def _spread_scores(model: RetinaNet) -> None:

@@ -1,0 +1,23 @@
+"""Detectors of others that a benchmark compares with, where they are installed."""
+
+import importlib.util
+
+
+def keras_hub_detector(num_classes: int = 80):
+    """keras-hub's RetinaNet with the same backbone, or None where it isn't installed."""
+    if importlib.util.find_spec("keras_hub") is None:
+        return None
+    from keras_hub import models
+
+    encoder = models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[3, 4, 6, 3],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="bottleneck_block",
+        use_pre_activation=False,
+        image_shape=(None, None, 3),
+    )
+    backbone = models.RetinaNetBackbone(image_encoder=encoder, min_level=3, max_level=7, use_p5=False)
+    return models.RetinaNetObjectDetector(backbone=backbone, num_classes=num_classes, bounding_box_format="xyxy")
