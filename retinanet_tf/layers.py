@@ -6,9 +6,28 @@ import keras
 import tensorflow as tf
 
 
-def regularizer(weight_decay: float) -> keras.regularizers.Regularizer | None:
-    """Coupled weight decay for a kernel: its gradient gets weight_decay·w. Keras' `L2(l)` adds 2·l·w."""
-    return keras.regularizers.L2(weight_decay / 2) if weight_decay else None
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class CoupledDecay(keras.regularizers.Regularizer):
+    """weight_decay/2 · Σw², whose gradient is weight_decay·w (§4.1).
+
+    `keras.regularizers.L2(weight_decay / 2)` in fewer passes over the weights, which are many.
+    """
+
+    def __init__(self, weight_decay: float):
+        self.weight_decay = float(weight_decay)
+
+    def __call__(self, weights):
+        """A float32 scalar for weights of any shape."""
+        return self.weight_decay * tf.nn.l2_loss(tf.convert_to_tensor(weights))
+
+    def get_config(self) -> dict:
+        """What rebuilds the regularizer."""
+        return {"weight_decay": self.weight_decay}
+
+
+def regularizer(weight_decay: float) -> CoupledDecay | None:
+    """Coupled weight decay for a kernel, None for 0."""
+    return CoupledDecay(weight_decay) if weight_decay else None
 
 
 def conv(filters: int, kernel_size: int, strides: int = 1, *, name: str, **kwargs) -> keras.layers.Layer:

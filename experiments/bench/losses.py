@@ -19,7 +19,7 @@ import tensorflow as tf
 from absl import flags
 
 from experiments import cli
-from experiments.bench.timing import Rows, in_turns
+from experiments.bench.timing import Rows, in_turns, process_memory
 from retinanet_tf.box_losses import GIoULoss, SmoothL1Loss
 from retinanet_tf.losses import CrossEntropyLoss, FocalLoss
 from retinanet_tf.mining import ohem
@@ -170,14 +170,9 @@ def _peak(name: str) -> tuple[int | None, int]:
     for anchors in (1000, 2000, 200_000):
         targets = tf.fill((2, anchors), -1)
         logits = tf.fill((2, anchors, _SHAPE[-1]), -4.6)
-        before = _status("VmRSS")
+        before = process_memory("VmRSS")
         graph(targets, logits)
-    return _status("VmHWM") - before, logits.dtype.size * int(tf.size(logits))
-
-
-def _status(field: str) -> int:
-    with open("/proc/self/status") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith(field))
+    return process_memory("VmHWM") - before, logits.dtype.size * int(tf.size(logits))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Peak memory is that of a process of its own for each, above what it had before t
 """
 
 import json
-import resource
 import subprocess
 import sys
 
@@ -19,7 +18,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.bench.peers import keras_hub_detector
-from experiments.bench.timing import Rows, in_turns
+from experiments.bench.timing import Rows, in_turns, process_memory
 from retinanet_tf.config_presets import presets
 from retinanet_tf.summary import count
 from retinanet_tf.training import compile_model
@@ -123,11 +122,11 @@ def _flop() -> float:
 
 def _peak(make) -> float:
     """MiB that three steps need beyond what the process has without the model."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = process_memory("VmHWM")
     step = make()
     for _ in range(3):
         step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (process_memory("VmHWM") - before) / 2**20
 
 
 def _memory(name: str) -> float:
