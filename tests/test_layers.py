@@ -52,10 +52,11 @@ def test_pixels_are_normalised_in_rgb_then_reversed():
 
 
 def test_weight_decay_is_coupled():
-    """The gradient gets weight_decay·w: Keras' L2(l) adds l·w², so l is half of it."""
+    """The gradient gets weight_decay·w: Keras' L2(l) adds l·w², so it is that one with l half of it."""
     w = tf.Variable([[3.0, -2.0]])
     with tf.GradientTape() as tape:
         penalty = layers.regularizer(0.1)(w)
+    np.testing.assert_allclose(penalty, keras.regularizers.L2(0.05)(w), rtol=1e-6)
     np.testing.assert_allclose(tape.gradient(penalty, w), [[0.3, -0.2]], rtol=1e-6)
     assert layers.regularizer(0.0) is None
 

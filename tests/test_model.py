@@ -1,5 +1,7 @@
 """The network as a whole: the paper's architecture, its initialisation, saving, and one step of plain model.fit."""
 
+import collections
+
 import keras
 import numpy as np
 import pytest
@@ -48,6 +50,43 @@ def test_the_parameter_count_follows_from_the_paper(paper):
     towers = 2 * 4 * (9 * c * c + c)
     predictors = (9 * c * 9 * 80 + 9 * 80) + (9 * c * 9 * 4 + 9 * 4)
     assert paper.count_params() == backbone.count_params() - biases + laterals + outputs + coarse + towers + predictors
+
+
+FIRST_OF_STAGE_3 = ("stage3_block0_1_conv", "stage3_block0_shortcut_conv")
+
+
+def backward_operations(**changes):
+    """Names of a small model's convolutions, and the types of all operations of its forward and backward pass."""
+    model = small(**changes)
+
+    @tf.function
+    def step(pixels):
+        with tf.GradientTape() as tape:
+            outputs = model(pixels, training=True)
+            loss = tf.reduce_sum(outputs["class_logits"]) + tf.reduce_sum(outputs["box_deltas"])
+        return tape.gradient(loss, model.trainable_variables)
+
+    graph = step.get_concrete_function(tf.TensorSpec((1, 64, 64, 3))).graph
+    return model, collections.Counter(operation.type for operation in graph.get_operations())
+
+
+def test_frozen_parts_cost_nothing_in_the_backward_pass():
+    """No gradient of a frozen kernel, none of what goes into frozen layers, no reduction for frozen norms."""
+    trained, all_operations = backward_operations(freeze_stages=0)
+    _, operations = backward_operations(freeze_stages=2)
+    convolutions = [layer for layer in trained.layers if isinstance(layer, keras.layers.Conv2D)]
+    frozen = [layer for layer in convolutions if layer.name.startswith(("stem", "stage2"))]
+    entrances = [
+        layer for layer in convolutions if layer.name in ("stage3_block0_1_conv", "stage3_block0_shortcut_conv")
+    ]
+    assert len(frozen) >= 3 and len(entrances) == 2
+    kernels, inputs = "Conv2DBackpropFilter", "Conv2DBackpropInput"
+    assert all_operations[kernels] - operations[kernels] == len(frozen)
+    # The image's own gradient is in neither; the first trained layers' inputs need none once stage 2 is frozen.
+    assert all_operations[inputs] - operations[inputs] == len(frozen) - 1 + len(entrances)
+    assert operations["MaxPoolGrad"] == 0 and all_operations["MaxPoolGrad"] == 1
+    # The two sums of the loss are all there are: a trained scale would add one of its own.
+    assert operations["Sum"] == 2
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 160), (608, 352), (75, 130)])

@@ -1,0 +1,39 @@
+"""What the tests of the pipeline share: small shards, and batches recognised and compared."""
+
+import numpy as np
+import tensorflow as tf
+
+from retinanet_tf.data import transforms
+from retinanet_tf.data.prepare import prepare
+from retinanet_tf.data.reader import read_records
+from tests.datasets import write_coco
+
+WIDE, TALL = (40, 30), (30, 40)
+SMALL = {"image_size": 30, "max_size": 50, "size_multiple": 16, "batch_size": 4}
+
+
+def write_shards(folder):
+    """Writes three shards of eleven images, seven wide and four tall; returns their pattern."""
+    path, images = write_coco(folder, [WIDE] * 4 + [TALL] * 3 + [(50, 20), (21, 20), TALL, (40, 30)])
+    prepare(path, images, folder / "out", shards=3, progress=False)
+    return str(folder / "out" / "train-*.tfrecord")
+
+
+def identify(shards):
+    """{image's resized first row: its id} to recognise unflipped images in batches."""
+    known = {}
+    for record in read_records(shards):
+        image, _ = transforms.resize(tf.io.decode_image(record.encoded), 30, 50)
+        known[np.round(image.numpy()[0, :8]).tobytes()] = record.annotations.image_id
+    return known
+
+
+def seen(batches, known):
+    return [[known[np.round(image.numpy()[0, :8]).tobytes()] for image in images] for images, _ in batches]
+
+
+def same(one, other):
+    for (images, objects), (its_images, its_objects) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(images, its_images)
+        for key in ("boxes", "labels"):
+            np.testing.assert_array_equal(objects[key], its_objects[key])
