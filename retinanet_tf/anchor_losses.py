@@ -87,7 +87,15 @@ def _slopes(class_targets, class_logits, upstream, loss, alpha):
     positive = tf.where(class_targets >= 0)
     own = tf.concat([positive, tf.cast(tf.gather_nd(class_targets, positive), tf.int64)[:, None]], axis=1)
     corrected = alpha * loss(_full(tf.gather_nd(class_logits, own)))[1] * tf.gather_nd(upstream, positive)
-    return tf.tensor_scatter_nd_update(slopes, own, tf.cast(corrected, slopes.dtype))
+    corrected = tf.cast(corrected, slopes.dtype)
+    if tf.config.list_physical_devices("GPU"):
+        return tf.tensor_scatter_nd_update(slopes, own, corrected)
+    # On CPUs that would copy the slopes, a third of this pass' time. Nobody else has them, so they are changed in
+    # place, a value at a time in the view of one value a row.
+    columns = tf.cast(tf.shape(slopes), tf.int64)
+    places = (own[:, 0] * columns[1] + own[:, 1]) * columns[2] + own[:, 2]
+    flat = tf.raw_ops.InplaceUpdate(x=tf.reshape(slopes, [-1]), i=tf.cast(places, tf.int32), v=corrected)
+    return tf.reshape(flat, tf.shape(slopes))
 
 
 def _background_values(class_logits, loss, alpha):

@@ -38,8 +38,8 @@ def _log1p(z: tf.Tensor) -> tf.Tensor:
     The relative error is float32's own, down to the smallest u, and it vectorises where log1p doesn't.
     """
     square = z * z
-    series = tf.constant(1.0 / 15.0, z.dtype)
-    for power in range(13, 0, -2):
+    series = tf.constant(1.0 / 13.0, z.dtype)
+    for power in range(11, 0, -2):
         series = series * square + 1.0 / power
     return 2.0 * z * series
 

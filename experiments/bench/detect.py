@@ -2,9 +2,9 @@
 
     python -m experiments.bench.detect --json=detect.json
 
-keras-hub is compared with where it is installed (Keras 3). Weights are random; the outputs that post-processing gets
-are modelled on a trained detector's: logits of −7 ± 0.8, and on every anchor that overlaps one of the image's objects
-a logit that rises with the overlap. "crowded" has 60 objects, ten times the usual.
+keras-hub (Keras 3) and torchvision are compared with where they are installed. Weights are random; the outputs that
+post-processing gets are modelled on a trained detector's: logits of −7 ± 0.8, and on every anchor that overlaps one of
+the image's objects a logit that rises with the overlap. "crowded" has 60 objects, ten times the usual.
 """
 
 import io
@@ -17,7 +17,7 @@ from absl import flags
 from PIL import Image
 
 from experiments import cli
-from experiments.bench.peers import keras_hub_detector
+from experiments.bench.peers import keras_hub_detector, torchvision_network
 from experiments.bench.timing import Rows, in_turns
 from retinanet_tf.anchors import anchors_by_level
 from retinanet_tf.config import AnchorConfig, DetectConfig
@@ -64,10 +64,13 @@ def _network(rows: Rows, detector: Detector, peer) -> None:
     if peer is not None:
         theirs = tf.function(lambda x: peer(x, training=False))
         functions["theirs"] = lambda: theirs(images)
+    if (torchvision := torchvision_network(images.numpy())) is not None:
+        functions["torchvision"] = torchvision
     times = in_turns(functions, _ROUNDS.value)
     for how in ("called", "served"):
         name = f"network as {how}, ResNet-50, {_SIDE}x{_SIDE}"
         rows.add(name, times[how], "keras-hub as called", times.get("theirs"), 1.0)
+        rows.add(name, times[how], "torchvision's network part", times.get("torchvision"), 0.9)
 
 
 def _postprocessing(rows: Rows, peer) -> None:

@@ -1,6 +1,9 @@
 """Detectors of others that a benchmark compares with, where they are installed."""
 
 import importlib.util
+from collections.abc import Callable
+
+import numpy as np
 
 
 def keras_hub_detector(num_classes: int = 80):
@@ -21,3 +24,20 @@ def keras_hub_detector(num_classes: int = 80):
     )
     backbone = models.RetinaNetBackbone(image_encoder=encoder, min_level=3, max_level=7, use_p5=False)
     return models.RetinaNetObjectDetector(backbone=backbone, num_classes=num_classes, bounding_box_format="xyxy")
+
+
+def torchvision_network(images: np.ndarray) -> Callable[[], object] | None:
+    """torchvision's RetinaNet (v1) up to logits and deltas, on RGB `(B, H, W, 3)`; None where it isn't installed."""
+    if importlib.util.find_spec("torchvision") is None:
+        return None
+    import torch
+    from torchvision.models.detection import retinanet_resnet50_fpn
+
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    batch = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / 255)
+
+    def forward():
+        with torch.inference_mode():
+            return model.head(list(model.backbone(batch).values()))
+
+    return forward
