@@ -50,7 +50,7 @@ def evaluate(
 
     Returns:
       {"AP": …, "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}; −1 where the
-      ground truth doesn't determine a number.
+      ground truth doesn't determine a number: all of them where the source has no annotations, as COCO's test splits.
 
     Raises:
       InputError: unreadable input, an output folder that can't be written, another dataset's label map.

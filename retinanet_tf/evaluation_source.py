@@ -1,20 +1,17 @@
 """What an evaluation runs on: shards, or a COCO JSON file with its images; the ground truth and encoded images."""
 
 import dataclasses
-import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
-
-import tensorflow as tf
 
 from retinanet_tf.data.annotations import ImageAnnotations
 from retinanet_tf.data.coco import read_coco, xyxy_to_coco
 from retinanet_tf.data.files import read_bytes
 from retinanet_tf.data.images import BadImage, ImagePolicy, prepare_image
 from retinanet_tf.data.labels import LabelMap
-from retinanet_tf.data.tfrecord import from_example
+from retinanet_tf.data.reader import labels_beside, read_records
 from retinanet_tf.errors import InputError
 
 
@@ -36,7 +33,8 @@ class Source:
 def read_source(source: str | os.PathLike, images: str | os.PathLike | None = None) -> Source:
     """Opens shards (a glob pattern) or, where `source` ends in .json, COCO annotations with their `images` folder.
 
-    Without the folder there is the ground truth of a JSON file alone: enough to score detections.
+    Without the folder there is the ground truth of a JSON file alone: enough to score detections. A JSON without
+    annotations (COCO's image_info files of the test splits) has images to detect on, and nothing to score with.
 
     Raises:
       InputError: nothing matches, or something is unreadable.
@@ -82,7 +80,7 @@ def to_ground_truth(images: Iterable[ImageAnnotations], labels: LabelMap) -> dic
 
 
 def _coco(name: str, images: str | os.PathLike | None) -> Source:
-    annotations = read_coco(name)
+    annotations = read_coco(name, with_objects=False)
     truth = to_ground_truth(annotations.images, annotations.labels)
     if images is None:
         return Source(truth, annotations.labels, None, name)
@@ -105,21 +103,8 @@ def _coco(name: str, images: str | os.PathLike | None) -> Source:
 
 
 def _shards(pattern: str) -> Source:
-    files = sorted(tf.io.gfile.glob(pattern) if "://" in pattern else glob.glob(pattern))
-    if not files:
-        raise InputError(f"no shard matches {pattern}; prepare_data writes shards.")
-    labels = LabelMap.load(os.path.join(os.path.dirname(files[0]), "labels.json"))
-
-    def records():
-        place = -1
-        try:
-            for serialized in tf.data.TFRecordDataset(files, num_parallel_reads=1):
-                place += 1
-                yield from_example(serialized.numpy())
-        except (tf.errors.DataLossError, ValueError) as error:
-            raise InputError(f"record {place} of {pattern} can't be read ({error}); prepare the data again.") from None
-
-    truth = to_ground_truth((record.annotations for record in records()), labels)
+    labels = labels_beside(pattern)
+    truth = to_ground_truth((record.annotations for record in read_records(pattern)), labels)
     if not truth["images"]:
         raise InputError(f"{pattern} holds no image.")
-    return Source(truth, labels, lambda: (record.encoded for record in records()), pattern)
+    return Source(truth, labels, lambda: (record.encoded for record in read_records(pattern)), pattern)

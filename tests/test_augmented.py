@@ -1,34 +1,24 @@
 """Test-time augmentation: what merging several looks at an image must and must not change."""
 
-import keras
 import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
 from PIL import Image
+from small_detectors import small_detector
 
 from retinanet_tf.augmented import AugmentedDetector
 from retinanet_tf.config import DetectConfig
-from retinanet_tf.config_presets import presets
 from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.detector import Detector
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation import detect_all
 from retinanet_tf.export import export
-from retinanet_tf.model import RetinaNet
 
 
 @pytest.fixture(scope="module")
 def detector():
-    keras.utils.set_random_seed(2)
-    config = presets["mini"].replace(
-        num_classes=3, backbone="resnet10_w16", image_size=64, max_size=96, fpn_channels=16, subnet_channels=16
-    )
-    model = RetinaNet.from_config(config)
-    for variable in model.weights:
-        if "class_subnet" in getattr(variable, "path", variable.name) and len(variable.shape) == 4:
-            variable.assign(np.random.default_rng(3).normal(0, 0.1, variable.shape).astype(np.float32))
-    return Detector(model, LabelMap([1, 5, 9], ["a", "b", "c"]), DetectConfig(max_detections=30))
+    return small_detector(LabelMap([1, 5, 9], ["a", "b", "c"]), spread=0.1)
 
 
 def picture(height=50, width=70):

@@ -194,6 +194,21 @@ def test_submission_is_named_as_the_server_wants_it(dataset, tmp_path):
     assert named.read_bytes() == (tmp_path / "detections.json").read_bytes()
 
 
+def test_a_split_without_annotations_is_detected_on_and_not_scored(dataset, tmp_path):
+    """COCO's image_info files: detections for the server, and no number made up."""
+    folder, images, _ = dataset
+    content = json.loads((folder / "val.json").read_text())
+    del content["annotations"]
+    (tmp_path / "image_info.json").write_text(json.dumps(content))
+    detector = Knowing(images)
+    metrics = evaluate(
+        detector, tmp_path / "image_info.json", folder, output=tmp_path, submission="mine", progress=False
+    )
+    assert set(metrics.values()) == {-1.0}
+    found = json.loads((tmp_path / "detections_test-dev2017_mine_results.json").read_text())
+    assert found and {row["image_id"] for row in found} <= {image["id"] for image in content["images"]}
+
+
 def test_callback_logs_ap_and_goes_with_keras_callbacks(dataset, tmp_path, capsys):
     folder, images, _ = dataset
     model = keras.Sequential([keras.layers.Dense(1)])
@@ -217,7 +232,7 @@ def test_report_shows_percent_and_undetermined():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("none-*.tfrecord",), "no shard matches"),
+        (("none-*.tfrecord",), "no file matches"),
         (("missing.json", ""), r"missing\.json"),
         (("val.json",), "needs the folder of its images"),
         (("val.json", "elsewhere"), "names 7 images that"),

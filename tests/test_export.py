@@ -11,16 +11,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from small_detectors import small_detector
 from tensorflow_serving.apis import prediction_log_pb2
 
-from retinanet_tf.config import DetectConfig
-from retinanet_tf.config_presets import presets
 from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.detector import Detector
 from retinanet_tf.errors import InputError
 from retinanet_tf.export import _version_folder, export
 from retinanet_tf.frozen import with_precision
-from retinanet_tf.model import RetinaNet
 
 LABELS = LabelMap([3, 18, 44], ["ellipse", "étoile", "cross"])
 
@@ -39,15 +37,7 @@ def pictures(*sizes):
 
 @pytest.fixture(scope="module")
 def detector():
-    keras.utils.set_random_seed(2)
-    config = presets["mini"].replace(
-        num_classes=3, backbone="resnet10_w16", image_size=64, max_size=96, fpn_channels=16, subnet_channels=16
-    )
-    model = RetinaNet.from_config(config)
-    for variable in model.weights:  # enough spread in the scores that every image has detections
-        if "class_subnet" in getattr(variable, "path", variable.name) and len(variable.shape) == 4:
-            variable.assign(np.random.default_rng(3).normal(0, 0.25, variable.shape).astype(np.float32))
-    return Detector(model, LABELS, DetectConfig(max_detections=30))
+    return small_detector(LABELS)
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from concurrent import futures
 from pathlib import Path
 
 import grpc
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
 from serving_protocol import Batching, Servable, grpc_server, rest_server
+from small_detectors import small_detector
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -27,13 +27,9 @@ from tensorflow_serving.apis import (
 from tensorflow_serving.config import model_server_config_pb2
 
 from retinanet_tf.client import OUTPUTS, detect
-from retinanet_tf.config import DetectConfig
-from retinanet_tf.config_presets import presets
 from retinanet_tf.data.labels import LabelMap
-from retinanet_tf.detector import Detector
 from retinanet_tf.errors import InputError
 from retinanet_tf.export import export
-from retinanet_tf.model import RetinaNet
 
 LABELS = LabelMap([1, 18, 44], ["person", "dog", "bottle"])
 SERVING = Path(__file__).parent.parent / "serving"
@@ -54,15 +50,7 @@ def picture(number):
 
 @pytest.fixture(scope="module")
 def detector():
-    keras.utils.set_random_seed(2)
-    config = presets["mini"].replace(
-        num_classes=3, backbone="resnet10_w16", image_size=64, max_size=96, fpn_channels=16, subnet_channels=16
-    )
-    model = RetinaNet.from_config(config)
-    for variable in model.weights:
-        if "class_subnet" in getattr(variable, "path", variable.name) and len(variable.shape) == 4:
-            variable.assign(np.random.default_rng(3).normal(0, 0.25, variable.shape).astype(np.float32))
-    return Detector(model, LABELS, DetectConfig(max_detections=30))
+    return small_detector(LABELS)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from retinanet_tf.postprocess import select_detections
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of everything, in turns.")
 _SIDE = 512
 _CANVAS = (608, 992)  # 113,121 anchors, a photo of 3:5 at the paper's 600 pixels
+_SMALL_CANVAS = (256, 256)
 _CLASSES = 80
 
 
@@ -64,7 +65,7 @@ def _network(rows: Rows, detector: Detector, peer) -> None:
     if peer is not None:
         theirs = tf.function(lambda x: peer(x, training=False))
         functions["theirs"] = lambda: theirs(images)
-    if (torchvision := torchvision_network(images.numpy())) is not None:
+    if (torchvision := torchvision_network(_SIDE)) is not None:
         functions["torchvision"] = torchvision
     times = in_turns(functions, _ROUNDS.value)
     for how in ("called", "served"):
@@ -74,31 +75,41 @@ def _network(rows: Rows, detector: Detector, peer) -> None:
 
 
 def _postprocessing(rows: Rows, peer) -> None:
+    for name, objects in (("usual", 6), ("crowded", 60)):
+        anchors, ours, _ = _decoders(_CANVAS, objects, None)
+        times = in_turns({"ours": ours}, _ROUNDS.value)
+        rows.add_absolute(_title(anchors, name), times["ours"], 15.0)
+    # keras-hub's time grows with the square of the anchors: minutes for a photo. A small picture has to do.
+    anchors, ours, theirs = _decoders(_SMALL_CANVAS, 20, peer)
+    times = in_turns({"ours": ours, **({"theirs": theirs} if theirs else {})}, _ROUNDS.value)
+    rows.add(
+        _title(anchors, "a small picture"), times["ours"], "keras-hub (one class an anchor)", times.get("theirs"), 0.8
+    )
+
+
+def _title(anchors: list, name: str) -> str:
+    return f"after the network, {sum(len(level) for level in anchors)} anchors x {_CLASSES} classes, {name}"
+
+
+def _decoders(canvas: tuple[int, int], objects: int, peer):
+    """Anchors by level, and the two functions from a network's outputs on such a picture to detections."""
     config = AnchorConfig()
-    anchors = anchors_by_level(*_CANVAS, config)
-    size = tf.constant([_CANVAS], tf.float32)
+    anchors = anchors_by_level(*canvas, config)
+    size = tf.constant([canvas], tf.float32)
+    logits, deltas = _outputs(anchors, objects, canvas)
 
     @tf.function
-    def ours(logits, deltas):
+    def ours():
         return select_detections(
             logits, deltas, anchors, tf.ones([1, 2]), size, DetectConfig(), config.anchors_per_cell
         )
 
-    for name, objects in (("usual", 6), ("crowded", 60)):
-        logits, deltas = _outputs(anchors, objects)
-        functions = {"ours": lambda logits=logits, deltas=deltas: ours(logits, deltas)}
-        # keras-hub looks at all anchors until it has its hundred detections: on a usual picture, to the end.
-        if peer is not None and name == "crowded":
-            together = {"cls_logits": tf.concat(logits, 1), "bbox_regression": tf.concat(deltas, 1)}
-            theirs = tf.function(lambda outputs, images: peer.decode_predictions(outputs, images))
-            images = tf.zeros([1, *_CANVAS, 3])
-            functions["theirs"] = lambda theirs=theirs, outputs=together, images=images: theirs(outputs, images)
-        times = in_turns(functions, _ROUNDS.value)
-        count = sum(len(level) for level in anchors)
-        title = f"after the network, {count} anchors x {_CLASSES} classes, {name}"
-        rows.add_absolute(title, times["ours"], 15.0)
-        if name == "crowded":
-            rows.add(title, times["ours"], "keras-hub (one class an anchor)", times.get("theirs"), 0.8)
+    if peer is None:
+        return anchors, ours, None
+    together = {"cls_logits": tf.concat(logits, 1), "bbox_regression": tf.concat(deltas, 1)}
+    theirs = tf.function(lambda outputs, images: peer.decode_predictions(outputs, images))
+    images = tf.zeros([1, *canvas, 3])
+    return anchors, ours, lambda: theirs(together, images)
 
 
 def _served(rows: Rows, detector: Detector) -> None:
@@ -127,12 +138,12 @@ def _photo(height: int, width: int) -> np.ndarray:
     return (mixed * 255 / mixed.max()).astype(np.uint8)
 
 
-def _outputs(anchors: list, objects: int) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+def _outputs(anchors: list, objects: int, canvas: tuple[int, int]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Logits (1, A_l, K) and deltas (1, A_l, 4) a level, as of a trained network on a picture with `objects`."""
     rng = np.random.default_rng(objects)
-    corner = rng.uniform(0, np.array(_CANVAS[::-1]) - 40, (objects, 2))
+    corner = rng.uniform(0, np.array(canvas[::-1]) - 40, (objects, 2))
     sides = np.exp(rng.uniform(math.log(24), math.log(400), (objects, 2)))
-    boxes = np.concatenate([corner, np.minimum(corner + sides, _CANVAS[::-1])], 1)
+    boxes = np.concatenate([corner, np.minimum(corner + sides, canvas[::-1])], 1)
     classes = rng.integers(0, _CLASSES, objects)
     logits, deltas = [], []
     for level in anchors:

@@ -1,9 +1,10 @@
 """Detectors of others that a benchmark compares with, where they are installed."""
 
+import atexit
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
-
-import numpy as np
 
 
 def keras_hub_detector(num_classes: int = 80):
@@ -26,18 +27,17 @@ def keras_hub_detector(num_classes: int = 80):
     return models.RetinaNetObjectDetector(backbone=backbone, num_classes=num_classes, bounding_box_format="xyxy")
 
 
-def torchvision_network(images: np.ndarray) -> Callable[[], object] | None:
-    """torchvision's RetinaNet (v1) up to logits and deltas, on RGB `(B, H, W, 3)`; None where it isn't installed."""
+def torchvision_network(side: int) -> Callable[[], object] | None:
+    """torchvision's RetinaNet (v1) up to logits and deltas, on one square image; None where it isn't installed."""
     if importlib.util.find_spec("torchvision") is None:
         return None
-    import torch
-    from torchvision.models.detection import retinanet_resnet50_fpn
-
-    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None).eval()
-    batch = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / 255)
+    command = [sys.executable, "-m", "experiments.bench.torchvision_worker", str(side)]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    atexit.register(worker.kill)
 
     def forward():
-        with torch.inference_mode():
-            return model.head(list(model.backbone(batch).values()))
+        worker.stdin.write("go\n")
+        if worker.stdout.readline() != "done\n":
+            raise RuntimeError("torchvision's process has ended.")
 
     return forward

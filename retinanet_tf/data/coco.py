@@ -27,8 +27,10 @@ def xyxy_to_coco(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
 
 
-def read_coco(path: str | os.PathLike) -> Annotations:
+def read_coco(path: str | os.PathLike, with_objects: bool = True) -> Annotations:
     """Reads a COCO instances JSON; images keep the file's order, images without objects included.
+
+    Without `with_objects` the list "annotations" may be missing, as in COCO's image_info files of the test splits.
 
     Boxes come out as they stand (overhanging, zero-size and duplicate ones too: `rules.py` decides about those).
     Raises InputError, naming the file and the entry, for: a file that can't be read or isn't such a JSON, an image or
@@ -37,6 +39,8 @@ def read_coco(path: str | os.PathLike) -> Annotations:
     """
     path = os.fspath(path)
     content = _parse(path)
+    if not with_objects:
+        content.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise InputError(f"{path} has no list {key!r}; a COCO instances file has images, annotations, categories.")
