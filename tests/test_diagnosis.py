@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from retinanet_tf.config import AssignConfig
 from retinanet_tf.diagnosis import LossDistribution, loss_distribution
+from retinanet_tf.diagnosis_plot import figure_4
 from retinanet_tf.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -97,3 +98,10 @@ def test_a_model_over_a_dataset():
     summary = distribution.summary(points=3)
     assert summary["background"]["examples"] == 28
     np.testing.assert_allclose(summary["foreground"]["fraction_of_loss"]["2"], [0, 0.5, 1], atol=1e-9)
+
+
+def test_figure_4_is_a_picture_of_the_curves(tmp_path):
+    distribution = LossDistribution()
+    distribution.update(*batch())
+    path = figure_4(distribution, tmp_path / "figure.png", (0.0, 2.0))
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
