@@ -265,5 +265,5 @@ def test_broken_shard_is_named(dataset, tmp_path):
     content = (folder / "val-00000-of-00002.tfrecord").read_bytes()
     (tmp_path / "val-00000-of-00001.tfrecord").write_bytes(content[:-20])
     LABELS.save(tmp_path / "labels.json")
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match=r"record \d+ of .*val-00000-of-00001.tfrecord is damaged"):
         read_source(tmp_path / "val-*.tfrecord")
