@@ -56,7 +56,10 @@ FIRST_OF_STAGE_3 = ("stage3_block0_1_conv", "stage3_block0_shortcut_conv")
 
 
 def backward_operations(**changes):
-    """Names of a small model's convolutions, and the types of all operations of its forward and backward pass."""
+    """A small model, and the types of all operations of its forward and backward pass that the gradients need.
+
+    The others are in the graph too, and TensorFlow prunes them before it runs it.
+    """
     model = small(**changes)
 
     @tf.function
@@ -66,8 +69,14 @@ def backward_operations(**changes):
             loss = tf.reduce_sum(outputs["class_logits"]) + tf.reduce_sum(outputs["box_deltas"])
         return tape.gradient(loss, model.trainable_variables)
 
-    graph = step.get_concrete_function(tf.TensorSpec((1, 64, 64, 3))).graph
-    return model, collections.Counter(operation.type for operation in graph.get_operations())
+    waiting = [tensor.op for tensor in step.get_concrete_function(tf.TensorSpec((1, 64, 64, 3))).graph.outputs]
+    needed = set(waiting)
+    while waiting:
+        operation = waiting.pop()
+        before = {tensor.op for tensor in operation.inputs} - needed
+        needed |= before
+        waiting.extend(before)
+    return model, collections.Counter(operation.type for operation in needed)
 
 
 def test_frozen_parts_cost_nothing_in_the_backward_pass():
@@ -85,8 +94,10 @@ def test_frozen_parts_cost_nothing_in_the_backward_pass():
     # The image's own gradient is in neither; the first trained layers' inputs need none once stage 2 is frozen.
     assert all_operations[inputs] - operations[inputs] == len(frozen) - 1 + len(entrances)
     assert operations["MaxPoolGrad"] == 0 and all_operations["MaxPoolGrad"] == 1
-    # The two sums of the loss are all there are: a trained scale would add one of its own.
-    assert operations["Sum"] == 2
+    # Of frozen norms nothing is summed, so a deeper backbone needs no more sums; a trained one's statistics are.
+    assert backward_operations(freeze_stages=2, backbone="resnet14_w24")[1]["Sum"] == operations["Sum"]
+    normed = backward_operations(freeze_stages=2, norm="batch")[1]
+    assert normed["Sum"] + normed["FusedBatchNormGradV3"] > operations["Sum"]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 160), (608, 352), (75, 130)])
