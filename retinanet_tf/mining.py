@@ -26,6 +26,7 @@ def ohem(
     num_examples: int = 128,
     nms_threshold: float = 0.5,
     ratio: float | None = None,
+    static: bool = False,
 ) -> tf.Tensor:
     """Keeps each image's hardest examples and sets all others to ignored. For eager and graph mode.
 
@@ -38,6 +39,8 @@ def ohem(
       ratio: None takes the examples of highest loss whatever they are. A number r enforces positives to negatives
         1:r among what NMS left (3.0: Table 1d's "OHEM 1:3"): at most num_examples / (1 + r) positives, then r times as
         many negatives as positives. An image without positives counts as if it had one, so its background teaches.
+      static: suppress all anchors at once, in place of as many as the ratio needs: the same choice, slower by far, but
+        with a limit known beforehand, which XLA asks for. Only with `ratio`; A must be static.
 
     Returns:
       `(B, A)` int32, class targets with −2 wherever an anchor was not selected.
@@ -49,6 +52,8 @@ def ohem(
     losses = tf.stop_gradient(tf.cast(losses, tf.float32))
     boxes = tf.broadcast_to(tf.cast(boxes, tf.float32), tf.concat([tf.shape(losses), [4]], 0))
 
+    limit = class_targets.shape[1] if static else None
+
     def of_image(parts):
         targets, scores, corners = parts
         usable = tf.where(targets != IGNORED)[:, 0]
@@ -56,7 +61,7 @@ def ohem(
         if ratio is None:
             chosen = _suppress(corners, scores, num_examples, nms_threshold)
         else:
-            chosen = _balanced(targets_in, scores, corners, num_examples, nms_threshold, ratio)
+            chosen = _balanced(targets_in, scores, corners, num_examples, nms_threshold, ratio, limit)
         chosen = tf.gather(usable, chosen)
         kept = tf.scatter_nd(chosen[:, None], tf.ones_like(chosen, tf.int32), tf.shape(targets, tf.int64)) > 0
         return tf.where(kept, targets, IGNORED)
@@ -95,7 +100,7 @@ def mine(
         )
     losses = loss.per_anchor(class_targets, tf.stop_gradient(class_logits))
     ratio = {"ohem": None, "ohem_1_3": 3.0}[mining]
-    return ohem(class_targets, losses, anchors, mining_examples, mining_nms, ratio)
+    return ohem(class_targets, losses, anchors, mining_examples, mining_nms, ratio, loss.static)
 
 
 def _check(num_examples, nms_threshold, ratio):
@@ -112,7 +117,7 @@ def _suppress(corners, scores, limit, threshold):
     return tf.image.non_max_suppression(corners, scores, limit, threshold)
 
 
-def _balanced(targets, scores, corners, num_examples, threshold, ratio):
+def _balanced(targets, scores, corners, num_examples, threshold, ratio, static_limit):
     """Indices of the hardest survivors, positives to negatives 1:ratio.
 
     Suppression works from the highest loss down, so its first survivors are final however many are asked for. Asking
@@ -135,13 +140,16 @@ def _balanced(targets, scores, corners, num_examples, threshold, ratio):
         return 4 * limit, _suppress(corners, scores, 4 * limit, threshold)
 
     negatives = num_examples - share
-    first = tf.constant(num_examples)
-    _, survivors = tf.while_loop(
-        unfinished,
-        further,
-        (first, _suppress(corners, scores, first, threshold)),
-        shape_invariants=(first.shape, tf.TensorShape([None])),
-    )
+    if static_limit is not None:
+        survivors = _suppress(corners, scores, static_limit, threshold)
+    else:
+        first = tf.constant(num_examples)
+        _, survivors = tf.while_loop(
+            unfinished,
+            further,
+            (first, _suppress(corners, scores, first, threshold)),
+            shape_invariants=(first.shape, tf.TensorShape([None])),
+        )
     positive = tf.gather(targets, survivors) >= 0
     positives = tf.boolean_mask(survivors, positive)[:share]
     wanted = tf.cast(ratio * tf.maximum(tf.cast(tf.size(positives), tf.float32), 1.0), tf.int32)

@@ -51,6 +51,13 @@ def test_positives_of_low_loss_are_found_below_many_negatives():
         assert (expected >= 0).sum() == 2 and (expected == -1).sum() == 6
 
 
+@pytest.mark.parametrize("ratio", [None, 3.0])
+def test_xla_chooses_the_same_anchors(ratio):
+    targets, losses, boxes = (tf.constant(part) for part in problem(3, positives=0.1))
+    compiled = tf.function(partial(ohem, num_examples=16, ratio=ratio, static=True), jit_compile=True)
+    np.testing.assert_array_equal(compiled(targets, losses, boxes), ohem(targets, losses, boxes, 16, ratio=ratio))
+
+
 def test_nothing_ignored_is_selected_and_nothing_ignored_suppresses():
     boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]]], np.float32)
     chosen = ohem(np.array([[-2, 3, -1]], np.int32), np.array([[9.0, 2.0, 1.0]], np.float32), boxes)
