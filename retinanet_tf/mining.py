@@ -143,7 +143,7 @@ def _balanced(targets, scores, corners, num_examples, threshold, ratio, static_l
     if static_limit is not None:
         survivors = _suppress(corners, scores, static_limit, threshold)
     else:
-        first = tf.constant(num_examples)
+        first = tf.constant(2 * num_examples)
         _, survivors = tf.while_loop(
             unfinished,
             further,
