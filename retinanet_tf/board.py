@@ -70,7 +70,7 @@ class Board(keras.callbacks.Callback):
             pictures.append(
                 draw_detections(
                     np.asarray(to_image(encoded, 0), np.uint8),
-                    np.asarray(to_image(encoded, 0), np.uint8),
+                    found["boxes"],
                     found["labels"],
                     found["scores"],
                     names=detector.label_map.names,

@@ -236,9 +236,9 @@ def _run(
                     callbacks=callbacks,
                     verbose=verbose,
                 )
-    judge.finish()
     if worker.is_chief and (run_dir / runs.LOG).exists():
         training_curves(run_dir / runs.LOG, run_dir / "training.png")
+    judge.finish()
     return model
 
 

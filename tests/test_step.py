@@ -81,7 +81,8 @@ def test_biases_learn_twice_as_fast_and_nothing_else_does():
     assert kinds == {1.0, 2.0}
 
 
-def test_the_average_is_the_one_written_by_hand():
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_average_is_the_one_written_by_hand(devices, two_devices):
     """Three steps of a ← a + (1 − d)(w − a), d = min(decay, (1 + t)/(10 + t)), from the same steps without it."""
     trail = [weights_after(rate=0.01, steps=steps)[2] for steps in (1, 2, 3)]
     expected = weights_after(rate=0.01)[1]
@@ -101,7 +102,8 @@ def test_the_average_is_the_one_written_by_hand():
         model.set_weights = lambda values: (assign(values), step.average.restart())
         return step
 
-    _, _, after, _, model = weights_after(restarted, rate=0.01, steps=3)
+    strategy = two_devices if devices == 2 else None
+    _, _, after, _, model = weights_after(restarted, strategy, rate=0.01, steps=3, normalizer="image")
     average = made[0]
     with average.swapped():
         averaged = [np.array(w) for w in model.trainable_variables]

@@ -10,9 +10,10 @@ import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
 import retinanet_tf as rn
-from retinanet_tf import callbacks, runs, training
+from retinanet_tf import board, callbacks, runs, training
 from retinanet_tf.data import shapes
 from retinanet_tf.data.reader import read_records
+from retinanet_tf.evaluation_source import read_source
 from retinanet_tf.optimization import linear_rule_excess, make_schedule
 from retinanet_tf.training import load_training_data
 
@@ -105,6 +106,36 @@ def test_tensorboard_has_scalars_inputs_and_evaluated_pictures(finished):
                 found.setdefault(value.tag, []).append(event.step)
     assert found["loss"][:2] == [2, 3] and found["learning_rate"] and found["val_AP"] == [4]
     assert found["input/0"] == [0] and set(found["evaluation/0"]) == {4, 6}
+
+
+def test_the_evaluations_pictures_show_what_was_detected(shards, monkeypatch, tmp_path):
+    """The boxes drawn are the detector's, beside the true ones, on the picture itself."""
+    drawn = []
+    monkeypatch.setattr(board, "draw_detections", lambda *args, **kw: drawn.append((args, kw)) or args[0])
+    answer = {
+        "boxes": np.array([[[1.0, 2, 30, 40]]], np.float32),
+        "scores": np.array([[0.9]], np.float32),
+        "labels": np.array([[2]]),
+    }
+
+    class Fixed:
+        label_map = rn.data.LabelMap.load(shards / "labels.json")
+
+        def __call__(self, images):
+            return {name: tf.constant(value) for name, value in answer.items()}
+
+    source = read_source(str(shards / "val-*.tfrecord"))
+    board.Board(tmp_path, callbacks.Progress(1, 0, 1, lambda step: 0.0), 1).detections(Fixed(), source)
+    assert len(drawn) == board.PICTURES
+    for (image, boxes, labels, scores), settings in drawn:
+        assert image.shape == (64, 64, 3)
+        np.testing.assert_array_equal(boxes, answer["boxes"][0])
+        np.testing.assert_array_equal(labels, [2])
+        np.testing.assert_array_equal(scores, answer["scores"][0])
+        assert settings["min_score"] == 0.3
+    shown = sum(len(settings["ground_truth"][0]) for _, settings in drawn)
+    known = {image["id"] for image in source.ground_truth["images"][: board.PICTURES]}
+    assert shown == sum(annotation["image_id"] in known for annotation in source.ground_truth["annotations"])
 
 
 def test_a_run_directory_gives_its_model_back(finished):
