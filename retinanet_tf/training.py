@@ -215,7 +215,8 @@ def _run(
     judge = Validation(config, model, label_map, run_dir, validation, worker, average)
     damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
     progress = Progress(total, done, config.data.batch_size, make_schedule(config.train))
-    runs.trim_log(run_dir, done)
+    if worker.is_chief:
+        runs.trim_log(run_dir, done)
     with StopRequest() as stop:
         callbacks = [
             progress,
@@ -263,6 +264,11 @@ def _explained(config: Config, data: str, run_dir: Path, state: TrainingState, w
     except NonFiniteLoss as error:
         if not worker.is_chief:
             raise InputError(f"{error}; the chief worker has the details.") from None
+        if config.data.data_service:
+            raise InputError(
+                f"{error}, and --data_service makes the batches in an order of its own, so its images aren't known; "
+                f"causes: {faults.CAUSES}."
+            ) from None
         batch = next(iter(load_training_data(config.replace(cache="none"), data, error.step)))
         ids = image_ids(
             data,
