@@ -5,6 +5,10 @@
 The settings the weights were trained under go with them: `--checkpoint=weights/tv` evaluates, predicts and exports,
 `train --flagfile=weights/tv/flags.txt --init_weights=weights/tv` goes on training. Every setting that no tensor
 tells can be given as a flag, e.g. --norm_epsilon=1e-5.
+
+    python -m experiments.import_weights --source=run --file=runs/mine --output=weights/mine
+
+keeps the backbone of a finished job, as a start for detectors with another pyramid, other subnets or classes.
 """
 
 from absl import flags
@@ -12,10 +16,11 @@ from absl import flags
 from experiments import cli
 from retinanet_tf import config_flags
 from retinanet_tf.data.labels import LabelMap
-from retinanet_tf.pretrained import import_weights
+from retinanet_tf.errors import InputError
+from retinanet_tf.pretrained import import_weights, keep_backbone
 from retinanet_tf.pretrained.names import SOURCES
 
-SOURCE = flags.DEFINE_enum("source", None, list(SOURCES), "Whose checkpoint it is.", required=True)
+SOURCE = flags.DEFINE_enum("source", None, [*SOURCES, "run"], "Whose checkpoint it is.", required=True)
 FILE = flags.DEFINE_string("file", None, "The checkpoint; without it, --source=keras downloads ImageNet weights.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write, or a name ending in .weights.h5.", required=True)
 LABELS = flags.DEFINE_string("labels", None, "labels.json of the checkpoint's categories, if they aren't COCO's.")
@@ -23,14 +28,19 @@ LABELS = flags.DEFINE_string("labels", None, "labels.json of the checkpoint's ca
 
 def main() -> None:
     """Imports and reports every tensor."""
-    report = import_weights(
-        SOURCE.value,
-        FILE.value,
-        OUTPUT.value,
-        backbone=flags.FLAGS.backbone or "resnet50",
-        label_map=LabelMap.load(LABELS.value) if LABELS.value else None,
-        adjust=config_flags.read,
-    )
+    if SOURCE.value == "run":
+        if not FILE.value:
+            raise InputError("--source=run needs --file, the run_dir of a finished training job.")
+        report = keep_backbone(FILE.value, OUTPUT.value)
+    else:
+        report = import_weights(
+            SOURCE.value,
+            FILE.value,
+            OUTPUT.value,
+            backbone=flags.FLAGS.backbone or "resnet50",
+            label_map=LabelMap.load(LABELS.value) if LABELS.value else None,
+            adjust=config_flags.read,
+        )
     print(report)
     print(f"{OUTPUT.value}: a {report.parts}; all tensors are listed in import.json.")
 

@@ -15,7 +15,7 @@ STUDY = study.Study(
         study.Row("π = .01", {"prior": 0.01}, (30.2,)),
         study.Row("π = .5 (none)", {"prior": 0.5}),
     ),
-    base={"classification": "cross_entropy", "gamma": 0.0, "alpha": 0.5},
+    base={"gamma": 0.0, "alpha": 0.5},
 )
 
 if __name__ == "__main__":

@@ -6,25 +6,27 @@
     python -m experiments.paper.table_1b --scale=paper --dry_run                    (prints every job as a flagfile)
     python -m experiments.paper.table_1b --scale=mini --collect                     (the table of what has finished)
 
-A row that has finished isn't run again, so rows can be spread over machines that share --output. Every scale writes
-into its own folder; a miniature's number never stands beside the paper's in one column.
+A row that has finished isn't run again, in whichever table it stands: a job's folder is named by what it changes. So
+rows can be spread over machines that share --runs. Every scale writes into its own folder; a miniature's number never
+stands beside the paper's in one column.
 """
 
+import csv
 import dataclasses
 import json
-import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 from absl import flags
 
+from experiments.paper import miniature, report
 from retinanet_tf import runs
 from retinanet_tf.config import Config
 from retinanet_tf.config_presets import presets
-from retinanet_tf.data import files, shapes
-from retinanet_tf.data.prepare import prepare
+from retinanet_tf.data import files
 from retinanet_tf.errors import InputError
 from retinanet_tf.training import train
 
@@ -33,13 +35,13 @@ ROWS = flags.DEFINE_list("rows", [], "Numbers of the rows to run, from 0; all by
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds; each row is run with each of them.")
 DATA = flags.DEFINE_string("data", "", "Pattern of the training shards; scale=mini makes its own.")
 VALIDATION = flags.DEFINE_string("validation", "", "Pattern of the validation shards; scale=mini makes its own.")
-INIT_WEIGHTS = flags.DEFINE_string("init_weights", "", "ImageNet weights, imported; the paper begins with them.")
+INIT_WEIGHTS = flags.DEFINE_string(
+    "init_weights", "", "Imported ImageNet weights; '{backbone}' in it stands for the row's backbone."
+)
 RUNS = flags.DEFINE_string("runs", "runs/paper", "Folder for the jobs.")
-OUTPUT = flags.DEFINE_string("output", "experiments/results", "Folder for SCALE/NAME.json and SCALE/NAME.md.")
+OUTPUT = flags.DEFINE_string("output", "experiments/results", "Folder for SCALE/NAME.json, .md and .png.")
 DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print every job as the flagfile of experiments.train; run nothing.")
 COLLECT = flags.DEFINE_boolean("collect", False, "Write the table of the jobs that have finished; run nothing.")
-
-NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,69 +55,77 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A table. `base` changes the scale's own configuration for all rows; `hours` is of a row on 8 GPUs."""
+    """A table."""
 
     name: str
     title: str
     rows: tuple[Row, ...]
     base: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    hours: float = 10.0
+    """What all rows change in the scale's own configuration."""
+    paper_base: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The same at the paper's scale alone: the miniatures keep their small network."""
+    small_rows: tuple[Row, ...] = ()
+    """The rows of the other scales, where the paper's make no sense there (depths, image sizes)."""
+    measure: Callable[[Path], Mapping[str, float]] | None = None
+    """What is measured of a finished job's folder when the table is collected, once."""
+
+    def rows_at(self, scale: str) -> tuple[Row, ...]:
+        """The table's rows at a scale."""
+        return self.rows if scale == "paper" or not self.small_rows else self.small_rows
 
 
-# One image of 192 pixels has 6,975 anchors and a small object or two: about a thousand easy negatives a positive. The
-# optimiser is the paper's, for as many steps as two cores take in some minutes.
-_MINI = presets["mini"].replace(
-    image_size=192,
-    max_size=192,
-    batch_size=8,
-    subnet_norm="none",
-    normalizer="image",
-    promote="never",
-    optimizer="sgd",
-    learning_rate=0.01,
-    schedule="step",
-    steps=900,
-    decay_steps=(600, 800),
-    warmup_steps=0,
-    weight_decay=1e-4,
-    checkpoint_steps=300,
-    log_steps=0,
-)
-_REAL = presets["mini"].replace(
+REAL = presets["mini"].replace(
     num_classes=3, image_size=288, max_size=384, batch_size=4, steps=1000, checkpoint_steps=250, cache="ram"
 )
-_SCALES: Mapping[str, Config] = {"paper": presets["paper"], "mini": _MINI, "real": _REAL}
+SCALES: Mapping[str, Config] = {"paper": presets["paper"], "mini": miniature.BASE, "real": REAL}
+
+
+def base_at(study: Study, scale: str) -> Config:
+    """What the rows change at a scale."""
+    return SCALES[scale].replace(**study.base, **(study.paper_base if scale == "paper" else {}))
 
 
 def resolve(study: Study, row: Row, scale: str, seed: int) -> Config:
     """The whole configuration of a row at a scale."""
-    return _SCALES[scale].replace(**study.base).replace(**row.changes, seed=seed)
+    return base_at(study, scale).replace(**row.changes, seed=seed)
 
 
-def with_base(study: Study, base: Mapping[str, Any]) -> Study:
-    """The study with further settings for all its rows."""
-    return dataclasses.replace(study, base={**study.base, **base})
+def job_name(config: Config, scale: str) -> str:
+    """A folder's name that tells what a job changes in the scale's own configuration, and its seed."""
+    before = SCALES[scale].flat()
+    changed = {name: value for name, value in config.flat().items() if value != before[name] and name != "seed"}
+    parts = [f"{name}={_short(value)}" for name, value in changed.items()]
+    return ",".join([*(parts or ["base"]), f"seed={config.train.seed}"])
+
+
+def _short(value) -> str:
+    if isinstance(value, tuple):
+        return "+".join(_short(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main(study: Study) -> None:
     """Runs, prints or collects a study, as the flags say."""
-    seeds = _numbers("seeds", SEEDS.value)
-    chosen = _numbers("rows", ROWS.value) or range(len(study.rows))
-    if any(not 0 <= number < len(study.rows) for number in chosen):
-        raise InputError(f"--rows={','.join(ROWS.value)}: {study.name} has rows 0 to {len(study.rows) - 1}.")
-    scale, folder = SCALE.value, Path(RUNS.value) / SCALE.value / study.name
+    scale = SCALE.value
+    rows = study.rows_at(scale)
+    chosen, seeds = _numbers("rows", ROWS.value) or range(len(rows)), _numbers("seeds", SEEDS.value)
+    if any(not 0 <= number < len(rows) for number in chosen):
+        raise InputError(f"--rows={','.join(ROWS.value)}: {study.name} has rows 0 to {len(rows) - 1}.")
+    folder = Path(RUNS.value) / scale
+    jobs = [(number, resolve(study, rows[number], scale, seed)) for seed in seeds for number in chosen]
     if DRY_RUN.value:
-        for number in chosen:
-            for seed in seeds:
-                config = resolve(study, study.rows[number], scale, seed)
-                print(f"# {study.name}, row {number} ({study.rows[number].label}), seed {seed}")
-                print(runs.flagfile(config, **_paths(), run_dir=str(_run_dir(folder, number, seed))))
+        for number, config in jobs:
+            print(f"# {study.name}, row {number} ({rows[number].label}), seed {config.train.seed}")
+            run_dir = folder / job_name(config, scale)
+            print(runs.flagfile(config, **_filled(_given(), config), run_dir=str(run_dir)))
         return
     if not COLLECT.value:
-        paths = _generated() if scale == "mini" else _given()
-        for number in chosen:
-            for seed in seeds:
-                _job(resolve(study, study.rows[number], scale, seed), _run_dir(folder, number, seed), paths)
+        backbones = {config.model.backbone for _, config in jobs}
+        paths = miniature.paths(Path(RUNS.value) / "miniature", backbones) if scale == "mini" else _given()
+        if not (paths["data"] and paths["validation"]):
+            raise InputError(f"--scale={scale} needs --data and --validation, patterns of prepared shards.")
+        for _, config in jobs:
+            _job(config, folder / job_name(config, scale), _filled(paths, config))
     _collect(study, scale, folder)
 
 
@@ -126,29 +136,12 @@ def _numbers(name: str, values: list[str]) -> list[int]:
         raise InputError(f"--{name}={','.join(values)} must be a list of whole numbers.") from None
 
 
-def _run_dir(folder: Path, number: int, seed: int) -> Path:
-    return folder / f"row{number}-seed{seed}"
-
-
-def _paths() -> dict[str, str]:
+def _given() -> dict[str, str]:
     return {"data": DATA.value, "validation": VALIDATION.value, "init_weights": INIT_WEIGHTS.value}
 
 
-def _given() -> dict[str, str]:
-    if not (DATA.value and VALIDATION.value):
-        raise InputError(f"--scale={SCALE.value} needs --data and --validation, patterns of prepared shards.")
-    return _paths()
-
-
-def _generated() -> dict[str, str]:
-    """Shards of generated pictures with few, small objects; made once."""
-    folder = Path(RUNS.value) / "mini" / "data"
-    splits = shapes.generate(
-        folder / "coco", num_train=2000, num_val=300, image_size=_MINI.model.image_size, objects=(1, 2), sizes=(12, 48)
-    )
-    for name, split in splits.items():
-        prepare(split.annotations, split.images, folder, name, shards=2)
-    return {"data": str(folder / "train-*.tfrecord"), "validation": str(folder / "val-*.tfrecord"), "init_weights": ""}
+def _filled(paths: Mapping[str, str], config: Config) -> dict[str, str]:
+    return {**paths, "init_weights": paths["init_weights"].replace("{backbone}", config.model.backbone)}
 
 
 def _job(config: Config, run_dir: Path, paths: dict[str, str]) -> None:
@@ -156,58 +149,50 @@ def _job(config: Config, run_dir: Path, paths: dict[str, str]) -> None:
     if (run_dir / "outcome.json").exists():
         print(f"{run_dir} has finished and is reused.")
         return
+    print(run_dir, flush=True)
+    keras.backend.clear_session()
     start = time.time()
+    outcome = {"seed": config.train.seed, "diverged": False}
     try:
         train(config, **paths, run_dir=str(run_dir))
-        outcome = {"diverged": False, **json.loads((run_dir / "metrics.json").read_text())}
+        outcome |= json.loads((run_dir / "metrics.json").read_text())
     except InputError as error:
-        if "NaN" not in str(error):
+        if "became NaN" not in str(error):
             raise
-        outcome = {"diverged": True, "why": str(error)}
-    hours = (time.time() - start) / 3600
-    files.write_json(run_dir / "outcome.json", {**outcome, "hours": round(hours, 3), "made_by": runs.provenance()})
+        outcome |= {"diverged": True, "why": str(error)}
+    outcome |= {"losses": _last_losses(run_dir), "hours": round((time.time() - start) / 3600, 4)}
+    files.write_json(run_dir / "outcome.json", {**outcome, "made_by": runs.provenance()})
+
+
+def _last_losses(run_dir: Path) -> dict[str, float]:
+    """The mean losses of the last epoch."""
+    log = run_dir / runs.LOG
+    if not log.exists():
+        return {}
+    with open(log, newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    return {name: float(last[name]) for name in ("loss", "class_logits_loss", "box_deltas_loss") if last.get(name)}
 
 
 def _collect(study: Study, scale: str, folder: Path) -> None:
     rows = []
-    for number, row in enumerate(study.rows):
-        found = {
-            int(path.parent.name.rsplit("seed", 1)[1]): json.loads(path.read_text())
-            for path in sorted(folder.glob(f"row{number}-seed*/outcome.json"))
-        }
-        rows.append({"label": row.label, "changes": dict(row.changes), "paper": list(row.paper), "seeds": found})
-    output = Path(OUTPUT.value) / scale
-    files.make_folder(output, "--output")
-    schedule = _SCALES[scale].replace(**study.base)
-    heading = f"{schedule.train.steps} steps of {schedule.data.batch_size} images of {schedule.model.image_size} px"
-    files.write_json(output / f"{study.name}.json", {"title": study.title, "schedule": heading, "rows": rows})
-    files.write_text(output / f"{study.name}.md", _table(study, scale, heading, rows))
-    print((output / f"{study.name}.md").read_text())
+    for row in study.rows_at(scale):
+        name = job_name(resolve(study, row, scale, seed=0), scale).removesuffix("seed=0")
+        found = []
+        for number in range(100):
+            path = folder / f"{name}seed={number}" / "outcome.json"
+            if path.exists():
+                found.append({**json.loads(path.read_text()), **_measured(study, path.parent)})
+        rows.append({"label": row.label, "changes": dict(row.changes), "paper": list(row.paper), "runs": found})
+    config = base_at(study, scale)
+    schedule = f"{config.train.steps} steps of {config.data.batch_size} images of {config.model.image_size} px"
+    report.write(Path(OUTPUT.value) / scale, study.name, study.title, scale, schedule, rows)
 
 
-def _table(study: Study, scale: str, heading: str, rows: list[dict]) -> str:
-    ours = "ours" if scale == "paper" else f"{scale} scale, not comparable"
-    lines = [
-        f"# {study.title}",
-        "",
-        f"At scale `{scale}`: {heading}.",
-        "",
-        f"| | paper AP / AP50 / AP75 | {ours}: AP / AP50 / AP75 (mean ± spread) | seeds |",
-        "|---|---|---|---|",
-    ]
-    for row in rows:
-        paper = " / ".join(f"{value:.1f}" for value in row["paper"][:3]) or "–"
-        values = list(row["seeds"].values())
-        kept = [value for value in values if not value["diverged"]]
-        text = "–" if not values else " / ".join(_spread([100 * value[name] for value in kept]) for name in NUMBERS[:3])
-        if values and len(kept) < len(values):
-            text += f" ({len(values) - len(kept)} of {len(values)} diverged)"
-        lines.append(f"| {row['label']} | {paper} | {text} | {len(values)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _spread(values: list[float]) -> str:
-    if not values:
-        return "diverged"
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+def _measured(study: Study, run_dir: Path) -> Mapping[str, float]:
+    path = run_dir / "measured.json"
+    if study.measure is None:
+        return {}
+    if not path.exists():
+        files.write_json(path, dict(study.measure(run_dir)))
+    return json.loads(path.read_text())

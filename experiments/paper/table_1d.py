@@ -41,16 +41,8 @@ STUDY = study.Study(
         ),
         study.Row("focal loss", {}, (36.0, 54.9, 38.7)),
     ),
-    hours=14.0,
+    paper_base={"backbone": "resnet101"},
 )
-DEPTH = {"backbone": "resnet101"}
-"""The table's own backbone at the paper's scale; the miniatures keep their small one."""
-
-
-def chosen() -> study.Study:
-    """The study at the scale of the flags."""
-    return study.with_base(STUDY, DEPTH) if study.SCALE.value == "paper" else STUDY
-
 
 if __name__ == "__main__":
-    cli.run(lambda: study.main(chosen()))
+    cli.run(lambda: study.main(STUDY))

@@ -21,7 +21,7 @@ from retinanet_tf.model import RetinaNet
 from retinanet_tf.pretrained import reading
 from retinanet_tf.pretrained.coco_labels import COCO
 from retinanet_tf.pretrained.contents import Contents, identify
-from retinanet_tf.pretrained.loading import PREDICTOR, Report, assign
+from retinanet_tf.pretrained.loading import BACKBONE_LAYERS, PREDICTOR, Report, assign, variables
 
 _COCO_SIZES = {"image_size": 800, "max_size": 1333}
 _BASE: dict[str, dict] = {
@@ -171,6 +171,23 @@ def import_weights(
         raise InputError(f"{place} lacks {len(lost)} tensors of the backbone, e.g. for {', '.join(lost[:3])}.")
     report = Report(place, theirs, contents.unused, missing, contents.notes)
     _write(model, config, label_map, Path(output), report, source)
+    return report
+
+
+def keep_backbone(run_dir: str | os.PathLike, output: str | os.PathLike) -> Report:
+    """Writes the backbone of a finished job as a start for others, whatever their pyramid, subnets and classes.
+
+    Args:
+      run_dir: the job's directory, or imported weights.
+      output: as of `import_weights`; the result is to `init_weights` what an ImageNet backbone is.
+
+    Raises:
+      InputError: there is no finished run.
+    """
+    config, model = runs.load_config(run_dir), runs.load_model(run_dir)
+    kept = {name: name for name in variables(model) if name.startswith(BACKBONE_LAYERS)}
+    report = Report(str(run_dir), kept, [], [name for name in variables(model) if name not in kept])
+    _write(model, config, LabelMap.load(runs.part(run_dir, "labels.json")), Path(output), report, "run")
     return report
 
 

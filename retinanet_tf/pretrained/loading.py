@@ -14,6 +14,8 @@ from retinanet_tf.model import RetinaNet
 from retinanet_tf.subnets import Subnet
 
 PREDICTOR = "class_subnet/predictor"
+BACKBONE_LAYERS = ("stem", "stage")
+"""How the names of the backbone's layers begin."""
 _PARTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
 _BACKBONE_FIELDS = ("backbone", "norm_epsilon", "stride_in", "channel_order", "pixel_mean", "pixel_std")
 _DETECTOR_FIELDS = (*_BACKBONE_FIELDS, "p6_from", "fpn_channels", "subnet_depth", "subnet_channels", "subnet_norm")
@@ -130,7 +132,7 @@ def initialize(model: RetinaNet, path: str | os.PathLike, label_map: LabelMap | 
     arrays = {name: np.array(value) for name, value in variables(runs.load_model(path)).items()}
     notes = []
     if backbone_only:
-        arrays = {name: value for name, value in arrays.items() if name.startswith(("stem", "stage"))}
+        arrays = {name: value for name, value in arrays.items() if name.startswith(BACKBONE_LAYERS)}
     else:
         before = LabelMap.load(runs.part(path, "labels.json"))
         if model.config.num_classes != before.num_classes or (label_map is not None and label_map != before):

@@ -1,0 +1,86 @@
+"""The miniature: the paper's protocol on generated pictures, minutes a row on one CPU core.
+
+What is the paper's: SGD with momentum at 0.01, dropped tenfold twice, weight decay 1e-4, no warm-up, subnets without
+norm, each image's loss over its positives, a backbone trained on something else with its norms frozen and its first
+two stages kept. What isn't: the pictures (256 px, one or two shapes of 14 to 48 px on clutter: 12,240 anchors of which
+about ten are positive, one to a thousand), the network (ten layers of 16 to 128 channels), 800 steps of 4 images, and
+ImageNet, whose place is taken by a detector trained on other generated pictures, of which the backbone alone is kept.
+"""
+
+from pathlib import Path
+
+from retinanet_tf.config import Config
+from retinanet_tf.config_presets import presets
+from retinanet_tf.data import files, shapes
+from retinanet_tf.data.prepare import prepare
+from retinanet_tf.locking import exclusive
+from retinanet_tf.pretrained import keep_backbone
+from retinanet_tf.training import train
+
+BASE = presets["mini"].replace(
+    backbone="resnet10_w16",
+    norm="frozen",
+    freeze_stages=2,
+    fpn_channels=32,
+    subnet_channels=32,
+    subnet_norm="none",
+    image_size=256,
+    max_size=256,
+    batch_size=4,
+    normalizer="image",
+    promote="never",
+    optimizer="sgd",
+    adamw_decay=0.0,
+    learning_rate=0.01,
+    schedule="step",
+    steps=800,
+    decay_steps=(550, 720),
+    warmup_steps=0,
+    weight_decay=1e-4,
+    checkpoint_steps=400,
+    log_steps=0,
+)
+"""The configuration that rows change. Schedule in the paper's proportions: 60k and 80k of 90k."""
+
+_BEFORE = presets["mini"].replace(steps=2_400, checkpoint_steps=800, log_steps=0)
+"""How the backbones are trained beforehand: the demo's recipe on other pictures, with other sizes of shapes."""
+
+
+def paths(folder: Path, backbones: set[str]) -> dict[str, str]:
+    """Makes what the jobs start from, once: shards, and weights for each backbone; {flag: value} for `train`.
+
+    `init_weights` holds `{backbone}` where the backbone's name belongs.
+    """
+    files.make_folder(folder, "--runs")
+    if not all((folder / "weights" / name / "run.json").exists() for name in backbones):
+        with exclusive(folder):
+            _pictures(folder / "data", num_train=1500, num_val=250, image_size=256, objects=(1, 2), sizes=(14, 48))
+            for name in sorted(backbones):
+                _backbone(folder, name)
+    data = folder / "data"
+    return {
+        "data": str(data / "train-*.tfrecord"),
+        "validation": str(data / "val-*.tfrecord"),
+        "init_weights": str(folder / "weights" / "{backbone}"),
+    }
+
+
+def _pictures(folder: Path, **settings) -> None:
+    for name, split in shapes.generate(folder / "coco", **settings).items():
+        prepare(split.annotations, split.images, folder, name, shards=2)
+
+
+def _backbone(folder: Path, name: str) -> None:
+    if (folder / "weights" / name / "run.json").exists():
+        return
+    other = folder / "data_before"
+    _pictures(other, num_train=3000, num_val=250, image_size=128, seed=77)
+    run_dir = folder / "before" / name
+    config: Config = _BEFORE.replace(backbone=name)
+    train(
+        config,
+        data=str(other / "train-*.tfrecord"),
+        validation=str(other / "val-*.tfrecord"),
+        run_dir=str(run_dir),
+    )
+    keep_backbone(run_dir, folder / "weights" / name)
