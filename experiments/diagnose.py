@@ -3,15 +3,9 @@
 Writes loss_distribution.png and loss_distribution.json: the cumulative loss of foreground and background examples.
 """
 
-from pathlib import Path
-
 from absl import flags
 
-from experiments import cli
-from retinanet_tf import runs
-from retinanet_tf.data import files, pipeline
-from retinanet_tf.diagnosis import loss_distribution
-from retinanet_tf.diagnosis_plot import figure_4
+from experiments import cli, diagnosing
 from retinanet_tf.errors import InputError
 
 CHECKPOINT = flags.DEFINE_string(
@@ -25,32 +19,14 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images that go through the n
 
 
 def main() -> None:
-    """Runs the model over the data and draws."""
+    """Reads the flags."""
     try:
         gammas = [float(value) for value in GAMMAS.value]
     except ValueError:
         raise InputError(f"--gammas={','.join(GAMMAS.value)} must be a list of numbers.") from None
-    files.make_folder(OUTPUT.value, "--output")
-    output = Path(OUTPUT.value)
-    config = runs.load_config(CHECKPOINT.value)
-    model = runs.load_model(CHECKPOINT.value)
-    batches = pipeline.load(
-        DATA.value,
-        training=False,
-        image_size=config.model.image_size,
-        max_size=config.model.max_size,
-        pixel_mean=config.model.pixel_mean,
-        size_multiple=2**config.anchors.max_level,
-        batch_size=BATCH_SIZE.value,
+    diagnosing.diagnose(
+        CHECKPOINT.value, DATA.value, OUTPUT.value, gammas, limit=LIMIT.value, batch_size=BATCH_SIZE.value
     )
-    distribution = loss_distribution(model, batches, LIMIT.value)
-    figure_4(distribution, output / "loss_distribution.png", gammas)
-    files.write_json(output / "loss_distribution.json", distribution.summary(gammas))
-    for kind in ("foreground", "background"):
-        shares = [distribution.share_of_hardest(kind, gamma, 0.2) for gamma in gammas]
-        text = ", ".join(f"γ = {gamma:g}: {share:.0%}" for gamma, share in zip(gammas, shares, strict=True))
-        print(f"The hardest fifth of the {kind} examples carries of their loss: {text}.")
-    print(f"{output / 'loss_distribution.png'}, {output / 'loss_distribution.json'}")
 
 
 if __name__ == "__main__":

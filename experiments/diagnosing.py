@@ -1,0 +1,44 @@
+"""What the diagnosis of a trained model does, for the command and for Figure 4's script."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from retinanet_tf import runs
+from retinanet_tf.data import files, pipeline
+from retinanet_tf.diagnosis import LossDistribution, loss_distribution
+from retinanet_tf.diagnosis_plot import figure_4
+
+
+def diagnose(
+    checkpoint: str | os.PathLike,
+    data: str,
+    output: str | os.PathLike,
+    gammas: Sequence[float],
+    *,
+    name: str = "loss_distribution",
+    limit: int | None = None,
+    batch_size: int = 4,
+) -> LossDistribution:
+    """Runs a model over shards, writes NAME.png and NAME.json into the folder `output`, and says what they show."""
+    files.make_folder(output, "--output")
+    config, model = runs.load_config(checkpoint), runs.load_model(checkpoint)
+    batches = pipeline.load(
+        data,
+        training=False,
+        image_size=config.model.image_size,
+        max_size=config.model.max_size,
+        pixel_mean=config.model.pixel_mean,
+        size_multiple=2**config.anchors.max_level,
+        batch_size=batch_size,
+    )
+    distribution = loss_distribution(model, batches, limit)
+    picture, points = Path(output) / f"{name}.png", Path(output) / f"{name}.json"
+    figure_4(distribution, picture, gammas)
+    files.write_json(points, distribution.summary(gammas))
+    for kind in ("foreground", "background"):
+        shares = [distribution.share_of_hardest(kind, gamma, 0.2) for gamma in gammas]
+        text = ", ".join(f"γ = {gamma:g}: {share:.0%}" for gamma, share in zip(gammas, shares, strict=True))
+        print(f"The hardest fifth of the {kind} examples carries of their loss: {text}.")
+    print(f"{picture}, {points}")
+    return distribution
