@@ -10,13 +10,26 @@ The paper leaves open what follows. Ours, and the other reading:
   be the other reading).
 - Boxes compared are the anchors, as OHEM suppresses on proposals before their regression (the other: decoded boxes).
 - The normaliser divides by the examples that were selected, as a minibatch's mean does, not by the positives alone.
+
+What the losses then see is the minibatch alone: logits and targets of the chosen anchors, gathered.
 """
+
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from retinanet_tf.errors import InputError
 from retinanet_tf.losses import ClassificationLoss
 from retinanet_tf.targets import IGNORED
+
+
+class Minibatch(NamedTuple):
+    """An image's chosen anchors, N at most; places without one are ignored anchors."""
+
+    anchors: tf.Tensor
+    """`(B, N)` int32, places along A."""
+    class_targets: tf.Tensor
+    """`(B, N)` int32: 0…K−1, −1 background, −2 no anchor."""
 
 
 def ohem(
@@ -78,7 +91,7 @@ def mine(
     mining: str,
     mining_examples: int = 128,
     mining_nms: float = 0.5,
-) -> tf.Tensor:
+) -> Minibatch:
     """`ohem` as the training job has it: anchors scored by the classification loss in use.
 
     Args:
@@ -100,7 +113,21 @@ def mine(
         )
     losses = loss.per_anchor(class_targets, tf.stop_gradient(class_logits))
     ratio = {"ohem": None, "ohem_1_3": 3.0}[mining]
-    return ohem(class_targets, losses, anchors, mining_examples, mining_nms, ratio, loss.static)
+    kept = ohem(class_targets, losses, anchors, mining_examples, mining_nms, ratio, loss.static)
+    return minibatch(kept, mining_examples)
+
+
+def minibatch(class_targets: tf.Tensor, num_examples: int) -> Minibatch:
+    """The anchors that `ohem` has left.
+
+    Args:
+      class_targets: `(B, A)` int32, −2 wherever an anchor was not selected.
+      num_examples: N, at least as many as an image has left.
+    """
+    count = class_targets.shape[1] or tf.shape(class_targets)[1]
+    places = min(num_examples, count) if isinstance(count, int) else tf.minimum(num_examples, count)
+    _, anchors = tf.math.top_k(tf.cast(class_targets != IGNORED, tf.int32), places)
+    return Minibatch(anchors, tf.gather(class_targets, anchors, batch_dims=1))
 
 
 def _check(num_examples, nms_threshold, ratio):

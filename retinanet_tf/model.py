@@ -97,22 +97,22 @@ class RetinaNet(keras.Model):
           The scalar loss, weight decay included.
         """
         assigned = y if "class_targets" in y else self.assign(x, y)
-        class_targets, positive, weights = (assigned[key] for key in ("class_targets", "positive", "weights"))
+        class_targets, box_targets, weights = (assigned[key] for key in ("class_targets", "box_targets", "weights"))
         if self.mining["mining"] != "none":
             loss = self.loss["class_logits"]
-            class_targets = mine(loss, class_targets, y_pred["class_logits"], self.anchors(x), **self.mining)
-            kept = class_targets != targets.IGNORED
-            positive &= kept
-            weights = normalizer_weights(tf.reduce_sum(tf.cast(kept, tf.float32), axis=1), self.normalizer)
+            chosen = mine(loss, class_targets, y_pred["class_logits"], self.anchors(x), **self.mining)
+            class_targets = chosen.class_targets
+            parts = {**y_pred, "box_targets": box_targets}
+            y_pred = {name: tf.gather(part, chosen.anchors, batch_dims=1) for name, part in parts.items()}
+            box_targets = y_pred.pop("box_targets")
+            kept = tf.cast(class_targets != targets.IGNORED, tf.float32)
+            weights = normalizer_weights(tf.reduce_sum(kept, axis=1), self.normalizer)
         if sample_weight is not None:
             weights *= tf.cast(sample_weight, tf.float32)
-        positive = tf.cast(positive, tf.float32)[..., None]
+        positive = tf.cast(class_targets >= 0, tf.float32)[..., None]
         return super().compute_loss(
             x=x,
-            y={
-                "class_logits": class_targets,
-                "box_deltas": tf.concat([assigned["box_targets"], positive], axis=-1),
-            },
+            y={"class_logits": class_targets, "box_deltas": tf.concat([box_targets, positive], axis=-1)},
             y_pred=y_pred,
             sample_weight={"class_logits": weights, "box_deltas": weights},
             **kwargs,

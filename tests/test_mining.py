@@ -117,7 +117,9 @@ def test_the_training_job_learns_from_the_chosen_anchors_alone(kind):
     anchors = model.anchors(images)
     assigned = assign(anchors, truth["boxes"], truth["labels"])
     loss = CrossEntropyLoss(0.5)
-    chosen = mine(loss, assigned.class_targets, outputs["class_logits"], anchors, kind, 16, 0.7)
+    logits = outputs["class_logits"]
+    losses = loss.per_anchor(assigned.class_targets, logits)
+    chosen = ohem(assigned.class_targets, losses, anchors, 16, 0.7, {"ohem": None, "ohem_1_3": 3.0}[kind])
     counted = chosen.numpy() != -2
     assert (counted.sum(1) == ([16, 3] if kind == "ohem_1_3" else [16, 16])).all()
     with tf.GradientTape() as tape:
@@ -128,6 +130,11 @@ def test_the_training_job_learns_from_the_chosen_anchors_alone(kind):
     assert (np.abs(found["class_logits"]).sum(-1) > 0).tolist() == counted.tolist()
     moved = np.abs(found["box_deltas"]).sum(-1) > 0
     assert moved.any() and not moved[~(counted & assigned.positive.numpy())].any()
+    places, targets_of = mine(loss, assigned.class_targets, logits, anchors, kind, 16, 0.7)
+    for image in range(2):
+        real = targets_of[image].numpy() != -2
+        assert sorted(places[image].numpy()[real]) == np.flatnonzero(counted[image]).tolist()
+        np.testing.assert_array_equal(targets_of[image], chosen.numpy()[image][places[image]])
 
 
 def test_it_trains_and_comes_back_from_its_configuration():
