@@ -165,12 +165,13 @@ def _job(config: Config, run_dir: Path, paths: dict[str, str]) -> None:
 
 
 def _last_losses(run_dir: Path) -> dict[str, float]:
-    """The mean losses of the last epoch."""
+    """The mean losses of the last epoch that came to its end."""
     log = run_dir / runs.LOG
     if not log.exists():
         return {}
     with open(log, newline="") as file:
-        last = list(csv.DictReader(file))[-1]
+        rows = list(csv.DictReader(file))
+    last = rows[-1] if rows else {}
     return {name: float(last[name]) for name in ("loss", "class_logits_loss", "box_deltas_loss") if last.get(name)}
 
 

@@ -1,0 +1,102 @@
+"""The script that runs a table on a cluster: one machine with 8 GPUs a row, finished rows skipped, stopped ones resumed.
+
+    python -m experiments.paper.launch --table=table_1b --system=slurm -- > table_1b.sbatch && sbatch table_1b.sbatch
+    python -m experiments.paper.launch --table=table_1b --system=kubernetes --image=registry/retinanet_tf:3.13 ...
+    python -m experiments.paper.launch --table=table_1b --system=shell ...      (all rows, one after the other)
+
+A row that is killed goes on from its last checkpoint when its task is repeated, which both systems are told to do.
+`--collect` of the table's own command gathers the rows at the end.
+"""
+
+import importlib
+import shlex
+
+from absl import flags
+
+from experiments import cli
+from retinanet_tf.errors import InputError
+
+STUDIES = (
+    "table_1a table_1b table_1c table_1d table_1e table_2 table_3 initialisation hinge figure_7".split()  # noqa: SIM905
+)
+TABLE = flags.DEFINE_enum("table", None, STUDIES, "Which study.", required=True)
+SYSTEM = flags.DEFINE_enum("system", "slurm", ["slurm", "kubernetes", "shell"], "What starts the jobs.")
+IMAGE = flags.DEFINE_string("image", "retinanet_tf:3.13", "Container image, for kubernetes.")
+FOLDER = flags.DEFINE_string("folder", "/shared/retinanet", "Folder that all machines share, for --runs and --output.")
+VOLUME = flags.DEFINE_string("volume", "shared", "Kubernetes: persistent volume claim mounted there.")
+
+_SLURM = """\
+#!/bin/bash
+#SBATCH --job-name={table}
+#SBATCH --array=0-{last}
+#SBATCH --nodes=1 --ntasks=1 --gpus-per-node=8 --cpus-per-task=32
+#SBATCH --requeue --signal=B:TERM@120
+# One row an array task. SIGTERM saves the state; the requeued task goes on from there.
+exec {command} --rows="$SLURM_ARRAY_TASK_ID"
+"""
+_KUBERNETES = """\
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: {name}}}
+spec:
+  completions: {rows}
+  parallelism: {rows}
+  completionMode: Indexed
+  backoffLimit: {retries}
+  template:
+    spec:
+      restartPolicy: OnFailure
+      containers:
+      - name: row
+        image: {image}
+        command: [bash, -c]
+        args:
+        - exec {command} --rows="$JOB_COMPLETION_INDEX"
+        resources: {{limits: {{nvidia.com/gpu: 8}}}}
+        volumeMounts: [{{name: shared, mountPath: {folder}}}]
+      volumes:
+      - name: shared
+        persistentVolumeClaim: {{claimName: {volume}}}
+"""
+_SHELL = """\
+#!/bin/bash
+set -euo pipefail
+{command}
+"""
+
+
+def script(table: str, system: str, folder: str, data: str, validation: str, init_weights: str, **container) -> str:
+    """The text of a script that runs every row of `table` at the paper's scale.
+
+    Args:
+      table: a name of STUDIES.
+      system: 'slurm', 'kubernetes' or 'shell'.
+      folder: shared by all machines.
+      data: pattern of the training shards.
+      validation: pattern of the validation shards.
+      init_weights: imported ImageNet weights, with '{backbone}' where the row's backbone belongs.
+      **container: `image` and `volume`, for kubernetes.
+    """
+    rows = len(importlib.import_module(f"experiments.paper.{table}").STUDY.rows)
+    paths = {"runs": f"{folder}/runs", "output": f"{folder}/results", "data": data, "validation": validation}
+    words = ["python", "-m", f"experiments.paper.{table}", "--scale=paper"]
+    words += [f"--{name}={value}" for name, value in {**paths, "init_weights": init_weights}.items()]
+    fields = {"table": table, "name": table.replace("_", "-"), "rows": rows, "last": rows - 1, "retries": 10 * rows}
+    template = {"slurm": _SLURM, "kubernetes": _KUBERNETES, "shell": _SHELL}[system]
+    return template.format(**fields, command=shlex.join(words), folder=folder, **container)
+
+
+def main() -> None:
+    """Prints the script."""
+    values = flags.FLAGS
+    missing = [name for name in ("data", "validation", "init_weights") if not values[name].value]
+    if missing:
+        raise InputError(f"--{missing[0]} is missing: the paper's rows need --data, --validation and --init_weights.")
+    given = {name: values[name].value for name in ("data", "validation", "init_weights")}
+    print(script(TABLE.value, SYSTEM.value, FOLDER.value, **given, image=IMAGE.value, volume=VOLUME.value), end="")
+
+
+if __name__ == "__main__":
+    from experiments.paper import study as _flags  # noqa: F401  --data, --validation, --init_weights
+
+    cli.run(main)
