@@ -1,13 +1,14 @@
 """The paper's tables as data: each row is the base and what the table says, and every job can be printed."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from experiments.paper import study
+from experiments.paper import launch, rehearse, report, study
 from retinanet_tf.config_presets import presets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,3 +95,53 @@ def test_wrong_rows_are_named():
     command = [sys.executable, "-m", "experiments.paper.table_3", "--rows=9", "--dry_run"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "--rows=9: table_3 has rows 0 to 3." in done.stderr
+
+
+@pytest.mark.parametrize("system", ["slurm", "kubernetes", "shell"])
+def test_a_table_is_one_script_on_every_system(system):
+    """One task a row, the paths quoted for the shell that sees them; bash accepts what bash gets."""
+    paths = {"data": "my shards/train-*", "validation": "my shards/val-*", "init_weights": "w/{backbone}"}
+    text = launch.script("table_1c", system, "/shared", **paths, image="registry/me:1", volume="disk")
+    assert "'--data=my shards/train-*'" in text and "'--init_weights=w/{backbone}'" in text
+    assert "--scale=paper --runs=/shared/runs" in text
+    if system == "kubernetes":
+        assert "completions: 7\n" in text and "claimName: disk" in text and "nvidia.com/gpu: 8" in text
+    else:
+        assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+        assert system == "shell" or "--array=0-6\n" in text
+
+
+def test_all_distinct_jobs_are_rehearsed_once():
+    """Every row of every table is among them, and no configuration twice."""
+    jobs = rehearse.distinct_jobs(list(COUNTS))
+    rows = [study.resolve(table, row, "paper", 0) for table in map(load, COUNTS) for row in table.rows]
+    assert all(config in jobs.values() for config in rows)
+    assert len(set(map(repr, jobs.values()))) == len(jobs) < len(rows)
+
+
+def test_a_finished_row_is_collected_beside_the_papers_numbers(tmp_path):
+    """Means and spreads by hand, a divergence counted apart, 'no such objects' (-1) in no mean."""
+
+    def outcome(seed, AP, APl=-1.0, **more):
+        return {
+            "seed": seed,
+            "diverged": False,
+            "AP": AP,
+            "AP50": AP,
+            "AP75": AP,
+            "APs": AP,
+            "APm": AP,
+            "APl": APl,
+        } | more
+
+    rows = [
+        {"label": "α = 1", "changes": {}, "paper": [31.1, 49.4, 33.0], "runs": [outcome(0, 0.20), outcome(1, 0.30)]},
+        {"label": "α = 2", "changes": {}, "paper": [], "runs": [outcome(0, 0.10), {"seed": 1, "diverged": True}]},
+    ]
+    report.write(tmp_path, "table_x", "Table x", "mini", "8 steps", rows)
+    lines = (tmp_path / "table_x.md").read_text().splitlines()
+    assert lines[-2].startswith("| α = 1 | 31.1 / 49.4 / 33.0 | 25.0 ± 7.1 | 25.0 ± 7.1 |")
+    assert lines[-2].endswith("| – | 2 | 0 |")
+    assert lines[-1].startswith("| α = 2 | – | 10.0 |") and lines[-1].endswith("| 2 | 1 |")
+    assert json.loads((tmp_path / "table_x.json").read_text())["rows"] == rows
+    assert (tmp_path / "table_x.png").read_bytes().startswith(b"\x89PNG")

@@ -198,6 +198,21 @@ def trained(tmp_path):
     return model, tmp_path / "run", labels
 
 
+def test_the_backbone_of_a_job_starts_a_detector_of_another_shape(trained, tmp_path):
+    """What `keep_backbone` wrote fills the stem and the stages, and nothing else, whatever pyramid and subnets are."""
+    model, run_dir, _ = trained
+    report = pretrained.keep_backbone(run_dir, tmp_path / "backbone")
+    assert report.parts == "backbone" and all(name.startswith(("stem", "stage")) for name in report.matched)
+    settings = {**SMALL, "fpn_channels": 24, "subnet_depth": 2}
+    other = rn.RetinaNet.from_config(rn.presets["paper"].replace(num_classes=7, **settings))
+    found = pretrained.initialize(other, tmp_path / "backbone")
+    assert set(found.matched) == set(report.matched)
+    for name in ("stem_conv", "stage5_block0_2_conv"):
+        np.testing.assert_array_equal(other.get_layer(name).kernel, model.get_layer(name).kernel)
+    with pytest.raises(rn.InputError, match="backbone alone"):
+        rn.load_detector(tmp_path / "backbone")
+
+
 def test_other_classes_keep_everything_but_the_last_class_convolution(trained):
     before, run, labels = trained
     model = rn.RetinaNet(num_classes=5, **SMALL)

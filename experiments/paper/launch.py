@@ -1,8 +1,9 @@
-"""The script that runs a table on a cluster: one machine with 8 GPUs a row, finished rows skipped, stopped ones resumed.
+"""The script that runs a table on a cluster: one machine with 8 GPUs a row; what has finished is skipped.
 
-    python -m experiments.paper.launch --table=table_1b --system=slurm -- > table_1b.sbatch && sbatch table_1b.sbatch
-    python -m experiments.paper.launch --table=table_1b --system=kubernetes --image=registry/retinanet_tf:3.13 ...
-    python -m experiments.paper.launch --table=table_1b --system=shell ...      (all rows, one after the other)
+    python -m experiments.paper.launch --table=table_1b --system=slurm --data=… --validation=… --init_weights=… > FILE
+    sbatch FILE
+    python -m experiments.paper.launch --table=table_1b --system=kubernetes --image=registry/retinanet_tf:3.13 …
+    python -m experiments.paper.launch --table=table_1b --system=shell …      (all rows, one after the other)
 
 A row that is killed goes on from its last checkpoint when its task is repeated, which both systems are told to do.
 `--collect` of the table's own command gathers the rows at the end.
@@ -14,10 +15,20 @@ import shlex
 from absl import flags
 
 from experiments import cli
+from experiments.paper import study
 from retinanet_tf.errors import InputError
 
 STUDIES = (
-    "table_1a table_1b table_1c table_1d table_1e table_2 table_3 initialisation hinge figure_7".split()  # noqa: SIM905
+    "table_1a",
+    "table_1b",
+    "table_1c",
+    "table_1d",
+    "table_1e",
+    "table_2",
+    "table_3",
+    "initialisation",
+    "hinge",
+    "figure_7",
 )
 TABLE = flags.DEFINE_enum("table", None, STUDIES, "Which study.", required=True)
 SYSTEM = flags.DEFINE_enum("system", "slurm", ["slurm", "kubernetes", "shell"], "What starts the jobs.")
@@ -88,15 +99,16 @@ def script(table: str, system: str, folder: str, data: str, validation: str, ini
 
 def main() -> None:
     """Prints the script."""
-    values = flags.FLAGS
-    missing = [name for name in ("data", "validation", "init_weights") if not values[name].value]
-    if missing:
-        raise InputError(f"--{missing[0]} is missing: the paper's rows need --data, --validation and --init_weights.")
-    given = {name: values[name].value for name in ("data", "validation", "init_weights")}
+    given = {
+        "data": study.DATA.value,
+        "validation": study.VALIDATION.value,
+        "init_weights": study.INIT_WEIGHTS.value,
+    }
+    for name, value in given.items():
+        if not value:
+            raise InputError(f"--{name} is missing: the paper's rows need --data, --validation and --init_weights.")
     print(script(TABLE.value, SYSTEM.value, FOLDER.value, **given, image=IMAGE.value, volume=VOLUME.value), end="")
 
 
 if __name__ == "__main__":
-    from experiments.paper import study as _flags  # noqa: F401  --data, --validation, --init_weights
-
     cli.run(main)

@@ -1,0 +1,90 @@
+"""Three training steps of every distinct job of the paper's tables, on real photos, on whatever machine this is.
+
+    python -m experiments.paper.rehearse --data='shards/train-*.tfrecord'
+
+Everything is the paper's but what needs its hardware and its weights: one image a step instead of 16, and fresh weights
+where ImageNet's belong. Jobs of one network share it and begin with the same weights, so that their first losses can be
+compared. Finished jobs are in the result, OUTPUT/paper/rehearsal.json, and aren't repeated; --tables takes a few.
+"""
+
+import importlib
+import json
+import time
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from absl import flags
+from tqdm import tqdm
+
+from experiments import cli
+from experiments.paper import launch, study
+from retinanet_tf import runs
+from retinanet_tf.config import Config
+from retinanet_tf.data import files
+from retinanet_tf.errors import InputError
+from retinanet_tf.losses import retinanet_losses
+from retinanet_tf.model import RetinaNet
+from retinanet_tf.optimization import make_optimizer
+from retinanet_tf.training import load_training_data
+
+TABLES = flags.DEFINE_list("tables", list(launch.STUDIES), "Studies to rehearse.")
+STEPS = 3
+
+
+def distinct_jobs(tables: list[str]) -> dict[str, Config]:
+    """{name: configuration} of every job of the tables at the paper's scale, those of one network together."""
+    found: dict[str, Config] = {}
+    for table in tables:
+        if table not in launch.STUDIES:
+            raise InputError(f"--tables={table} is none of {', '.join(launch.STUDIES)}.")
+        rows: study.Study = importlib.import_module(f"experiments.paper.{table}").STUDY
+        for row in rows.rows:
+            config = study.resolve(rows, row, "paper", seed=0)
+            found.setdefault(study.job_name(config, "paper"), config)
+    return dict(sorted(found.items(), key=lambda item: str((item[1].model, item[1].anchors))))
+
+
+def rehearse(config: Config, model: RetinaNet, pattern: str) -> dict:
+    """Three steps of `model.fit`; {"losses", "seconds"} by step."""
+    config = config.replace(batch_size=1)
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model.compile(make_optimizer(config.train), loss=retinanet_losses(config.loss), jit_compile=False)
+    losses, seconds = [], []
+    data = load_training_data(config, pattern)
+    for step in range(STEPS):
+        start = time.perf_counter()
+        history = model.fit(data.skip(step).take(1), verbose=0).history
+        seconds.append(round(time.perf_counter() - start, 2))
+        losses.append({name: round(float(history[name][0]), 5) for name in history if name.endswith("loss")})
+    return {"losses": losses, "seconds": seconds}
+
+
+def main() -> None:
+    """Runs what is missing, writing after each job."""
+    if not study.DATA.value:
+        raise InputError("--data is missing: a pattern of prepared shards of COCO photos (80 classes).")
+    path = Path(study.OUTPUT.value) / "paper" / "rehearsal.json"
+    files.make_folder(path.parent, "--output")
+    done = json.loads(path.read_text())["jobs"] if path.exists() else {}
+    network, model, weights = None, None, None
+    for name, config in tqdm(distinct_jobs(TABLES.value).items(), unit="job"):
+        if name in done:
+            continue
+        if (config.model, config.anchors) != network:
+            keras.backend.clear_session()
+            keras.utils.set_random_seed(0)
+            network, model = (config.model, config.anchors), RetinaNet.from_config(config)
+            weights = model.get_weights()
+        model.set_weights(weights)
+        # What RetinaNet takes from the other sections of a configuration.
+        model.normalizer, model.assign_config = config.loss.normalizer, config.assign
+        names = ("mining", "mining_examples", "mining_nms")
+        model.mining = {field: getattr(config.loss, field) for field in names}
+        done[name] = rehearse(config, model, study.DATA.value)
+        heading = {"steps": STEPS, "batch_size": 1, "data": study.DATA.value, "made_by": runs.provenance()}
+        files.write_json(path, {**heading, "jobs": done})
+
+
+if __name__ == "__main__":
+    cli.run(main)
