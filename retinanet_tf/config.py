@@ -98,6 +98,9 @@ class ModelConfig(_Checked):
         "Normalisation in the subnets: 'none' (§4), 'group', or 'batch' (statistics and affine kept per level).",
         choices=("none", "group", "batch"),
     )
+    subnet_init_std: float = _setting(
+        0.01, "Standard deviation of the subnets' initial kernels (§4.1, for 256 channels; narrow ones want more)."
+    )
     prior: float = _setting(0.01, "π: the foreground probability every anchor starts with (§3.3, §4.1).")
     pixel_mean: tuple[float, float, float] = _setting(
         (123.68, 116.779, 103.939), "Subtracted from R, G, B in 0–255; the ResNet release's (keras.applications)."

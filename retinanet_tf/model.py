@@ -65,6 +65,7 @@ class RetinaNet(keras.Model):
             "depth": config.subnet_depth,
             "channels": config.subnet_channels,
             "norm": config.subnet_norm,
+            "init_std": config.subnet_init_std,
             "weight_decay": config.weight_decay,
         }
         class_logits = Subnet(config.num_classes, prior=config.prior, name="class_subnet", **subnet)(pyramid)

@@ -20,6 +20,7 @@ class Subnet(keras.layers.Layer):
       norm: 'none' (§4), 'group', or 'batch'; statistics and affine of 'batch' are each level's own, because levels
         see features of different scale through the same convolutions.
       prior: π for the class subnet's last bias, −ln((1 − π)/π) (§4.1); None leaves that bias 0.
+      init_std: standard deviation of the initial kernels (§4.1: 0.01, for 256 channels).
       weight_decay: coupled L2 on the kernels.
     """
 
@@ -31,6 +32,7 @@ class Subnet(keras.layers.Layer):
         channels: int = 256,
         norm: str = "none",
         prior: float | None = None,
+        init_std: float = 0.01,
         weight_decay: float = 0.0,
         **kwargs,
     ):
@@ -42,6 +44,7 @@ class Subnet(keras.layers.Layer):
             "channels": channels,
             "norm": norm,
             "prior": prior,
+            "init_std": init_std,
             "weight_decay": weight_decay,
         }
         self.outputs_per_anchor = outputs_per_anchor
@@ -53,7 +56,7 @@ class Subnet(keras.layers.Layer):
                 filters,
                 3,
                 padding="same",
-                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+                kernel_initializer=keras.initializers.RandomNormal(stddev=init_std),
                 kernel_regularizer=regularizer(weight_decay),
                 **options,
             )
