@@ -81,7 +81,7 @@ class SmoothL1Loss(BoxLoss):
             raise InputError(f"box_beta={beta} must be 0 (L1) or more, and finite.")
         self.beta = float(beta)
 
-    def per_box(self, targets, deltas):
+    def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
         """`(...)`."""
         return tf.reduce_sum(smooth_l1(deltas - targets, self.beta), axis=-1)
 
@@ -97,7 +97,7 @@ class L1Loss(BoxLoss):
     def __init__(self, weight: float = 1.0, name: str = "l1_loss", **kwargs):
         super().__init__(weight, name, **kwargs)
 
-    def per_box(self, targets, deltas):
+    def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
         """`(...)`."""
         return tf.reduce_sum(smooth_l1(deltas - targets, 0.0), axis=-1)
 
@@ -109,6 +109,6 @@ class GIoULoss(BoxLoss):
     def __init__(self, weight: float = 1.0, name: str = "giou_loss", **kwargs):
         super().__init__(weight, name, **kwargs)
 
-    def per_box(self, targets, deltas):
+    def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
         """`(...)`."""
         return 1.0 - giou_of_deltas(targets, deltas)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -168,7 +169,7 @@ class Detector(tf.Module):
         }
 
 
-def to_image(image, index: int) -> tf.Tensor:
+def to_image(image: Any, index: int) -> tf.Tensor:
     """One element of a detector's input, `images[index]`, as `(H, W, 3)`; encoded ones decoded to uint8.
 
     Raises:

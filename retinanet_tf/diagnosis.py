@@ -7,6 +7,7 @@ before or afterwards.
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -95,7 +96,7 @@ class LossDistribution:
 
 
 def loss_distribution(
-    model, dataset: Iterable[tuple[tf.Tensor, Mapping[str, tf.Tensor]]], max_images: int | None = None
+    model: keras.Model, dataset: Iterable[tuple[tf.Tensor, Mapping[str, tf.Tensor]]], max_images: int | None = None
 ) -> LossDistribution:
     """Runs a model over a dataset and counts its examples' margins.
 

@@ -4,7 +4,7 @@ import dataclasses
 import io
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +110,7 @@ def _from_shards(pattern: str, labels: LabelMap | None) -> tuple[Annotations, li
     return Annotations(pattern, images, labels), damaged, picture
 
 
-def whole_or_checked(path: str):
+def whole_or_checked(path: str) -> Iterator[tuple[int, None, bytes | None]]:
     """(number, None, bytes or None) of each record; the slow way through a file only if it is damaged."""
     found = []
     try:

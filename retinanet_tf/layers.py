@@ -1,6 +1,7 @@
 """Layers that backbone, pyramid and subnets share: padded convolution, normalisation, pixels."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -45,7 +46,7 @@ def conv(filters: int, kernel_size: int, strides: int = 1, *, name: str, **kwarg
 class PaddedConv2D(keras.layers.Conv2D):
     """Conv2D `(B, H, W, C)` → `(B, ⌈H/s⌉, ⌈W/s⌉, filters)` with symmetric explicit zero padding."""
 
-    def __init__(self, filters, kernel_size, **kwargs):
+    def __init__(self, filters: int, kernel_size: int, **kwargs):
         kwargs["padding"] = "valid"
         super().__init__(filters, kernel_size, **kwargs)
 
@@ -133,7 +134,7 @@ class FrozenBatchNormalization(keras.layers.Layer):
         """The input's."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """What rebuilds the layer."""
         return {**super().get_config(), "epsilon": self.epsilon, "initial_gamma": self.initial_gamma}
 
@@ -163,7 +164,7 @@ class PixelNormalization(keras.layers.Layer):
       channel_order: 'rgb', or 'bgr' to reverse the channels afterwards.
     """
 
-    def __init__(self, mean, std, channel_order: str = "rgb", **kwargs):
+    def __init__(self, mean: Sequence[float], std: Sequence[float], channel_order: str = "rgb", **kwargs):
         super().__init__(**{**kwargs, "trainable": False})
         self.mean, self.std, self.channel_order = tuple(mean), tuple(std), channel_order
 
@@ -178,6 +179,6 @@ class PixelNormalization(keras.layers.Layer):
         """The input's."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """What rebuilds the layer."""
         return {**super().get_config(), "mean": self.mean, "std": self.std, "channel_order": self.channel_order}

@@ -114,7 +114,7 @@ class CrossEntropyLoss(ClassificationLoss):
     def __init__(self, alpha: float = 0.75, name: str = "cross_entropy_loss", **kwargs):
         super().__init__(alpha, name, **kwargs)
 
-    def binary(self, margin):
+    def binary(self, margin: tf.Tensor) -> ValueAndSlope:
         """Eqs. 1, 9."""
         return cross_entropy(margin)
 
@@ -129,7 +129,7 @@ class FocalLoss(ClassificationLoss):
             raise InputError(f"gamma={gamma} must be 0 (cross entropy) or more and finite: it focuses on hard ones.")
         self.gamma = float(gamma)
 
-    def binary(self, margin):
+    def binary(self, margin: tf.Tensor) -> ValueAndSlope:
         """Eqs. 4, 10."""
         return focal(margin, self.gamma)
 
@@ -152,7 +152,7 @@ class FocalStarLoss(ClassificationLoss):
             raise InputError(f"star_beta={beta} must be a finite number: it shifts FL*'s sigmoid.")
         self.gamma, self.beta = float(gamma), float(beta)
 
-    def binary(self, margin):
+    def binary(self, margin: tf.Tensor) -> ValueAndSlope:
         """Eqs. 7, 8, 11."""
         return focal_star(margin, self.gamma, self.beta)
 
@@ -171,7 +171,7 @@ class HingeLoss(ClassificationLoss):
             raise InputError(f"hinge_threshold={threshold} must lie in (0, 1]: it is a probability.")
         self.threshold = float(threshold)
 
-    def binary(self, margin):
+    def binary(self, margin: tf.Tensor) -> ValueAndSlope:
         """§5.1."""
         return hinge(margin, self.threshold)
 

@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules (§4.1)."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -20,7 +21,9 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
       warmup_start: first rate as a share of `learning_rate`.
     """
 
-    def __init__(self, learning_rate: float, boundaries, warmup_steps: int = 0, warmup_start: float = 1 / 3):
+    def __init__(
+        self, learning_rate: float, boundaries: Sequence[int], warmup_steps: int = 0, warmup_start: float = 1 / 3
+    ):
         self.learning_rate, self.boundaries = learning_rate, tuple(boundaries)
         self.warmup_steps, self.warmup_start = warmup_steps, warmup_start
 
@@ -30,7 +33,7 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         passed = sum((tf.cast(step >= boundary, tf.float32) for boundary in self.boundaries), tf.constant(0.0))
         return _warmed_up(self.learning_rate * 10.0**-passed, step, self.warmup_steps, self.warmup_start)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """What rebuilds the schedule."""
         return dict(vars(self))
 
@@ -50,7 +53,7 @@ class WarmupCosineSchedule(keras.optimizers.schedules.LearningRateSchedule):
         rate = 0.5 * self.learning_rate * (1.0 + tf.cos(math.pi * progress))
         return _warmed_up(rate, step, self.warmup_steps, self.warmup_start)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """What rebuilds the schedule."""
         return dict(vars(self))
 

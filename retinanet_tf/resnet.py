@@ -1,6 +1,7 @@
 """ResNet and ResNeXt backbones, as far as the stages C3–C5 that the pyramid reads (§4)."""
 
 import dataclasses
+from typing import Any
 
 import keras
 
@@ -51,7 +52,7 @@ def variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
-def resnet(pixels, config: ModelConfig) -> list:
+def resnet(pixels: Any, config: ModelConfig) -> list:
     """Builds the backbone on a symbolic input.
 
     Args:

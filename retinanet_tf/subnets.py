@@ -108,6 +108,6 @@ class Subnet(keras.layers.Layer):
 
         return [(shape[0], count(shape), self.outputs_per_anchor) for shape in input_shape]
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """What rebuilds the layer."""
         return {**super().get_config(), **self.settings}

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -163,7 +164,7 @@ def training_curves(history: Mapping[str, Sequence[float]] | str | os.PathLike, 
     return save_figure(figure, path)
 
 
-def new_figure(width: float, height: float):
+def new_figure(width: float, height: float) -> Any:
     """A Matplotlib figure of that many inches that belongs to no window and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -173,7 +174,7 @@ def new_figure(width: float, height: float):
     return figure
 
 
-def save_figure(figure, path: str | os.PathLike) -> Path:
+def save_figure(figure: Any, path: str | os.PathLike) -> Path:
     """Writes a figure as a picture file with light grids and no frames above and at the right; returns the path."""
     for axes in figure.axes:
         axes.grid(alpha=0.25)

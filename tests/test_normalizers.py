@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import retinanet_tf as rn
+from retinanet_tf.config import AnchorConfig
 from retinanet_tf.normalizers import normalizer_weights
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (8, 64, 64, 3)).astype(np.float32)
@@ -34,12 +35,9 @@ def strategy(replicas):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
-def gradients(objects, normalizer, replicas=1):
-    """What one step of `fit` with SGD at learning rate 1 takes off each variable."""
-    keras.utils.set_random_seed(0)
-    data = tf.data.Dataset.from_tensors((IMAGES, truth(objects)))
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+@lru_cache
+def compiled(normalizer, replicas):
+    """A model, which keeps its graph from one `fit` to the next."""
     with strategy(replicas).scope():
         model = rn.RetinaNet(
             num_classes=3,
@@ -50,9 +48,20 @@ def gradients(objects, normalizer, replicas=1):
             subnet_depth=1,
             weight_decay=0.0,
             freeze_stages=0,
+            anchors=AnchorConfig(max_level=5),
             normalizer=normalizer,
         )
         model.compile(optimizer=keras.optimizers.SGD(1.0), loss=rn.retinanet_losses(), jit_compile=False)
+    return model
+
+
+def gradients(objects, normalizer, replicas=1):
+    """What one step of `fit` with SGD at learning rate 1 takes off each variable."""
+    keras.utils.set_random_seed(0)
+    data = tf.data.Dataset.from_tensors((IMAGES, truth(objects)))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    model = compiled(normalizer, replicas)
     # Equal values whatever the replicas' random numbers are, and large enough for the deeper gradients to show.
     rng = np.random.default_rng(1)
     before = [rng.normal(0, 0.05, w.shape) if w.ndim == 4 else w for w in model.get_weights()]

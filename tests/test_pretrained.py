@@ -16,7 +16,7 @@ from published import Published
 import retinanet_tf as rn
 from retinanet_tf import pretrained, runs
 from retinanet_tf.data import shapes
-from retinanet_tf.pretrained import reading
+from retinanet_tf.pretrained import importing, reading
 from retinanet_tf.pretrained.coco_labels import COCO
 from retinanet_tf.pretrained.importing import class_columns
 from retinanet_tf.pretrained.loading import assign
@@ -27,10 +27,12 @@ CASES = {
     "torchvision v1": ("torchvision", "torchvision", "resnet50", 91),
     "torchvision v2": ("torchvision", "torchvision2", "resnet50", 91),
     "mlperf": ("torchvision", "torchvision", "resnext50_32x4d", 10),
-    "detectron R101": ("detectron", "detectron", "resnet101", 80),
-    "detectron X101-32x8d": ("detectron", "detectron", "resnext101_32x8d", 80),
-    "detectron X101-64x4d": ("detectron", "detectron", "resnext101_64x4d", 80),
-    "detectron2 R101": ("detectron2", "detectron2", "resnet101", 80),
+}
+DEEP = {
+    "detectron R101": ("detectron", "resnet101"),
+    "detectron X101-32x8d": ("detectron", "resnext101_32x8d"),
+    "detectron X101-64x4d": ("detectron", "resnext101_64x4d"),
+    "detectron2 R101": ("detectron2", "resnet101"),
 }
 
 
@@ -84,6 +86,23 @@ def test_the_imported_network_is_the_published_one(case, tmp_path):
     close(out["class_logits"][0], logits[:, list(columns)])
     close(out["box_deltas"][0], deltas)
     check_detections(source, detector, logits[:, list(columns)], deltas)
+
+
+@pytest.mark.parametrize("case", list(DEEP))
+def test_the_deep_networks_too(case, tmp_path, monkeypatch):
+    """Of the large ones, what import_weights builds from their tensors; the files are as those above."""
+    source, backbone = DEEP[case]
+    theirs = Published(source, backbone)
+    logits, deltas = theirs.outputs(IMAGE)
+    made = {}
+    monkeypatch.setattr(reading, "read_tensors", lambda file: theirs.tensors)
+    monkeypatch.setattr(importing, "_write", lambda model, config, labels, *_: made.update(model=model, config=config))
+    report = pretrained.import_weights(source, "file.pkl", tmp_path)
+    assert not report.missing and not report.unused and made["config"].model.backbone == backbone
+    out = made["model"](IMAGE, training=False)
+    close(out["class_logits"][0], logits)
+    close(out["box_deltas"][0], deltas)
+    check_detections(source, rn.Detector.from_config(made["config"], made["model"], COCO), logits, deltas)
 
 
 def check_detections(source, detector, logits, deltas):
@@ -334,6 +353,7 @@ def test_training_starts_from_given_weights(tmp_path, capsys):
     splits = shapes.generate(tmp_path / "coco", num_train=4, num_val=1, image_size=64)
     rn.data.prepare(splits["train"].annotations, splits["train"].images, tmp_path, "train", shards=1, progress=False)
     settings = {"image_size": 64, "max_size": 64, "batch_size": 2, "steps": 1, "checkpoint_steps": 1}
+    settings |= {**SMALL, "max_level": 5, "strategy": "one_device"}
     config = rn.presets["mini"].replace(**settings, warmup_steps=0, learning_rate=0.0, weight_decay=0.0)
     start = config.replace(num_classes=2)
     runs.start(tmp_path / "start", start, rn.data.LabelMap([1, 2], ["a", "b"]), data="d", validation="")

@@ -69,8 +69,8 @@ def test_a_small_network_finds_the_boxes_of_the_photos_it_saw(coco, tmp_path):
     """Four real photos, overfitted: not a falling loss but found boxes, AP50 of at least 0.9 by pycocotools."""
     config = rn.presets["mini"].replace(
         num_classes=80,
-        image_size=160,
-        max_size=256,
+        image_size=128,
+        max_size=208,
         anchor_multiplier=4.0,
         promote="always",
         strategy="one_device",
@@ -78,8 +78,8 @@ def test_a_small_network_finds_the_boxes_of_the_photos_it_saw(coco, tmp_path):
         flip=0.0,
         learning_rate=4e-3,
         warmup_steps=20,
-        steps=240,
-        checkpoint_steps=240,
+        steps=160,
+        checkpoint_steps=160,
     )
     pattern = str(coco / "four-*.tfrecord")
     model = rn.train(config, data=pattern, run_dir=str(tmp_path / "run"), verbose=2)
@@ -124,7 +124,7 @@ def test_its_saved_model_answers_for_photos_of_different_sizes(paper_model, test
     assert len(photos) == 8
     # Three steps from random weights leave every score near π = 0.01: the threshold goes below it.
     detector = rn.Detector(
-        model, config=rn.Config().replace(score_threshold=0.001).detect, image_size=200, max_size=333
+        model, config=rn.Config().replace(score_threshold=0.001).detect, image_size=128, max_size=213
     )
     folder = rn.export(detector, tmp_path / "export" / "1")
     signature = tf.saved_model.load(str(folder)).signatures["serving_default"]

@@ -1,5 +1,7 @@
 """Gradient accumulation, the biases' rate and averaged weights, each against the plain step it is made of."""
 
+from functools import lru_cache
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tensorflow as tf
 
 import retinanet_tf as rn
 from retinanet_tf.averaging import WeightAverage
+from retinanet_tf.config import AnchorConfig
 from retinanet_tf.step import Step
 
 RNG = np.random.default_rng(0)
@@ -14,6 +17,29 @@ IMAGES = RNG.uniform(0, 255, (8, 64, 64, 3)).astype(np.float32)
 BOXES = np.tile(np.array([[4.0, 8, 36, 40], [20, 20, 60, 52]], np.float32), (8, 1, 1))
 # The first half of the batch has most of the objects: parts with unequal counts.
 LABELS = np.where(np.arange(2) < np.array([2, 2, 1, 2, 0, 0, 1, 0])[:, None], [0, 2], -1).astype(np.int32)
+
+
+@lru_cache
+def plain_weights(normalizer="image"):
+    """`weights_after` without anything beyond Keras' step, which several tests compare with; no model."""
+    return weights_after(normalizer=normalizer)[:4]
+
+
+@lru_cache
+def plain_trail():
+    """Trainable weights before three plain steps, and after each of them."""
+    trail = []
+
+    def record(model):
+        keep = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: trail.append([np.array(w) for w in model.trainable_variables])
+        )
+        fit = model.fit
+        model.fit = lambda *args, **kwargs: fit(*args, callbacks=[keep], **kwargs)
+
+    before = weights_after(record, rate=0.01, steps=3)[1]
+    assert len(trail) == 3
+    return before, trail
 
 
 def weights_after(step=None, strategy=None, rate=1.0, steps=1, **model_changes):
@@ -30,6 +56,7 @@ def weights_after(step=None, strategy=None, rate=1.0, steps=1, **model_changes):
         "subnet_channels": 16,
         "subnet_depth": 1,
         "freeze_stages": 0,
+        "anchors": AnchorConfig(max_level=5),
         **model_changes,
     }
     with (strategy or tf.distribute.get_strategy()).scope():
@@ -48,7 +75,7 @@ def weights_after(step=None, strategy=None, rate=1.0, steps=1, **model_changes):
 @pytest.mark.parametrize("normalizer", ["image", "replica", "global"])
 def test_accumulated_gradients_are_those_of_the_whole_batch(normalizer):
     """8 images at once, and in 4 parts of 2: the same step to 1e-5, the same losses in the logs."""
-    _, before, whole, logs, _ = weights_after(normalizer=normalizer)
+    _, before, whole, logs = plain_weights(normalizer=normalizer)
     _, _, parts, logs_of_parts, _ = weights_after(Step(accumulation=4), normalizer=normalizer)
     largest = max(np.abs(new - old).max() for new, old in zip(whole, before, strict=True))
     assert largest > 1e-3
@@ -61,7 +88,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(normalizer):
 
 def test_accumulation_on_two_devices(two_devices):
     """Each device cuts its half; the global normaliser still counts all 8 images."""
-    _, before, whole, logs, _ = weights_after(normalizer="global")
+    _, before, whole, logs = plain_weights(normalizer="global")
     _, _, parts, logs_of_parts, _ = weights_after(Step(accumulation=2), two_devices, normalizer="global")
     largest = max(np.abs(new - old).max() for new, old in zip(whole, before, strict=True))
     for ours, theirs in zip(parts, whole, strict=True):
@@ -71,7 +98,7 @@ def test_accumulation_on_two_devices(two_devices):
 
 def test_biases_learn_twice_as_fast_and_nothing_else_does():
     """Authors' code: one SGD step moves biases by twice as much, kernels by as much as before."""
-    names, before, plain, _, _ = weights_after()
+    names, before, plain, _ = plain_weights()
     _, _, doubled, _, _ = weights_after(Step(bias_lr_factor=2.0))
     kinds = set()
     for name, old, once, twice in zip(names, before, plain, doubled, strict=True):
@@ -84,8 +111,7 @@ def test_biases_learn_twice_as_fast_and_nothing_else_does():
 @pytest.mark.parametrize("devices", [1, 2])
 def test_the_average_is_the_one_written_by_hand(devices, two_devices):
     """Three steps of a ← a + (1 − d)(w − a), d = min(decay, (1 + t)/(10 + t)), from the same steps without it."""
-    trail = [weights_after(rate=0.01, steps=steps)[2] for steps in (1, 2, 3)]
-    expected = weights_after(rate=0.01)[1]
+    expected, trail = plain_trail()
     for t, weights in enumerate(trail):
         kept = min(0.15, (1 + t) / (10 + t))
         expected = [a + (1 - kept) * (w - a) for a, w in zip(expected, weights, strict=True)]

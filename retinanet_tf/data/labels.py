@@ -36,7 +36,7 @@ class LabelMap:
         """K, the number of categories."""
         return len(self.ids)
 
-    def to_index(self, category_id):
+    def to_index(self, category_id: int | np.ndarray) -> int | np.ndarray:
         """Labels 0..K-1 (int, or an int64 array of the same shape) of one category id or an array of them.
 
         Raises InputError for an id that isn't in the map.

@@ -1,7 +1,7 @@
 """Records read from their shards by number, in any order, each checked against the index."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -77,7 +77,7 @@ def to_labels(category_ids: tf.Tensor, labels: LabelMap) -> tf.Tensor:
         return tf.identity(found)
 
 
-def read_records(pattern: str | os.PathLike):
+def read_records(pattern: str | os.PathLike) -> Iterator[Record]:
     """Yields every `Record` in Python, in the order of the files; raises InputError naming a damaged one."""
     for path in find_shards(pattern):
         number = 0

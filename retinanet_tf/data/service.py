@@ -12,7 +12,9 @@ def start_dispatcher(port: int = 0) -> tf.data.experimental.service.DispatchServ
     )
 
 
-def start_worker(dispatcher: str, port: int = 0, address: str | None = None):
+def start_worker(
+    dispatcher: str, port: int = 0, address: str | None = None
+) -> tf.data.experimental.service.WorkerServer:
     """Starts a worker of the dispatcher at grpc://HOST:PORT; it needs to see the shards under the trainer's path.
 
     address: HOST:PORT under which the trainer reaches this worker, by default localhost.

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+Size = int | tf.Tensor
+"""A side in pixels."""
 
-def resized_shape(height, width, short_side: int, long_side: int):
+
+def resized_shape(height: Size, width: Size, short_side: int, long_side: int) -> tuple[Size, Size]:
     """The paper's rule (§4.1): shorter side to `short_side`, but the longer one at most `long_side`.
 
     Returns (height, width): Python ints for ints, int32 tensors for tensors; rounded half to even, at least 1.
@@ -72,7 +75,7 @@ def random_flip(
 
 
 def shift_into(
-    image: tf.Tensor, boxes: tf.Tensor, offset: tf.Tensor, height, width, pixel_mean: Sequence[float]
+    image: tf.Tensor, boxes: tf.Tensor, offset: tf.Tensor, height: Size, width: Size, pixel_mean: Sequence[float]
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The (height, width) window of an unbounded plane that is `pixel_mean` except where the image lies.
 
@@ -94,7 +97,7 @@ def shift_into(
     return canvas, boxes + tf.stack([x, y, x, y])
 
 
-def clip_boxes(boxes: tf.Tensor, height, width) -> tf.Tensor:
+def clip_boxes(boxes: tf.Tensor, height: Size, width: Size) -> tf.Tensor:
     """Boxes (N, 4) cut to an image of (height, width) pixels."""
     limits = tf.cast(tf.stack([width, height, width, height]), boxes.dtype)
     return tf.clip_by_value(boxes, 0.0, limits)
@@ -154,7 +157,7 @@ def random_colour(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tens
     return tf.clip_by_value(gray + (image - gray) * saturation, 0.0, 255.0)
 
 
-def pad_to(image: tf.Tensor, height, width, pixel_mean: Sequence[float]) -> tf.Tensor:
+def pad_to(image: tf.Tensor, height: Size, width: Size, pixel_mean: Sequence[float]) -> tf.Tensor:
     """Puts the image at the top left of a (height, width) canvas of `pixel_mean`, zero after normalisation."""
     mean = tf.cast(tf.constant(pixel_mean, tf.float32), image.dtype)
     size = tf.shape(image)

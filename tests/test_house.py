@@ -1,0 +1,86 @@
+"""The house rules that a machine can check: who imports whom, what is annotated, what is used, how long a file is."""
+
+import ast
+import dataclasses
+import re
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from retinanet_tf.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in ("retinanet_tf", "experiments")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in MODULES.items()}
+
+
+def imports(name):
+    """The project's modules that a module imports, wherever in its text."""
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inner & set(MODULES)) or {node.module}
+    return {module for module in found if module in MODULES and module != name}
+
+
+def test_imports_point_one_way():
+    """No cycle; the library knows nothing of the experiments, and reading data nothing of networks and training."""
+    order = list(TopologicalSorter({name: imports(name) for name in MODULES}).static_order())
+    assert len(order) == len(MODULES)
+    for name in MODULES:
+        if name.startswith("retinanet_tf"):
+            assert not [other for other in imports(name) if other.startswith("experiments")], name
+        if name.startswith("retinanet_tf.data"):
+            above = {"retinanet_tf.model", "retinanet_tf.training", "retinanet_tf.detector", "retinanet_tf.losses"}
+            assert not imports(name) & above, name
+
+
+def public_functions(tree):
+    """Functions and methods that users may call, with their class: no leading underscore anywhere on the way."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield "", node
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for inner in node.body:
+                if isinstance(inner, ast.FunctionDef) and (inner.name == "__init__" or not inner.name.startswith("_")):
+                    yield f"{node.name}.", inner
+
+
+# Keras names and calls these; their arguments are Keras' own.
+KERAS = {"call", "build", "compute_output_shape", "compute_loss", "compute_metrics", "train_step", "from_config"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("retinanet_tf")])
+def test_the_public_surface_is_annotated(name):
+    missing = []
+    for owner, function in public_functions(TREES[name]):
+        if function.name in KERAS or function.name.startswith("on_"):
+            continue
+        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
+        if function.returns is None and function.name != "__init__":
+            bare.append("return")
+        if bare:
+            missing.append(f"{owner}{function.name}: {', '.join(bare)}")
+    assert not missing
+
+
+def test_every_setting_is_used():
+    """Each field of the configuration is read somewhere outside the modules that define and list it."""
+    text = "\n".join(path.read_text() for name, path in MODULES.items() if not name.startswith("retinanet_tf.config"))
+    fields = [field.name for section in dataclasses.fields(Config) for field in dataclasses.fields(section.type)]
+    unused = [field for field in fields if not re.search(rf"\.{field}\b", text)]
+    assert set(unused) <= {"mining", "mining_examples", "mining_nms"} | {"anchor_scales"} and len(fields) > 60, unused
+
+
+def test_no_file_is_long():
+    lengths = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
+    assert max(lengths.values()) <= 310, max(lengths, key=lengths.get)
