@@ -183,10 +183,11 @@ def test_another_job_in_the_same_directory_is_refused(finished, shards):
 
 
 def test_a_loss_that_explodes_is_said_with_the_images_and_not_kept(shards, tmp_path):
-    """A learning rate of 1e20: the job stops at that step and names the images, which are those of that step."""
-    # One epoch: however many steps the norms keep the loss finite, nothing is saved before it isn't.
+    """A learning rate of 1e38: the job stops at that step and names the images, which are those of that step."""
+    # The class bias alone goes to some 1e37 after one step, and the losses of all anchors add up to infinity.
+    # One epoch, so that nothing is saved before.
     job = {"optimizer": "sgd", "warmup_steps": 0, "strategy": "one_device", "eval_steps": 0, "checkpoint_steps": 6}
-    config = TINY.replace(learning_rate=1e20, **job)
+    config = TINY.replace(learning_rate=1e38, **job)
     run_dir, train = tmp_path / "run", str(shards / "train-*.tfrecord")
     with pytest.raises(rn.InputError, match="became NaN or infinite, with the images .* no state was saved") as error:
         rn.train(config, data=train, run_dir=str(run_dir), verbose=0)
