@@ -6,7 +6,7 @@ warm-up, and the loss of a batch over all its positives; without both, cross ent
 two positives has hundreds of times the gradient of COCO's). What is neither: the pictures (256 px, one or two shapes of
 14 to 48 px on clutter: 12,240 anchors of which about ten are positive, one to a thousand), the network (ten layers of
 16 to 128 channels; its subnets of 32 channels begin with the gain of the paper's 256: kernels of 0.03 in place of
-0.01), 600 steps of 4 images, and ImageNet, whose place is taken by a detector trained on other generated pictures, of
+0.01), 400 steps of 4 images, and ImageNet, whose place is taken by a detector trained on other generated pictures, of
 which the backbone alone is kept.
 """
 
@@ -37,11 +37,11 @@ BASE = presets["mini"].replace(
     adamw_decay=0.0,
     learning_rate=0.01,
     schedule="step",
-    steps=600,
-    decay_steps=(400, 530),
-    warmup_steps=100,
+    steps=400,
+    decay_steps=(267, 356),
+    warmup_steps=70,
     weight_decay=1e-4,
-    checkpoint_steps=300,
+    checkpoint_steps=200,
     log_steps=0,
 )
 """The configuration that rows change; the drops are where the paper's are, at six and eight ninths of the steps."""
