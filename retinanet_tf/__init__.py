@@ -1,5 +1,6 @@
 """RetinaNet for TensorFlow and Keras: "Focal Loss for Dense Object Detection" (Lin et al., ICCV 2017)."""
 
+import retinanet_tf.before_tensorflow  # isort: split  # noqa: F401
 from retinanet_tf import data
 from retinanet_tf.augmented import AugmentedDetector
 from retinanet_tf.box_losses import GIoULoss, L1Loss, SmoothL1Loss

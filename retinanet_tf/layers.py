@@ -1,7 +1,7 @@
 """Layers that backbone, pyramid and subnets share: padded convolution, normalisation, pixels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -31,30 +31,49 @@ def regularizer(weight_decay: float) -> CoupledDecay | None:
     return CoupledDecay(weight_decay) if weight_decay else None
 
 
-def conv(filters: int, kernel_size: int, strides: int = 1, *, name: str, **kwargs) -> keras.layers.Layer:
+Affine = Callable[[], tuple[tf.Tensor, tf.Tensor]]
+"""Gives a scale and a shift a channel, each `(C,)` float32."""
+
+
+def conv(
+    filters: int, kernel_size: int, strides: int = 1, *, name: str, affine: Affine | None = None, **kwargs
+) -> keras.layers.Layer:
     """A convolution padded by (kernel_size − 1) / 2 on every side, whatever its stride and the input's size.
 
     TensorFlow's own "same" pads stride 2 on the right and bottom alone when sizes are even, which no published weight
-    was trained with.
+    was trained with. `affine`: see `PaddedConv2D`.
     """
-    if strides == 1:
+    if strides == 1 and affine is None:
         return keras.layers.Conv2D(filters, kernel_size, padding="same", name=name, **kwargs)
-    return PaddedConv2D(filters, kernel_size, strides=strides, name=name, **kwargs)
+    return PaddedConv2D(filters, kernel_size, affine=affine, strides=strides, name=name, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class PaddedConv2D(keras.layers.Conv2D):
-    """Conv2D `(B, H, W, C)` → `(B, ⌈H/s⌉, ⌈W/s⌉, filters)` with symmetric explicit zero padding."""
+    """Conv2D `(B, H, W, C)` → `(B, ⌈H/s⌉, ⌈W/s⌉, filters)` with symmetric explicit zero padding.
 
-    def __init__(self, filters: int, kernel_size: int, **kwargs):
+    affine: a scale and a shift of the outputs, in place of a bias. The scale is folded into the kernel, so that neither
+    pass goes over the activations, which are far more than the weights.
+    """
+
+    def __init__(self, filters: int, kernel_size: int, affine: Affine | None = None, **kwargs):
         kwargs["padding"] = "valid"
         super().__init__(filters, kernel_size, **kwargs)
+        self.affine = affine
 
     def call(self, inputs):
         """Pads, then convolves. Keras 2's own `call` would hold the output to the padded input's computed shape."""
-        padded = pad_symmetrically(inputs, self.kernel_size[0] // 2)
-        outputs = tf.nn.conv2d(padded, tf.convert_to_tensor(self.kernel), self.strides, "VALID")
-        return tf.nn.bias_add(outputs, tf.convert_to_tensor(self.bias)) if self.use_bias else outputs
+        kernel = tf.convert_to_tensor(self.kernel)
+        shift = tf.convert_to_tensor(self.bias) if self.use_bias else None
+        if self.affine:
+            scale, shift = (tf.cast(part, kernel.dtype) for part in self.affine())
+            kernel *= scale
+        if self.strides == (1, 1):
+            outputs = tf.nn.conv2d(inputs, kernel, 1, "SAME")
+        else:
+            padded = pad_symmetrically(inputs, self.kernel_size[0] // 2)
+            outputs = tf.nn.conv2d(padded, kernel, self.strides, "VALID")
+        return outputs if shift is None else tf.nn.bias_add(outputs, shift)
 
     def compute_output_shape(self, input_shape):
         """⌈size / stride⌉ for each side."""
@@ -100,6 +119,8 @@ class StopGradient(keras.layers.Layer):
 class FrozenBatchNormalization(keras.layers.Layer):
     """Batch normalisation whose statistics and affine are fixed: one multiply and one add a channel (authors' code).
 
+    Where it follows a convolution, `fold` gives it to that convolution and leaves the identity here.
+
     The weights (gamma, beta, moving_mean, moving_variance, each `(C,)`) are those of Keras' BatchNormalization in its
     order, none of them trainable. They are meant to be imported; `initial_gamma` only keeps a network without
     imported weights from growing its activations from block to block.
@@ -107,7 +128,14 @@ class FrozenBatchNormalization(keras.layers.Layer):
 
     def __init__(self, epsilon: float = 1e-5, initial_gamma: float = 1.0, **kwargs):
         super().__init__(**{**kwargs, "trainable": False})
-        self.epsilon, self.initial_gamma = epsilon, initial_gamma
+        self.epsilon, self.initial_gamma, self.folded = epsilon, initial_gamma, False
+
+    def fold(self, channels: int) -> Affine:
+        """Makes the weights, and `call` the identity; returns what the convolution before has to apply."""
+        with tf.name_scope(self.name):
+            self.build((None, None, None, channels))
+        self.folded = True
+        return self.affine
 
     def build(self, input_shape):
         """Creates the four vectors."""
@@ -121,14 +149,21 @@ class FrozenBatchNormalization(keras.layers.Layer):
         )
         super().build(input_shape)
 
-    def call(self, features):
-        """`(B, H, W, C)` → the same shape and dtype; the affine is folded in float32."""
+    def affine(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scale and shift `(C,)`, computed in float32."""
         mean, variance, gamma, beta = (
             tf.cast(tf.convert_to_tensor(weight), tf.float32)
             for weight in (self.moving_mean, self.moving_variance, self.gamma, self.beta)
         )
         scale = gamma * tf.math.rsqrt(variance + self.epsilon)
-        return features * tf.cast(scale, features.dtype) + tf.cast(beta - mean * scale, features.dtype)
+        return scale, beta - mean * scale
+
+    def call(self, features):
+        """`(B, H, W, C)` → the same shape and dtype."""
+        if self.folded:
+            return features
+        scale, shift = (tf.cast(part, features.dtype) for part in self.affine())
+        return features * scale + shift
 
     def compute_output_shape(self, input_shape):
         """The input's."""

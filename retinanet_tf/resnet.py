@@ -89,17 +89,18 @@ class _Builder:
         """A convolution without bias and its normalisation, both fixed where the stage is frozen."""
         config = self.config
         trainable = stage > config.freeze_stages
+        norm = normalization(config.norm, filters, name=f"{name}_norm", epsilon=config.norm_epsilon, frozen_gamma=gain)
         kernel = conv(
             filters,
             kernel_size,
             strides,
             name=f"{name}_conv",
+            affine=norm.fold(filters) if config.norm == "frozen" else None,
             groups=groups,
             use_bias=False,
             kernel_initializer="he_normal",
             kernel_regularizer=regularizer(config.weight_decay) if trainable else None,
         )
-        norm = normalization(config.norm, filters, name=f"{name}_norm", epsilon=config.norm_epsilon, frozen_gamma=gain)
         if not trainable:
             kernel.trainable = norm.trainable = False
         return norm(kernel(features))

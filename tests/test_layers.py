@@ -45,6 +45,30 @@ def test_frozen_batch_normalisation_is_keras_at_inference():
     assert not ours.trainable_weights and len(ours.non_trainable_weights) == 4
 
 
+@pytest.mark.parametrize(("kernel", "strides", "groups"), [(1, 1, 1), (1, 2, 1), (3, 1, 2), (3, 2, 1)])
+def test_a_folded_norm_is_the_one_that_follows(kernel, strides, groups):
+    """Outputs and the kernel's gradient, and the norm's weights still belong to the norm."""
+    norm, apart = (layers.FrozenBatchNormalization(1e-3, name=name) for name in ("folded", "apart"))
+    folded = layers.conv(4, kernel, strides, name="a", groups=groups, use_bias=False, affine=norm.fold(4))
+    plain = layers.conv(4, kernel, strides, name="b", groups=groups, use_bias=False)
+    features = tf.constant(RNG.normal(size=(2, 7, 6, 4)), tf.float32)
+    apart(plain(features))
+    folded.build(features.shape)
+    folded.set_weights(plain.get_weights())
+    weights = [RNG.uniform(0.5, 2, 4).astype(np.float32) for _ in range(4)]
+    norm.set_weights(weights)
+    apart.set_weights(weights)
+    assert len(folded.weights) == 1 and len(norm.weights) == 4
+    results = []
+    for first, second in ((folded, norm), (plain, apart)):
+        with tf.GradientTape() as tape:
+            outputs = second(first(features))
+            loss = tf.reduce_sum(outputs**2)
+        results.append([outputs, tape.gradient(loss, first.trainable_weights)[0]])
+    np.testing.assert_allclose(results[0][0], results[1][0], atol=1e-5)
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-4, atol=1e-4)
+
+
 def test_pixels_are_normalised_in_rgb_then_reversed():
     layer = layers.PixelNormalization((1.0, 2.0, 3.0), (10.0, 20.0, 30.0), "bgr")
     pixel = tf.constant([[[[11, 42, 93]]]], tf.uint8)
