@@ -1,20 +1,26 @@
 # Two commands do everything: `make demo` and `make test`.
 #   PYTHON=python3.13   the interpreter (3.10 to 3.13)      VENV=.venv   the environment's folder
 #   DEMO_FLAGS=...      flags of experiments.demo           TESTS=...    what pytest runs
+#   BENCH_FLAGS=...     flags of experiments.bench
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_FLAGS ?=
 TESTS ?= tests
+BENCH_FLAGS ?=
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python -m experiments.demo $(DEMO_FLAGS)
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest $(TESTS)
+
+# Beside the peers that are installed: $(VENV)/bin/pip install -r requirements-bench.txt
+bench: $(VENV)/.installed
+	$(VENV)/bin/python -m experiments.bench $(BENCH_FLAGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install -q ruff
