@@ -86,16 +86,17 @@ class FusedSGD(keras.optimizers.SGD):
     Keras' own makes a pass over the weights for every operation: a third of a step's optimizer time remains.
     """
 
-    def build(self, variables):
+    def build(self, variables: list) -> None:
         """Makes the momentums, and finds them again by the variable of each device."""
         super().build(variables)
         slots = {}
         for pair in zip(tensorflow_variables(variables), tensorflow_variables(self.momentums), strict=True):
             variable, momentum = (getattr(part, "values", (part,)) for part in pair)
             slots.update({id(mine): slot for mine, slot in zip(variable, momentum, strict=True)})
-        self._slot = slots.get  # a method: Keras 2 would track a dictionary and wants its keys to be names
+        # A method, not the dictionary: Keras 2 would track that, and wants its keys to be names.
+        self._slot = slots.get
 
-    def update_step(self, gradient, variable, learning_rate=None):
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor | None = None) -> None:
         """One variable on one device. Keras 3 hands the rate over, Keras 2 keeps it."""
         slot = self._slot(id(variable))
         if slot is None or not isinstance(gradient, tf.Tensor):
