@@ -1,10 +1,11 @@
-"""The whole chain on real photographs: COCO's own annotations, the paper's own configuration."""
+"""The library on real photographs: COCO's own annotations, the paper's own configuration.
+
+The commands on the same photographs are in test_documentation.py, as the README has them.
+"""
 
 import json
 import os
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,8 +15,6 @@ import tensorflow as tf
 
 import retinanet_tf as rn
 from retinanet_tf.training import compile_model, load_training_data
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -36,33 +35,6 @@ def coco(test_data, tmp_path_factory):
     (output / "four.json").write_text(json.dumps(content))
     rn.data.prepare(output / "four.json", source / "images", output, "four", progress=False)
     return output
-
-
-def test_the_commands_run_on_coco_unchanged(test_data, coco, tmp_path):
-    """80 classes, sparse ids, crowds and images without objects, through the command line as a user types it."""
-    source, data, run = test_data / "coco_ccby", tmp_path / "data", tmp_path / "run"
-
-    def command(name, *flags):
-        done = subprocess.run(
-            [sys.executable, "-m", f"experiments.{name}", *flags], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        return done.stdout
-
-    for name in ("train", "val"):
-        flags = (f"--annotations={source}/instances_{name}.json", f"--images={source}/images")
-        command("prepare_data", *flags, f"--output={data}", f"--name={name}")
-    small = ("--preset=mini", "--num_classes=80", "--image_size=96", "--max_size=160", "--steps=2", "--batch_size=2")
-    command("train", *small, f"--data={data}/train-*.tfrecord", f"--run_dir={run}")
-    command("evaluate", f"--checkpoint={run}", f"--shards={data}/val-*.tfrecord", f"--output={tmp_path}/val")
-    metrics = json.loads((tmp_path / "val" / "metrics.json").read_text())
-    assert 0.0 <= metrics["AP"] <= 1.0
-    detections = json.loads((tmp_path / "val" / "detections.json").read_text())
-    ids = {category["id"] for category in json.loads((source / "instances_val.json").read_text())["categories"]}
-    assert {row["category_id"] for row in detections} <= ids
-    command("predict", f"--checkpoint={run}", f"--images={test_data}/photos/*.jpg", f"--output={tmp_path}/pictures")
-    labels = json.loads((run / "labels.json").read_text())
-    assert len(labels) == 80 and labels[-1]["id"] == 90
 
 
 def test_a_small_network_finds_the_boxes_of_the_photos_it_saw(coco, tmp_path):

@@ -18,19 +18,7 @@ from experiments import cli
 from experiments.paper import study
 from retinanet_tf.errors import InputError
 
-STUDIES = (
-    "table_1a",
-    "table_1b",
-    "table_1c",
-    "table_1d",
-    "table_1e",
-    "table_2",
-    "table_3",
-    "initialisation",
-    "hinge",
-    "figure_7",
-)
-TABLE = flags.DEFINE_enum("table", None, STUDIES, "Which study.", required=True)
+TABLE = flags.DEFINE_enum("table", None, study.STUDIES, "Which study.", required=True)
 SYSTEM = flags.DEFINE_enum("system", "slurm", ["slurm", "kubernetes", "shell"], "What starts the jobs.")
 IMAGE = flags.DEFINE_string("image", "retinanet_tf:3.13", "Container image, for kubernetes.")
 FOLDER = flags.DEFINE_string("folder", "/shared/retinanet", "Folder that all machines share, for --runs and --output.")
@@ -80,7 +68,7 @@ def script(table: str, system: str, folder: str, data: str, validation: str, ini
     """The text of a script that runs every row of `table` at the paper's scale.
 
     Args:
-      table: a name of STUDIES.
+      table: a name of study.STUDIES.
       system: 'slurm', 'kubernetes' or 'shell'.
       folder: shared by all machines.
       data: pattern of the training shards.

@@ -18,7 +18,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import cli
-from experiments.paper import launch, study
+from experiments.paper import study
 from retinanet_tf import runs
 from retinanet_tf.config import Config
 from retinanet_tf.data import files
@@ -28,7 +28,7 @@ from retinanet_tf.model import RetinaNet
 from retinanet_tf.optimization import make_optimizer
 from retinanet_tf.training import load_training_data
 
-TABLES = flags.DEFINE_list("tables", list(launch.STUDIES), "Studies to rehearse.")
+TABLES = flags.DEFINE_list("tables", list(study.STUDIES), "Studies to rehearse.")
 STEPS = 3
 
 
@@ -36,8 +36,8 @@ def distinct_jobs(tables: list[str]) -> dict[str, Config]:
     """{name: configuration} of every job of the tables at the paper's scale, those of one network together."""
     found: dict[str, Config] = {}
     for table in tables:
-        if table not in launch.STUDIES:
-            raise InputError(f"--tables={table} is none of {', '.join(launch.STUDIES)}.")
+        if table not in study.STUDIES:
+            raise InputError(f"--tables={table} is none of {', '.join(study.STUDIES)}.")
         rows: study.Study = importlib.import_module(f"experiments.paper.{table}").STUDY
         for row in rows.rows:
             config = study.resolve(rows, row, "paper", seed=0)

@@ -30,6 +30,19 @@ from retinanet_tf.data import files
 from retinanet_tf.errors import InputError
 from retinanet_tf.training import train
 
+STUDIES = (
+    "table_1a",
+    "table_1b",
+    "table_1c",
+    "table_1d",
+    "table_1e",
+    "table_2",
+    "table_3",
+    "initialisation",
+    "hinge",
+    "figure_7",
+)
+"""The modules of this folder that are tables."""
 SCALE = flags.DEFINE_enum("scale", "mini", ["paper", "mini", "real"], "Schedule and data; 'paper' is the paper's.")
 ROWS = flags.DEFINE_list("rows", [], "Numbers of the rows to run, from 0; all by default.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds; each row is run with each of them.")

@@ -1,0 +1,76 @@
+"""The documentation taken apart: fenced blocks, the project's commands, make's, and the paths that are named."""
+
+import itertools
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / name for name in ("README.md", "BUILD.md", "experiments/README.md", "serving/README.md")]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Command(NamedTuple):
+    """`python -m MODULE ARGUMENTS`; `open` if the page leaves some of it out (…)."""
+
+    module: str
+    arguments: tuple[str, ...]
+    open: bool
+
+    def __str__(self):
+        return shlex.join([self.module, *self.arguments])
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """(language, content) of every fenced block."""
+    return FENCE.findall(text)
+
+
+def block_after(text: str, heading: str, language: str = "") -> str:
+    """The first fenced block of a language under a heading."""
+    _, found, rest = text.partition(f"# {heading}\n")
+    assert found, f"there is no heading {heading!r}"
+    return next(content for kind, content in blocks(rest) if kind == language)
+
+
+def spans(text: str) -> list[str]:
+    """Inline code, outside of the fenced blocks."""
+    return re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+
+
+def commands(text: str) -> list[Command]:
+    """Every `python -m experiments.…` in a text, fenced, inline or in a docstring; `a|b` of a table is two commands."""
+    text = re.sub(r"\\\n\s*", " ", text)
+    found = []
+    for match in re.finditer(r"python -m (experiments\.[a-z_\d.]+\b)(?![.{])([^`\n]*)", text):
+        words = _words(match[2])
+        # Two spaces and a bracket begin a remark in docstrings.
+        alternatives = [word.replace("\\|", "|").split("|") if "|" in word else [word] for word in words if word != "…"]
+        for choice in itertools.product(*alternatives):
+            arguments = tuple(_whole(word, first) for word, first in zip(choice, alternatives, strict=True))
+            found.append(Command(match[1], arguments, "…" in match[2]))
+    return found
+
+
+def _whole(word: str, alternatives: list[str]) -> str:
+    """`--scale=paper|mini` splits into '--scale=paper' and 'mini'; the second one gets its flag back."""
+    return word if word.startswith("-") else f"{alternatives[0].partition('=')[0]}={word}"
+
+
+def _words(text: str) -> list[str]:
+    text = re.split(r"\s{2,}\(|\s[>|&]\s|;|,\s|\*\*", text)[0].rstrip(" .:")
+    for ending in ("", "'", '"'):
+        try:
+            words = shlex.split(text.removesuffix(ending), comments=True)
+        except ValueError:  # The command stands inside of another one's quotes.
+            continue
+        return [word for word in words if word == "…" or word.startswith("-")]
+    raise AssertionError(f"not a command line: {text}")
+
+
+def files_named(text: str) -> set[str]:
+    """Paths of this repository in a page: whatever begins with one of its folders, and Python files by name."""
+    folders = "|".join(("retinanet_tf", "experiments", "tests", "serving", "docs", r"\.ci"))
+    paths = {path.rstrip("./") for path in re.findall(rf"(?<![\w./-])(?:{folders})/[\w./-]*", text)}
+    return {path for path in paths if "_<" not in path} | set(re.findall(r"(?<![\w/.-])[a-z_0-9]+\.py\b", text))

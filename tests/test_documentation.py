@@ -1,0 +1,233 @@
+"""The documentation against the code: what it tells people to type works, what it names is there."""
+
+import ast
+import json
+import os
+import pickle
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import documents
+import numpy as np
+import pytest
+from datasets import write_coco
+from documents import PAGES, ROOT
+from forked import Forked
+from published import Published
+
+README = (ROOT / "README.md").read_text()
+TINY_NETWORK = ("--backbone=resnet10_w16", "--fpn_channels=16", "--subnet_channels=16", "--subnet_depth=1")
+TINY_JOB = ("--image_size=64", "--max_size=96", "--batch_size=2", "--steps=2", "--warmup_steps=1", "--eval_steps=0")
+TINY = ("--preset=mini", "--max_level=5", *TINY_NETWORK, *TINY_JOB, "--checkpoint_steps=2")
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@pytest.fixture(scope="module")
+def forked():
+    """The commands' process."""
+    with Forked() as commands:
+        yield commands
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where a user with a checkout of the project would type commands."""
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    return tmp_path
+
+
+def texts():
+    """Every page, every recipe, and the docstring of every module of the experiments, which shows how it is called."""
+    found = {page: page.read_text() for page in PAGES}
+    for path in (ROOT / "experiments").rglob("*.py"):
+        found[path] = ast.get_docstring(ast.parse(path.read_text())) or ""
+    for path in (ROOT / "experiments").rglob("*.flags"):
+        found[path] = re.sub(r"\n# +(?=--)", " ", path.read_text())
+    return {str(path.relative_to(ROOT)): text for path, text in found.items()}
+
+
+def test_every_command_parses(forked):
+    """By the real flags of the command itself: an unknown module, flag or value of a flag fails."""
+    found = {(command, name) for name, text in texts().items() for command in documents.commands(text)}
+    assert len({command for command, _ in found}) > 50
+    for command, name in sorted(found, key=str):
+        # What earlier commands of the page write isn't there yet.
+        arguments = [word for word in command.arguments if not re.match("--flagfile=(runs|weights)/", word)]
+        status, output = forked.flags(command.module, arguments)
+        expected = 2 if command.open and "must have a value" in output else 0
+        assert status == expected, f"{name}: {command}\n{output[-1500:]}"
+
+
+def test_every_flag_in_the_prose_is_some_commands(forked):
+    modules = {command.module for text in texts().values() for command in documents.commands(text)}
+    known = {name for module in modules for name in forked.flags(module)[1].split()} | {"help", "flagfile", "requeue"}
+    for page in PAGES:
+        prose = {name for span in documents.spans(page.read_text()) for name in re.findall(r"--(\w+)", span)}
+        assert prose <= known, f"{page}: {prose - known}"
+
+
+@pages
+def test_shells_and_formats_accept_the_blocks(page):
+    """bash reads every block that is neither Python nor YAML, whatever programs it names."""
+    for language, content in documents.blocks(page.read_text()):
+        if language == "python":
+            compile(content, page.name, "exec")
+        elif language == "yaml":
+            yaml = pytest.importorskip("yaml", reason="PyYAML reads the YAML blocks and isn't installed")
+            assert all(part["kind"] and part["metadata"]["name"] for part in yaml.safe_load_all(content))
+        elif "→" not in content:  # The layout of the code is no script.
+            done = subprocess.run(["bash", "-n"], input=content, text=True, capture_output=True, check=False)
+            assert done.returncode == 0 and not done.stderr, content + done.stderr
+
+
+@pages
+def test_make_has_the_targets_and_variables(page):
+    makefile = (ROOT / "Makefile").read_text()
+    text = page.read_text()
+    lines = [line for _, content in documents.blocks(text) for line in content.splitlines()] + documents.spans(text)
+    for line in lines:
+        for words in re.findall(r"^(?:\w+=\S+ )?make( [^#\n]+)", line):
+            for word in shlex.split(words):
+                pattern = rf"^{word.partition('=')[0]} \?=" if "=" in word else rf"^{word}:"
+                assert re.search(pattern, makefile, re.MULTILINE), f"{page}: {line}"
+
+
+@pages
+def test_links_pictures_and_paths_exist(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if "://" not in target:
+            assert (page.parent / target.partition("#")[0]).exists(), target
+    files = {path.name for folder in ("retinanet_tf", "experiments", "tests") for path in (ROOT / folder).rglob("*.py")}
+    for name in documents.files_named(text):
+        assert (ROOT / name).exists() or (page.parent / name).exists() or name in files, name
+
+
+@pages
+def test_versions_are_those_of_the_requirements(page):
+    requirements = (ROOT / "requirements.txt").read_text()
+    for name, version in re.findall(r"([\w-]+)(?:\[[\w-]+\])?==([\d.]+\d)", page.read_text()):
+        assert f"{name}=={version};" in requirements, f"{name}=={version}"
+
+
+def test_the_papers_commands_print_their_jobs(forked, folder):
+    """Every table's command of experiments/README.md, at the scales it names, with --dry_run."""
+    found = documents.commands((ROOT / "experiments" / "README.md").read_text())
+    printed = 0
+    for command in found:
+        names = forked.flags(command.module, command.arguments)[1].split()
+        if "dry_run" in names and not command.module.rpartition(".")[2].startswith("figure_"):
+            status, output = forked.run(command.module, [*command.arguments, "--dry_run"], folder)
+            assert status == 0 and "--steps=" in output, output[-2000:]
+            printed += 1
+    assert printed and not (folder / "runs").exists()
+
+
+def run_block(forked, block, folder, changes, names):
+    """Runs those of a block's commands that are named, in their order, with the flags of `changes` after their own."""
+    done = []
+    for command in documents.commands(block.replace("$PWD", str(folder))):
+        name = command.module.rpartition(".")[2]
+        if name in names:
+            status, output = forked.run(command.module, [*command.arguments, *changes.get(name, ())], folder)
+            assert status == 0, f"{command}\n{output[-3000:]}"
+            done.append(name)
+    assert done == names, "the block has other commands than this test knows"
+
+
+def own_data(folder):
+    """photos/, train.json and val.json of three categories, and the photos' number."""
+    path, _ = write_coco(folder, [(96, 64), (64, 96), (90, 60), (64, 64)])
+    (folder / "images").rename(folder / "photos")
+    for name in ("train", "val"):
+        shutil.copy(path, folder / f"{name}.json")
+
+
+ONE = ("--num_workers=1",)
+
+
+def test_your_own_data_as_the_readme_has_it(forked, folder):
+    """On COCO's photos where they are: 80 classes, sparse ids, crowds, images without objects. Then the library."""
+    source = os.environ.get("RETINANET_TF_TEST_DATA")
+    if source:
+        (folder / "photos").symlink_to(Path(source) / "coco_ccby" / "images")
+        for name in ("train", "val"):
+            (folder / f"{name}.json").symlink_to(Path(source) / "coco_ccby" / f"instances_{name}.json")
+    else:
+        own_data(folder)
+    content = json.loads((folder / "val.json").read_text())
+    ids = [category["id"] for category in content["categories"]]
+    block = documents.block_after(README, "Your own data")
+    photos = f"--images=photos/{content['images'][0]['file_name']}"
+    tiny = (*TINY, f"--num_classes={len(ids)}")
+    changes = {"prepare_data": ONE, "inspect_data": tiny, "train": tiny, "predict": (photos,)}
+    names = ["prepare_data", "prepare_data", "inspect_data", "train", "evaluate", "predict"]
+    run_block(forked, block, folder, changes, names)
+    assert (folder / "runs/inspection/report.html").exists() and (folder / "runs/mine/flags.txt").exists()
+    assert 0.0 <= json.loads((folder / "runs/mine/val/metrics.json").read_text())["AP"] <= 1.0
+    detections = json.loads((folder / "runs/mine/val/detections.json").read_text())
+    assert {row["category_id"] for row in detections} <= set(ids)
+    assert [row["id"] for row in json.loads((folder / "runs/mine/labels.json").read_text())] == sorted(ids)
+    assert len(list((folder / "runs/mine/pictures/pictures").iterdir())) == 1
+    check_library(folder, len(ids))
+
+
+def check_library(folder, num_classes):
+    """The README's Python, as it stands but for sizes, on the shards that its commands have just written."""
+    text = documents.block_after(README, "As a library", "python")
+    smaller = {
+        'backbone="resnet50"': 'backbone="resnet10_w16", fpn_channels=16, subnet_channels=16, subnet_depth=1',
+        "num_classes=80": f"num_classes={num_classes}",
+        "batch_size=2": "batch_size=2, image_size=64, max_size=96",
+        "steps_per_epoch=1000": "steps_per_epoch=1",
+    }
+    for whole, part in smaller.items():
+        assert whole in text
+        text = text.replace(whole, part)
+    text = text.replace('"data/', f'"{folder}/data/').replace('"export/', f'"{folder}/export/')
+    space = {"images": [np.zeros((40, 60, 3), np.uint8), np.zeros((60, 40, 3), np.uint8)]}
+    exec(compile(text, "README.md", "exec"), space)
+    assert (folder / "export/retinanet/1/saved_model.pb").exists()
+
+
+def test_the_recipe_trains_blood_cells(forked, folder):
+    """The tutorial's data and training with the recipe's own augmentation, cache and averages, on four pictures.
+
+    What comes before and after is the same as above.
+    """
+    cells = os.environ.get("RETINANET_TF_TEST_DATA")
+    if cells:
+        for entry in (Path(cells) / "bccd").glob("i*"):
+            (folder / entry.name).symlink_to(entry)
+    else:
+        own_data(folder)
+        (folder / "photos").rename(folder / "images")
+        for name in ("train", "val"):
+            (folder / f"{name}.json").rename(folder / f"instances_{name}.json")
+    block = documents.block_after(README, "A real one from scratch: blood cells")
+    changes = {"prepare_data": (*ONE, "--limit=4"), "train": TINY}
+    run_block(forked, block, folder, changes, ["prepare_data", "prepare_data", "train"])
+    flags = (folder / "runs/bccd/flags.txt").read_text()
+    assert "--ema_decay=0.998" in flags and "--colour_jitter=0.3" in flags, "the recipe's own settings were used"
+
+
+def test_a_published_checkpoint_as_the_readme_has_it(forked, folder):
+    """A network of the published names and shapes; its file a pickle, since PyTorch's format needs PyTorch."""
+    own_data(folder)
+    theirs = Published("torchvision", "resnet50", 91)
+    theirs.outputs(np.full((1, 64, 64, 3), 128, np.float32))
+    (folder / "published.pkl").write_bytes(pickle.dumps(theirs.tensors, protocol=2))
+    block = documents.block_after(README, "A published checkpoint, served")
+    changes = {"import_weights": ("--file=published.pkl", "--image_size=64", "--max_size=96")}
+    run_block(forked, block, folder, changes, ["import_weights", "predict", "export"])
+    assert json.loads((folder / "weights/tv/import.json").read_text())["unused"] == []
+    assert (folder / "pictures/detections.json").exists() and (folder / "export/tv/1/saved_model.pb").exists()
+    # To go on training it: flags.txt, which the import wrote, is read by the command's own flags.
+    _, _, rest = README.partition("To fine-tune on your own data")
+    (train,) = documents.commands(documents.blocks(rest)[0][1])
+    assert (train.module, train.arguments[0]) == ("experiments.train", "--flagfile=weights/tv/flags.txt")
+    status, output = forked.flags(train.module, train.arguments, folder)
+    assert status == 0, output
