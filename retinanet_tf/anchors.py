@@ -66,6 +66,12 @@ class Anchors(keras.layers.Layer):
     """The anchor layer: images `(B, H, W, C)` in, their anchors `(A, 4)` float32 xyxy pixels out.
 
     Only the images' size is read; level P3 comes first, then row, column, and the anchors of a cell.
+
+    >>> anchors = Anchors()(tf.zeros((1, 64, 64, 3)))
+    >>> anchors.shape[0] == 9 * (8 * 8 + 4 * 4 + 2 * 2 + 1 + 1)
+    True
+    >>> print(anchors[1].numpy())  # the square of 32 pixels around the first cell of P3
+    [-12. -12.  20.  20.]
     """
 
     def __init__(self, config: AnchorConfig = AnchorConfig(), **kwargs):

@@ -28,6 +28,11 @@ def _overlap(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Intersection over union, element by element with broadcasting.
 
+    >>> square = tf.constant([0.0, 0.0, 10.0, 10.0])
+    >>> others = tf.constant([[0.0, 0.0, 10.0, 10.0], [5.0, 0.0, 15.0, 10.0], [20.0, 20.0, 30.0, 30.0]])
+    >>> print(iou(square, others).numpy().round(3))
+    [1.    0.333 0.   ]
+
     Args:
       a: boxes `(..., 4)`.
       b: boxes `(..., 4)`, broadcastable with `a`; use `a[:, None]`, `b[None]` for all pairs.
@@ -40,7 +45,15 @@ def iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 def giou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Generalised IoU (Rezatofighi et al. 2019, algorithm 1) of broadcast boxes `(..., 4)` → `(...)` in [−1, 1]."""
+    """Generalised IoU (Rezatofighi et al. 2019, algorithm 1) of broadcast boxes `(..., 4)` → `(...)` in [−1, 1].
+
+    Apart, IoU is 0 wherever the boxes are; GIoU says how far:
+
+    >>> square = tf.constant([0.0, 0.0, 10.0, 10.0])
+    >>> others = tf.constant([[0.0, 0.0, 10.0, 10.0], [10.0, 0.0, 20.0, 10.0], [30.0, 0.0, 40.0, 10.0]])
+    >>> print(giou(square, others).numpy())
+    [ 1.   0.  -0.5]
+    """
     intersection, union = _overlap(a, b)
     hull = area(tf.concat([tf.minimum(a[..., :2], b[..., :2]), tf.maximum(a[..., 2:], b[..., 2:])], axis=-1))
     return tf.math.divide_no_nan(intersection, union) - tf.math.divide_no_nan(hull - union, hull)
@@ -56,6 +69,10 @@ def encode(boxes: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
 
     dx = (x − x_a) / w_a, dy = (y − y_a) / h_a for the centres, dw = ln(w / w_a), dh = ln(h / h_a).
 
+    >>> anchor = tf.constant([0.0, 0.0, 16.0, 16.0])
+    >>> print(encode(tf.constant([4.0, 0.0, 36.0, 16.0]), anchor).numpy().round(3))
+    [0.75  0.    0.693 0.   ]
+
     Args:
       boxes: `(..., 4)` with positive width and height.
       anchors: `(..., 4)`, broadcastable with `boxes`.
@@ -69,7 +86,12 @@ def encode(boxes: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
 
 
 def decode(deltas: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
-    """The inverse of `encode`; dw and dh are clamped at ln(1000/16) (authors' code)."""
+    """The inverse of `encode`; dw and dh are clamped at ln(1000/16) (authors' code).
+
+    >>> anchor = tf.constant([0.0, 0.0, 16.0, 16.0])
+    >>> print(decode(tf.constant([0.5, 0.0, 0.0, 0.0]), anchor).numpy())
+    [ 8.  0. 24. 16.]
+    """
     anchor_centre, anchor_size = _centre_and_size(anchors)
     centre = deltas[..., :2] * anchor_size + anchor_centre
     half = 0.5 * tf.exp(tf.minimum(deltas[..., 2:], MAX_LOG_SCALE)) * anchor_size

@@ -22,6 +22,16 @@ CANVAS_MULTIPLE = 32
 class Detector(tf.Module):
     """A trained model as a function from images to detections.
 
+    >>> import retinanet_tf as rn
+    >>> labels = rn.data.LabelMap([1, 18], ["person", "dog"])
+    >>> model = rn.RetinaNet(num_classes=2, backbone="resnet10_w16", fpn_channels=16, subnet_channels=16)
+    >>> detector = Detector(model, labels, image_size=64, max_size=96)
+    >>> found = detector([np.zeros((40, 60, 3), np.uint8), np.zeros((90, 30, 3), np.uint8)])
+    >>> {name: tuple(value.shape) for name, value in found.items()}
+    {'boxes': (2, 100, 4), 'scores': (2, 100), 'labels': (2, 100), 'num_detections': (2,)}
+    >>> print(found["num_detections"].numpy())  # an untrained network is sure of nothing
+    [0 0]
+
     Args:
       model: the network.
       label_map: the dataset's category ids and names behind the class indices 0…K−1; by default 0…K−1 themselves.

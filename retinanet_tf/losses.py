@@ -109,7 +109,12 @@ class ClassificationLoss(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class CrossEntropyLoss(ClassificationLoss):
-    """α-balanced cross entropy (eq. 3). With alpha = 0.5 it is half the plain one (eq. 1)."""
+    """α-balanced cross entropy (eq. 3). With alpha = 0.5 it is half the plain one (eq. 1).
+
+    >>> loss = CrossEntropyLoss(alpha=0.75)  # one anchor, two classes, of which it is the first
+    >>> print(loss.per_anchor(tf.constant([[0]]), tf.constant([[[0.0, 0.0]]])).numpy().round(4))  # ln 2
+    [[0.6931]]
+    """
 
     def __init__(self, alpha: float = 0.75, name: str = "cross_entropy_loss", **kwargs):
         super().__init__(alpha, name, **kwargs)
@@ -121,7 +126,17 @@ class CrossEntropyLoss(ClassificationLoss):
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class FocalLoss(ClassificationLoss):
-    """α-balanced focal loss (eq. 5), −α_t (1 − p_t)^γ log p_t: the paper's loss with γ = 2, α = 0.25."""
+    """α-balanced focal loss (eq. 5), −α_t (1 − p_t)^γ log p_t: the paper's loss with γ = 2, α = 0.25.
+
+    What is classified well hardly counts: a background anchor whose foreground has p = 0.5, 0.1, 0.01:
+
+    >>> logits = tf.math.log(tf.constant([[[1.0], [1 / 9], [1 / 99]]]))
+    >>> background = tf.constant([[-1, -1, -1]])
+    >>> print(CrossEntropyLoss(alpha=0.25).per_anchor(background, logits).numpy().round(4))
+    [[0.5199 0.079  0.0075]]
+    >>> print(FocalLoss().per_anchor(background, logits).numpy().round(4))
+    [[0.13   0.0008 0.    ]]
+    """
 
     def __init__(self, gamma: float = 2.0, alpha: float = 0.25, name: str = "focal_loss", **kwargs):
         super().__init__(alpha, name, **kwargs)
@@ -140,7 +155,12 @@ class FocalLoss(ClassificationLoss):
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class FocalStarLoss(ClassificationLoss):
-    """FL* (appendix A, eqs. 7, 8), balanced by α: cross entropy of a steeper, shifted sigmoid."""
+    """FL* (appendix A, eqs. 7, 8), balanced by α: cross entropy of a steeper, shifted sigmoid.
+
+    >>> logits = tf.math.log(tf.constant([[[1.0], [1 / 9]]]))
+    >>> print(FocalStarLoss(gamma=2.0, beta=1.0).per_anchor(tf.constant([[-1, -1]]), logits).numpy().round(4))
+    [[0.1175 0.0017]]
+    """
 
     def __init__(
         self, gamma: float = 2.0, beta: float = 1.0, alpha: float = 0.25, name: str = "focal_star_loss", **kwargs
@@ -163,7 +183,12 @@ class FocalStarLoss(ClassificationLoss):
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class HingeLoss(ClassificationLoss):
-    """Hinge on p_t (§5.1), zero where p_t is above `threshold`. The paper found it unstable."""
+    """Hinge on p_t (§5.1), zero where p_t is above `threshold`. The paper found it unstable.
+
+    >>> logits = tf.math.log(tf.constant([[[3.0], [1 / 9]]]))  # p_t of the background is 0.25 and 0.9
+    >>> print(HingeLoss(threshold=0.5, alpha=0.0).per_anchor(tf.constant([[-1, -1]]), logits).numpy())
+    [[0.25 0.  ]]
+    """
 
     def __init__(self, threshold: float = 0.5, alpha: float = 0.25, name: str = "hinge_loss", **kwargs):
         super().__init__(alpha, name, **kwargs)
@@ -182,6 +207,11 @@ class HingeLoss(ClassificationLoss):
 
 def retinanet_losses(config: LossConfig = LossConfig(), static: bool = False) -> dict[str, keras.losses.Loss]:
     """The losses for `model.compile(loss=…)`, one for each of the model's outputs.
+
+    >>> from retinanet_tf import presets
+    >>> losses = retinanet_losses(presets["modern"].replace(gamma=1.5).loss)
+    >>> losses["class_logits"].gamma, type(losses["box_deltas"]).__name__
+    (1.5, 'GIoULoss')
 
     With `compile(jit_compile=True)`, `static` keeps to static shapes, which TensorFlow 2.15's XLA needs.
 

@@ -30,6 +30,15 @@ class RetinaNet(keras.Model):
     model assigns them to its anchors on the device, inside the training step, and hands the losses one target an
     anchor.
 
+    >>> import retinanet_tf as rn
+    >>> model = RetinaNet(num_classes=3, backbone="resnet10_w16", fpn_channels=16, subnet_channels=16)
+    >>> model.compile(optimizer="sgd", loss=rn.retinanet_losses())
+    >>> images = tf.zeros((1, 64, 96, 3))
+    >>> {name: tuple(output.shape) for name, output in model(images).items()}
+    {'class_logits': (1, 1161, 3), 'box_deltas': (1, 1161, 4)}
+    >>> tuple(model.anchors(images).shape)
+    (1161, 4)
+
     Args:
       num_classes: K.
       backbone: a name of `retinanet_tf.resnet.VARIANTS`.
@@ -60,7 +69,7 @@ class RetinaNet(keras.Model):
         images = keras.Input((None, None, 3), name="images", dtype="float32")
         pixels = PixelNormalization(config.pixel_mean, config.pixel_std, config.channel_order, name="pixels")(images)
         pyramid = feature_pyramid(resnet(pixels, config), config, anchors)
-        subnet = {
+        subnet: dict[str, Any] = {
             "anchors_per_cell": anchors.anchors_per_cell,
             "depth": config.subnet_depth,
             "channels": config.subnet_channels,

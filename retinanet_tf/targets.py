@@ -33,6 +33,14 @@ def assign(anchors: tf.Tensor, boxes: tf.Tensor, labels: tf.Tensor, config: Assi
     best box: 'always', or only from `negative_iou` on, which is what is left of it in the authors' code, where the
     background is written last.
 
+    >>> anchors = tf.constant([[0.0, 0.0, 32.0, 32.0], [0.0, 0.0, 32.0, 72.0], [64.0, 64.0, 96.0, 96.0]])
+    >>> boxes = tf.constant([[[0.0, 0.0, 32.0, 32.0]]])
+    >>> found = assign(anchors, boxes, labels=tf.constant([[7]]))
+    >>> print(found.class_targets.numpy())  # IoU 1: class 7; IoU 0.44: ignored; IoU 0: background
+    [[ 7 -2 -1]]
+    >>> print(found.box_targets[0, 0].numpy())
+    [0. 0. 0. 0.]
+
     Args:
       anchors: `(A, 4)` float32 xyxy.
       boxes: `(B, M, 4)` float32 xyxy ground truth, padded. M may be 0.

@@ -15,6 +15,12 @@ class LabelMap:
 
     COCO numbers its 80 categories 1..90 with gaps, so an id is never used as a label: `ids[label]` and
     `to_index(id)` translate. Stored as `labels.json`: a list of {"id": int, "name": str}.
+
+    >>> labels = LabelMap([90, 1, 17], ["toothbrush", "person", "cat"])
+    >>> labels.names
+    ('person', 'cat', 'toothbrush')
+    >>> labels.to_index(17), labels.ids[1]
+    (1, 17)
     """
 
     def __init__(self, ids: Sequence[int], names: Sequence[str]):
