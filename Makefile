@@ -10,7 +10,7 @@ BENCH_FLAGS ?=
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench lint docs clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python -m experiments.demo $(DEMO_FLAGS)
@@ -23,9 +23,15 @@ bench: $(VENV)/.installed
 	$(VENV)/bin/python -m experiments.bench $(BENCH_FLAGS)
 
 lint: $(VENV)/.installed
-	$(VENV)/bin/python -m pip install -q ruff
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements-lint.txt
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m mypy
+
+# The API reference, from the docstrings: a page a module in build/docs.
+docs: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements-docs.txt
+	$(VENV)/bin/python docs/build.py --output=build/docs
 
 # The mark is written last: an installation that was interrupted is taken up again.
 $(VENV)/.installed: requirements.txt

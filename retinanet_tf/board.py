@@ -1,5 +1,6 @@
 """TensorBoard: scalars, the pipeline's first images, and predicted beside true boxes at every evaluation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -48,7 +49,7 @@ class Board(keras.callbacks.Callback):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
 
-    def inputs(self, batch: tuple[tf.Tensor, dict[str, tf.Tensor]], names: list[str]) -> None:
+    def inputs(self, batch: tuple[tf.Tensor, dict[str, tf.Tensor]], names: Sequence[str]) -> None:
         """Shows images of a training batch as the network sees them, with their boxes."""
         images, objects = (tf.nest.map_structure(lambda value: value[:PICTURES].numpy(), part) for part in batch)
         pictures = [
@@ -62,7 +63,9 @@ class Board(keras.callbacks.Callback):
         truth: dict[int, list] = {}
         for annotation in source.ground_truth["annotations"]:
             truth.setdefault(annotation["image_id"], []).append(annotation["bbox"])
-        pictures = []
+        pictures: list[np.ndarray] = []
+        if source.encoded is None:
+            return
         for record, encoded in zip(source.ground_truth["images"][:PICTURES], source.encoded(), strict=False):
             found = {name: value[0].numpy() for name, value in detector([encoded]).items()}
             boxes = np.array(truth.get(record["id"], []), float).reshape(-1, 4)

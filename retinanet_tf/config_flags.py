@@ -16,7 +16,7 @@ def define(only: tuple[str, ...] | None = None) -> None:
     for section in dataclasses.fields(Config):
         if only is not None and section.name not in only:
             continue
-        for field in dataclasses.fields(section.type):
+        for field in dataclasses.fields(getattr(presets["paper"], section.name)):
             define_field(section.name, field)
 
 
@@ -55,11 +55,11 @@ def read(base: Config | None = None) -> Config:
       InputError: a list with elements of the wrong kind, named by its flag.
     """
     config = base or presets[flags.FLAGS.preset]
-    changes = {}
+    changes: dict[str, Any] = {}
     for name, current in config.flat().items():
         if name not in flags.FLAGS or flags.FLAGS[name].value is None:
             continue
-        value = flags.FLAGS[name].value
+        value: Any = flags.FLAGS[name].value
         if isinstance(current, tuple):
             # An empty default is a tuple of integers (steps); every other one shows the kind of its elements.
             kind = type(current[0]) if current else int

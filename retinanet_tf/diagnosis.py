@@ -6,6 +6,7 @@ before or afterwards.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -88,7 +89,7 @@ class LossDistribution:
     def summary(self, gammas: Sequence[float] = FIGURE_4_GAMMAS, points: int = 201) -> dict:
         """Figure 4 as plain numbers, for a JSON file: curves at equal steps of the examples' fraction."""
         fractions = np.linspace(0.0, 1.0, points)
-        result = {"fraction_of_examples": fractions.tolist()}
+        result: dict[str, Any] = {"fraction_of_examples": fractions.tolist()}
         for kind, counts in self.counts.items():
             curves = {f"{gamma:g}": np.interp(fractions, *self.cumulative(kind, gamma)).tolist() for gamma in gammas}
             result[kind] = {"examples": int(counts.sum()), "fraction_of_loss": curves}

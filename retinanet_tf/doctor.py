@@ -105,12 +105,13 @@ def _from_shards(pattern: str, labels: LabelMap | None) -> tuple[Annotations, li
     def picture(image: ImageAnnotations) -> np.ndarray | None:
         path, number = where[image.image_id]
         data = next(data for at, _, data in whole_or_checked(path) if at == number)
+        assert data is not None, "damaged records are not among the images"
         return _pixels(from_example(data).encoded)
 
     return Annotations(pattern, images, labels), damaged, picture
 
 
-def whole_or_checked(path: str) -> Iterator[tuple[int, None, bytes | None]]:
+def whole_or_checked(path: str) -> Iterator[tuple[int, int | None, bytes | None]]:
     """(number, None, bytes or None) of each record; the slow way through a file only if it is damaged."""
     found = []
     try:

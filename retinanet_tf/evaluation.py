@@ -60,6 +60,7 @@ def evaluate(
     source = _open(source, images)
     ids = category_ids(detector.label_map, source.labels, source.name)
     results: list[dict[str, Any]] = []
+    assert source.encoded is not None, "_open has seen to it"
     stream = detect_all(detector, source.encoded(), batch_size)
     total = len(source.ground_truth["images"])
     for index, found in tqdm(stream, total=total, desc="evaluate", unit="image", disable=not progress, mininterval=1):

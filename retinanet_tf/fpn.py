@@ -1,5 +1,7 @@
 """The feature pyramid P3–P7 on C3–C5 (§4; Lin et al., "Feature Pyramid Networks", §3)."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -61,7 +63,7 @@ def feature_pyramid(stages: list, config: ModelConfig, anchors: AnchorConfig) ->
             kernel_regularizer=regularizer(config.weight_decay),
         )
 
-    merged = {}
+    merged: dict[int, Any] = {}
     for level in (5, 4, 3):
         lateral = layer(1, 1, f"fpn_lateral{level}")(stages[level - 3])
         merged[level] = lateral if level == 5 else UpsampleAdd(name=f"fpn_add{level}")([lateral, merged[level + 1]])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -68,7 +69,7 @@ def _warmed_up(rate, step, warmup_steps, start):
 
 def make_schedule(config: TrainConfig) -> keras.optimizers.schedules.LearningRateSchedule:
     """The schedule that `config` describes."""
-    warmup = {"warmup_steps": config.warmup_steps, "warmup_start": config.warmup_start}
+    warmup: dict[str, Any] = {"warmup_steps": config.warmup_steps, "warmup_start": config.warmup_start}
     if config.schedule == "cosine":
         return WarmupCosineSchedule(config.learning_rate, config.steps, **warmup)
     return WarmupStepSchedule(config.learning_rate, config.decay_steps, **warmup)

@@ -85,8 +85,8 @@ def candidates(
     if config.coarsest_score_threshold >= 0.0:
         thresholds[-1] = config.coarsest_score_threshold
     levels = [
-        _level_candidates(*level, threshold, config.pre_nms_top_k, anchors_per_cell)
-        for *level, threshold in zip(class_logits, box_deltas, anchors, thresholds, strict=True)
+        _level_candidates(logits, deltas, boxes, threshold, config.pre_nms_top_k, anchors_per_cell)
+        for logits, deltas, boxes, threshold in zip(class_logits, box_deltas, anchors, thresholds, strict=True)
     ]
     boxes, logits, labels = (tf.concat(parts, axis=0) for parts in zip(*levels, strict=True))
     boxes = boxes / tf.stack([scale[1], scale[0], scale[1], scale[0]])

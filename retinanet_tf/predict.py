@@ -38,7 +38,7 @@ def find_images(inputs: Sequence[str | os.PathLike]) -> list[str]:
       InputError: an input that is no file and matches none.
     """
     paths: dict[str, None] = {}
-    for given in map(os.fspath, inputs):
+    for given in (os.fspath(path) for path in inputs):
         if os.path.isdir(given):
             found = sorted(str(path) for path in Path(given).rglob("*") if path.suffix.lower() in SUFFIXES)
         else:
@@ -77,7 +77,8 @@ def predict(
     paths, output = find_images(inputs), Path(output)
     make_folder(output / "pictures")
     names = _picture_names(paths)
-    readable: list[tuple[str, np.ndarray | None]] = []
+    readable: list[str] = []
+    waiting: dict[int, np.ndarray] = {}
     unreadable: list[tuple[str, str]] = []
 
     def images() -> Iterator[np.ndarray]:
@@ -88,14 +89,14 @@ def predict(
                 unreadable.append((path, str(error)))
                 bar.update()
                 continue
-            readable.append((path, image))
+            waiting[len(readable)] = image
+            readable.append(path)
             yield image
 
     entries: dict[str, dict[str, Any]] = {}
     with tqdm(total=len(paths), desc="predict", unit="image", disable=not progress, mininterval=0.5) as bar:
         for index, found in detect_all(detector, images(), batch_size):
-            path, image = readable[index]
-            readable[index] = (path, None)
+            path, image = readable[index], waiting.pop(index)
             boxes, labels, scores = (found[key] for key in ("boxes", "labels", "scores"))
             picture = draw_detections(image, boxes, labels, scores, detector.label_map.names, min_score=min_score)
             save_image(picture, output / "pictures" / names[path])

@@ -1,5 +1,6 @@
 """The training job: strategy, model, data, callbacks and `model.fit`, restartable from its run directory."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ def train(
     config: Config,
     *,
     data: str,
-    run_dir: str,
+    run_dir: str | os.PathLike,
     validation: str = "",
     init_weights: str = "",
     verbose: int | None = None,
@@ -119,7 +120,7 @@ def train(
     Raises:
       InputError: the data, the configuration or the run directory can't be used, or the loss was no number.
     """
-    run_dir = Path(run_dir)
+    folder = Path(run_dir)
     strategy = make_strategy(config.train.strategy, config.train.devices)
     worker = worker_of(strategy)
     label_map = _checked_labels(config, data, strategy)
@@ -130,12 +131,12 @@ def train(
         check(config.model, config.anchors, init_weights)
     paths = {"data": data, "validation": validation, "init_weights": init_weights}
     if not worker.is_chief:
-        return _run(config, strategy, worker, label_map, run_dir, verbose or 0, **paths)
-    files.make_folder(run_dir, "run_dir")
-    with exclusive(run_dir):
-        runs.start(run_dir, config, label_map, **paths)
+        return _run(config, strategy, worker, label_map, folder, verbose or 0, **paths)
+    files.make_folder(folder, "run_dir")
+    with exclusive(folder):
+        runs.start(folder, config, label_map, **paths)
         verbose = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
-        return _run(config, strategy, worker, label_map, run_dir, verbose, **paths)
+        return _run(config, strategy, worker, label_map, folder, verbose, **paths)
 
 
 def _checked_labels(config: Config, data: str, strategy: tf.distribute.Strategy) -> LabelMap:
@@ -201,7 +202,7 @@ def _run(
     total = config.train.steps
     with strategy.scope():
         model = compile_model(config)
-        average = model.step and model.step.average
+        average = model.step.average if model.step else None
         state = TrainingState(run_dir / "checkpoints", model, average, worker.is_chief)
         done = state.restore()
         if done:

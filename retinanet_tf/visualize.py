@@ -25,7 +25,8 @@ _AP_KEY = re.compile(r"^(val_)?(AP|AR)\w*$")
 def class_colour(label: int) -> tuple[int, int, int]:
     """The RGB colour of a class index; the same in every picture, distinct for many classes."""
     value, saturation = _LEVELS[label % len(_LEVELS)]
-    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb((0.02 + label * _GOLDEN) % 1.0, saturation, value))
+    red, green, blue = colorsys.hsv_to_rgb((0.02 + label * _GOLDEN) % 1.0, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def draw_detections(
@@ -54,8 +55,8 @@ def draw_detections(
         (H·k, W·k, 3) uint8 with the whole enlargement factor k.
     """
     boxes, labels = np.asarray(boxes, float).reshape(-1, 4), np.asarray(labels).reshape(-1).astype(int)
-    order = np.arange(len(labels)) if scores is None else np.argsort(scores, kind="stable")
-    order = [i for i in order if labels[i] >= 0 and (scores is None or scores[i] >= min_score)]
+    by_score = np.arange(len(labels)) if scores is None else np.argsort(scores, kind="stable")
+    order = [i for i in by_score if labels[i] >= 0 and (scores is None or scores[i] >= min_score)]
     height, width = image.shape[:2]
     zoom = max(1, math.ceil(min_side / min(height, width)))
     picture = Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
@@ -119,7 +120,8 @@ def save_image(image: np.ndarray, path: str | os.PathLike) -> Path:
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(partial, **({"quality": 92} if path.suffix in (".jpg", ".jpeg") else {}))
+        options: dict[str, Any] = {"quality": 92} if path.suffix in (".jpg", ".jpeg") else {}
+        Image.fromarray(image).save(partial, **options)
         os.replace(partial, path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} can't be written ({error}); give another output name.") from error
@@ -197,7 +199,7 @@ def _read_history(path: str | os.PathLike) -> dict[str, list[float]]:
         raise InputError(f"{path} can't be read as a training log ({error}); give a CSVLogger's file.") from error
 
 
-def _corners(box: np.ndarray) -> tuple[float, float, float, float]:
+def _corners(box: np.ndarray) -> tuple[int, int, int, int]:
     """The pixels of a box' outline: Pillow's rectangles include their last row and column."""
     x1, y1, x2, y2 = (round(float(value)) for value in box)
     return x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)

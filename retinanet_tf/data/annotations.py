@@ -11,12 +11,13 @@ from retinanet_tf.data.labels import LabelMap
 class ImageAnnotations:
     """One image and its N objects.
 
-    image_id: the dataset's integer id. file_name: relative to the image folder. width, height: pixels as annotated,
-    None where the source doesn't say. boxes: (N, 4) float64 xyxy pixels, continuous. category_ids: (N,) int64, the
-    dataset's own. area: (N,) float64 (COCO: of the mask). iscrowd: (N,) bool. annotation_ids: (N,) int64.
+    image_id: the dataset's integer id (a text where others' TFRecords have one). file_name: relative to the image
+    folder. width, height: pixels as annotated, None where the source doesn't say. boxes: (N, 4) float64 xyxy pixels,
+    continuous. category_ids: (N,) int64, the dataset's own. area: (N,) float64 (COCO: of the mask). iscrowd: (N,) bool.
+    annotation_ids: (N,) int64.
     """
 
-    image_id: int
+    image_id: int | str
     file_name: str
     width: int | None = None
     height: int | None = None

@@ -21,7 +21,7 @@ _MEMORY = "ram://retinanet_tf"
 
 
 def decoded(
-    index: ShardIndex, where: str, folder: str | None = None, on_damage: Callable[[str, int], None] | None = None
+    index: ShardIndex, where: str, folder: str | None = None, on_damage: Callable[[str, int], object] | None = None
 ) -> ShardIndex:
     """An index of the same records with decoded images ("image/format" is "raw": `height · width · 3` bytes).
 
@@ -49,8 +49,8 @@ def decoded(
     except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError, tf.errors.FailedPreconditionError) as e:
         raise InputError(f"the cache {folder} can't be written: {e.message}.") from None
     files, sizes, rows = zip(*parts, strict=True)
-    shard = np.repeat(np.arange(len(files)), [len(part) for part in rows])
-    return ShardIndex(list(files), np.array(sizes), shard, *np.concatenate(rows).T)
+    shards = np.repeat(np.arange(len(files)), [len(part) for part in rows])
+    return ShardIndex(list(files), np.array(sizes), shards, *np.concatenate(rows).T)
 
 
 def pixels(example: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -86,8 +86,8 @@ def _decode_shard(index: ShardIndex, shard: int, folder: str, bar: tqdm, on_dama
     else:
         bar.update(len(records))
     with tf.io.gfile.GFile(f"{path}.npy", "rb") as file:
-        rows = np.frombuffer(file.read(), np.int64).reshape(-1, 7)
-    return path, tf.io.gfile.stat(path).length, rows
+        stored = np.frombuffer(file.read(), np.int64).reshape(-1, 7)
+    return path, tf.io.gfile.stat(path).length, stored
 
 
 def _decoded_examples(index: ShardIndex, records: np.ndarray, on_damage):

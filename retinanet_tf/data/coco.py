@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import os
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def _image(path: str, place: int, entry) -> ImageAnnotations:
     name = entry.get("file_name")
     if not isinstance(name, str) or not name:
         raise InputError(f"{path}: image {entry['id']} has no file_name.")
-    size = []
+    size: list[Any] = []
     for key in ("width", "height"):
         value = entry.get(key)
         if isinstance(value, float) and value.is_integer():

@@ -95,8 +95,9 @@ def guarded(
     return batches.interleave(unconverted(fast_then_careful), cycle_length=2, num_parallel_calls=2, deterministic=True)
 
 
-def _note(log: DamageLog) -> Callable:
+def _note(log: DamageLog | None) -> Callable:
     def note(path: bytes, number: int) -> bool:
+        assert log is not None, "only then are bad records looked for"
         log.add(path, number)
         return False
 

@@ -162,7 +162,7 @@ def _why_not_plain(image: Image.Image, encoded: bytes) -> str:
             return "JPEG of an unusual coding"
         return ""
     frames = getattr(image, "n_frames", 1)
-    return f"{image.format}, first of {frames} frames" if frames > 1 else image.format
+    return f"{image.format}, first of {frames} frames" if frames > 1 else str(image.format)
 
 
 def _plain_frame(encoded: bytes) -> bool:

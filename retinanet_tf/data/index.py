@@ -57,7 +57,7 @@ def find_shards(pattern: str | os.PathLike) -> list[str]:
     return files
 
 
-def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], None] | None = None) -> ShardIndex:
+def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], object] | None = None) -> ShardIndex:
     """The index of the shards that `pattern` matches, from `NAME.index.npz` beside them or by scanning them.
 
     Raises InputError for no match, a shard that isn't of the size it was written with, and a damaged record; with
@@ -111,7 +111,8 @@ def _stored_rows(path: str, size: int, cache: dict[str, dict | None], on_damage)
 
 def _scan(path: str, on_damage) -> np.ndarray:
     """The rows of a shard without an index, by reading all of it; records are checked by TFRecord's own CRC."""
-    rows, offset = [], HEADER
+    rows: list[list[int]] = []
+    offset = HEADER
     try:
         for serialized in tf.data.TFRecordDataset(path):
             data = serialized.numpy()
@@ -135,5 +136,6 @@ def _scan(path: str, on_damage) -> np.ndarray:
 
 def _row(number: int, offset: int, data: bytes) -> list[int]:
     image = from_example(data).annotations
+    assert image.width and image.height, "records have their size"
     boxes = len(image) - int(image.iscrowd.sum())
     return [number, offset, len(data), checksum(data), image.width, image.height, boxes]

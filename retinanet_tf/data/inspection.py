@@ -39,8 +39,8 @@ def inspect(annotations: Annotations, config: Config, images: str | None = None)
     annotation nor file tells are left out of what needs a size.
     """
     found = Inspection(annotations.source)
-    whole = [_sized(image, images, found) for image in tqdm(annotations.images, unit="image", disable=None, delay=2)]
-    whole = [image for image in whole if image is not None]
+    sized = [_sized(image, images, found) for image in tqdm(annotations.images, unit="image", disable=None, delay=2)]
+    whole = [image for image in sized if image is not None]
     cleaned = [_clean(image, found) for image in whole]
     _count(annotations, found)
     _sizes(cleaned, annotations, found)
@@ -66,6 +66,7 @@ def _sized(image: ImageAnnotations, folder: str | None, found: Inspection) -> Im
 
 def _clean(image: ImageAnnotations, found: Inspection) -> ImageAnnotations:
     """Applies prepare_data's rules and notes what they find, and what they'd let pass though it looks wrong."""
+    assert image.width and image.height, "_sized has seen to it"
     cleaned, findings = clean(image, image.width, image.height)
     for finding in findings:
         sentence = f"{finding.image}: {finding.detail}: {finding.kind.replace('_', ' ')[:-2]}"

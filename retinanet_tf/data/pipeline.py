@@ -85,14 +85,14 @@ def load(
     """
     _check(image_size, max_size, batch_size, shard, cache, on_bad_record, data_service)
     log = (damage_log or DamageLog()) if on_bad_record == "skip" else None
-    index = read_index(pattern, log and log.add)
+    index = read_index(pattern, log.add if log else None)
     labels = labels_beside(pattern, labels)
     max_boxes = _count_boxes(index, max_boxes)
     if training and not index.boxes.any():
         logging.warning("no image of %s has an object: a detector learns nothing from them.", pattern)
     short, long = (-(-side // size_multiple) * size_multiple for side in (image_size, max_size))
     if cache != "none":
-        index = decoded(index, cache, cache_dir, log and log.add)
+        index = decoded(index, cache, cache_dir, log.add if log else None)
     decode = decode_image_of if cache == "none" else pixels
     canvas = CanvasBatch(short, long, pixel_mean)
     pools = Pools.by_orientation(index.width, index.height, short == long)

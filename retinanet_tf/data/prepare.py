@@ -40,7 +40,7 @@ def prepare(
     max_pixels: int = ImagePolicy.max_pixels,
     progress: bool = True,
 ) -> dict:
-    """Writes `output/name-00000-of-000NN.tfrecord` …, `labels.json`, `name.index.npz` and `name.summary.json`.
+    """Writes shards named `output/name-*-of-*`, `labels.json`, `name.index.npz` and `name.summary.json`.
 
     Args:
         annotations: a COCO instances JSON, or what one of the readers (`read_coco`, `read_voc`, `read_csv`) returned.
@@ -89,18 +89,20 @@ def prepare(
         done = _finished(output, name, shards, fingerprint)
         if done is not None:
             return {**done, "reused": shards}
-        reused = _resume(partial, fingerprint)
+        resumed = _resume(partial, fingerprint)
         parts = np.array_split(np.arange(len(chosen)), shards)
         jobs = {
             os.path.join(partial, shard_name(name, shard, shards)): [chosen[i] for i in part]
             for shard, part in enumerate(parts)
         }
-        reports = {path: _finished_shard(path, output) if reused else None for path in jobs}
-        reused = sum(report is not None for report in reports.values())
-        todo = {path: jobs[path] for path, report in reports.items() if report is None}
+        finished = {path: _finished_shard(path, output) if resumed else None for path in jobs}
+        reports = {path: report for path, report in finished.items() if report is not None}
+        reused = len(reports)
+        todo = {path: part for path, part in jobs.items() if path not in reports}
         reports.update(
             write_shards(todo, folder, annotations.labels, policy, on_bad_image == "skip", num_workers, progress)
         )
+        reports = {path: reports[path] for path in jobs}
         summary = _summarise(annotations, name, list(reports.values()), fingerprint, settings)
         _publish(output, partial, name, reports, annotations.labels, summary)
     except WorkerKilledError:
@@ -205,7 +207,7 @@ def _summarise(
         for category, count in report.per_category.items():
             counts[category] += count
     names = dict(zip(annotations.labels.ids, annotations.labels.names, strict=True))
-    findings = {kind: [] for kind in KINDS}
+    findings: dict[str, list] = {kind: [] for kind in KINDS}
     for report in reports:
         for finding in report.findings:
             findings[finding.kind].append({"image": finding.image, "detail": finding.detail})

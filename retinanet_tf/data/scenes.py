@@ -78,12 +78,12 @@ def draw_scene(
         mask[window] = coverage >= 0.5
         rows, columns = np.flatnonzero(fine.any(1)), np.flatnonzero(fine.any(0))
         box = (
-            left + columns[0] / SUPERSAMPLING,
-            top + rows[0] / SUPERSAMPLING,
-            left + (columns[-1] + 1) / SUPERSAMPLING,
-            top + (rows[-1] + 1) / SUPERSAMPLING,
+            float(left + columns[0] / SUPERSAMPLING),
+            float(top + rows[0] / SUPERSAMPLING),
+            float(left + (columns[-1] + 1) / SUPERSAMPLING),
+            float(top + (rows[-1] + 1) / SUPERSAMPLING),
         )
-        shapes.append(Shape(category_id, tuple(map(float, box)), float(fine.sum()) / SUPERSAMPLING**2, mask))
+        shapes.append(Shape(category_id, box, float(fine.sum()) / SUPERSAMPLING**2, mask))
     return Scene(_expose(light_rng, background * (1.0 - covered[..., None]) + canvas), shapes)
 
 

@@ -42,10 +42,11 @@ class ShardReport:
         """The stored report, None if there is none (or one of an older form)."""
         try:
             with open(path, encoding="utf-8") as file:
-                report = cls(**json.load(file))
-        except (OSError, ValueError, TypeError):
+                stored = json.load(file)
+            findings = [Finding(**entry) for entry in stored.pop("findings")]
+            report = cls(**stored, findings=findings)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        report.findings = [Finding(*entry.values()) for entry in report.findings]
         report.per_category = {int(category): count for category, count in report.per_category.items()}
         return report
 
@@ -103,6 +104,7 @@ def _serialise(image: ImageAnnotations, folder: str, labels: LabelMap, policy: I
 
 
 def _count(report: ShardReport, serialized: bytes, image: ImageAnnotations, findings: list[Finding]) -> None:
+    assert image.width and image.height, "cleaned images have their size"
     crowds = int(image.iscrowd.sum())
     offset = report.rows[-1][0] + report.rows[-1][1] + FOOTER + HEADER if report.rows else HEADER
     report.rows.append([offset, len(serialized), checksum(serialized), image.width, image.height, len(image) - crowds])

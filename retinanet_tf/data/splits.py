@@ -65,7 +65,7 @@ def _in_folder(annotations: Annotations, folder: str) -> Annotations:
     return Annotations(annotations.source, images, annotations.labels)
 
 
-def _only(annotations: Annotations, ids: set[int], inside: bool, name: str) -> Annotations:
+def _only(annotations: Annotations, ids: set, inside: bool, name: str) -> Annotations:
     images = [image for image in annotations.images if (image.image_id in ids) == inside]
     if inside and len(images) != len(ids):
         raise InputError(f"{annotations.source} lacks {len(ids) - len(images)} of the {len(ids)} images of minival.")

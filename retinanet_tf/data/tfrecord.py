@@ -28,7 +28,7 @@ class Record:
 
 
 def shard_name(name: str, shard: int, shards: int) -> str:
-    """`train-00003-of-00064.tfrecord`."""
+    """`train-00003-of-00064` and the ending .tfrecord."""
     return f"{name}-{shard:05d}-of-{shards:05d}.tfrecord"
 
 
@@ -89,10 +89,10 @@ def from_example(serialized: bytes) -> Record:
         values = feature[key].bytes_list.value
         return values[0] if values else b""
 
-    width, height = ints("image/width"), ints("image/height")
-    if not first("image/encoded") or len(width) != 1 or len(height) != 1:
+    widths, heights = ints("image/width"), ints("image/height")
+    if not first("image/encoded") or len(widths) != 1 or len(heights) != 1:
         raise ValueError("it has no image/encoded, image/width and image/height")
-    width, height = int(width[0]), int(height[0])
+    width, height = int(widths[0]), int(heights[0])
     categories = ints("image/object/class/label")
     count = len(categories)
     if first(_EXACT):

@@ -5,10 +5,11 @@ transforms take a stateless `seed`, an int tensor (2,), and are functions of it.
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 
-Size = int | tf.Tensor
+Size: TypeAlias = int | tf.Tensor
 """A side in pixels."""
 
 

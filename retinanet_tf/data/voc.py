@@ -2,6 +2,7 @@
 
 import os
 import xml.etree.ElementTree as ElementTree
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -47,7 +48,8 @@ def read_voc(folder: str | os.PathLike, split: str | None = None, labels: LabelM
             f"{folder} has objects named {unknown[0]!r}, which the label map lacks ({len(unknown)} names)."
         )
     id_of = dict(zip(labels.names, labels.ids, strict=True))
-    images, first_file = [], {}
+    images: list[ImageAnnotations] = []
+    first_file: dict[Any, str] = {}
     for number, (image, objects) in enumerate(parsed, 1):
         if first_file.setdefault(image.file_name, stems[number - 1]) != stems[number - 1]:
             raise InputError(

@@ -5,6 +5,7 @@ import signal
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from tqdm import tqdm
 
@@ -65,8 +66,9 @@ def _write_in_processes(jobs: dict[str, list], arguments: tuple, num_workers: in
             pool.shutdown(wait=True, cancel_futures=True)
         bar.update(done.value - bar.n)
         errors = [future.exception() for future in futures if not future.cancelled()]
-        errors = [error for error in errors if error is not None and not isinstance(error, _Stopped)]
         for error in errors:
+            if error is None or isinstance(error, _Stopped):
+                continue
             if isinstance(error, BrokenProcessPool):
                 raise WorkerKilledError(
                     "a worker process of prepare_data was killed, perhaps for lack of memory; the same command with "
@@ -74,6 +76,11 @@ def _write_in_processes(jobs: dict[str, list], arguments: tuple, num_workers: in
                 ) from error
             raise error
         return {futures[future]: future.result() for future in futures}
+
+
+_done: Any
+_stop: Any
+"""The counter and the flag that a worker shares with its parent; `_start_worker` sets them."""
 
 
 def _start_worker(done, stop) -> None:

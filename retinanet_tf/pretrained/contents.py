@@ -1,6 +1,7 @@
 """What a checkpoint's tensors are: which backbone, which heads, and each as an array of our layer."""
 
 import dataclasses
+import itertools
 import re
 
 import numpy as np
@@ -44,6 +45,19 @@ class Contents:
             return kernel
         return kernel.transpose(2, 3, 1, 0)
 
+    def outputs(self, layer: str) -> int:
+        """Filters of a layer that is there."""
+        return self._shape(layer)[3]
+
+    def inputs(self, layer: str) -> int:
+        """Channels that a layer that is there takes."""
+        return self._shape(layer)[2]
+
+    def _shape(self, layer: str) -> tuple[int, ...]:
+        kernel = self.kernel(layer)
+        assert kernel is not None, layer
+        return kernel.shape
+
     @property
     def grouped(self) -> bool:
         """Whether the backbone is a ResNeXt."""
@@ -52,27 +66,27 @@ class Contents:
     @property
     def fpn_channels(self) -> int:
         """C of the pyramid."""
-        return self.kernel(dict(pyramid_layers(self.names, VARIANTS[self.backbone].blocks))["fpn_output3"]).shape[3]
+        return self.outputs(dict(pyramid_layers(self.names, VARIANTS[self.backbone].blocks))["fpn_output3"])
 
     @property
     def subnet_channels(self) -> int:
         """Filters of the subnets' convolutions."""
-        return self.kernel(self.names.class_predictor).shape[2]
+        return self.inputs(self.names.class_predictor)
 
     @property
     def anchors_per_cell(self) -> int:
         """A, from the box layer's 4·A outputs."""
-        return self.kernel(self.names.box_predictor).shape[3] // 4
+        return self.outputs(self.names.box_predictor) // 4
 
     @property
     def class_columns(self) -> int:
         """Outputs of the class layer an anchor."""
-        return self.kernel(self.names.class_predictor).shape[3] // self.anchors_per_cell
+        return self.outputs(self.names.class_predictor) // self.anchors_per_cell
 
     @property
     def p6_from(self) -> str:
         """'p5' where P6's kernel takes as many channels as the pyramid has, else 'c5'."""
-        return "p5" if self.kernel(self.names.coarse.format(level=6)).shape[2] == self.fpn_channels else "c5"
+        return "p5" if self.inputs(self.names.coarse.format(level=6)) == self.fpn_channels else "c5"
 
     def arrays(self, config: Config) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """{"layer/part": array} in our names, and {"layer/part": their tensor}. Fills `unused` and `notes`."""
@@ -182,12 +196,17 @@ def _variant(contents: Contents) -> str | None:
     first, second = kernel(2, 0, 1), kernel(2, 0, 2)
     if stem is None or first is None or second is None:
         return None
-    blocks = []
-    for stage in range(2, 6):
-        count = 0
-        while kernel(stage, count, 1) is not None:
-            count += 1
-        blocks.append(count)
+
+    def blocks(stage: int) -> int:
+        return next(count for count in itertools.count() if kernel(stage, count, 1) is None)
+
     groups = max(1, first.shape[3] // max(1, second.shape[2]))
-    row = Variant(tuple(blocks), kernel(2, 0, 3) is not None, groups, second.shape[3] // groups, stem.shape[3])
+    counts = (blocks(2), blocks(3), blocks(4), blocks(5))
+    row = Variant(
+        counts,
+        kernel(2, 0, 3) is not None,
+        groups,
+        second.shape[3] // groups,
+        stem.shape[3],
+    )
     return next((name for name, variant in VARIANTS.items() if variant == row), None)

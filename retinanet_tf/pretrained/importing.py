@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def describe(contents: Contents, source: str, label_map: LabelMap | None = None)
     if source.startswith("detectron") and contents.grouped:
         # The ResNeXt models were trained with the stride in the grouped convolution.
         config = config.replace(stride_in="3x3")
-    changes = {}
+    changes: dict[str, Any] = {}
     if source == "detectron2":
         for field in ("pixel_mean", "pixel_std"):
             stored = contents.tensors.get(field)
