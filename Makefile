@@ -2,11 +2,13 @@
 #   PYTHON=python3.13   the interpreter (3.10 to 3.13)      VENV=.venv   the environment's folder
 #   DEMO_FLAGS=...      flags of experiments.demo           TESTS=...    what pytest runs
 #   BENCH_FLAGS=...     flags of experiments.bench
+#   WORKERS=auto        test processes at once; 0 for one that a debugger can enter
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_FLAGS ?=
 TESTS ?= tests
 BENCH_FLAGS ?=
+WORKERS ?= auto
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -16,7 +18,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/python -m experiments.demo $(DEMO_FLAGS)
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest $(TESTS)
+	$(VENV)/bin/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(TESTS)
 
 # Beside the peers that are installed: $(VENV)/bin/pip install -r requirements-bench.txt
 bench: $(VENV)/.installed

@@ -1,4 +1,7 @@
-"""What every test gets: two logical CPU devices, and the real data where RETINANET_TF_TEST_DATA names it."""
+"""What every test gets: two logical CPU devices, and the real data where RETINANET_TF_TEST_DATA names it.
+
+And how many processes the tests run in: a file's tests stay in one, so that what its fixtures make is made once.
+"""
 
 import os
 import pathlib
@@ -8,12 +11,32 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as retinanet_tf does, which some tests import after TensorFlow
 
 import pytest
-import tensorflow as tf
 
-# Two and no more: in one process, strategies of different sizes get the same key for TensorFlow's CPU collectives.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
+GIGABYTES_A_WORKER = 4
+"""The tests of the paper's own configuration need that much, the others less."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`--numprocesses=auto`: one a core, as far as the memory goes; none besides this process for a single file."""
+    if len(config.args) == 1 and ".py" in config.args[0]:
+        config.option.dist = "no"
+        return 0
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return max(1, min(os.cpu_count() or 1, int(memory / GIGABYTES_A_WORKER), 8))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the devices, in every process that runs tests; one that only hands them out needs no TensorFlow.
+
+    Two and no more: in one process, strategies of different sizes get the same key for TensorFlow's CPU collectives.
+    """
+    if getattr(config.option, "numprocesses", None):
+        return
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +51,12 @@ def test_data() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def two_devices() -> tf.distribute.Strategy:
+def two_devices():
     """MirroredStrategy on two CPU devices.
 
     It reduces on one of them, without collectives: those of several models in one process can meet under one key.
     The training job's tests use the default, collectives included.
     """
+    import tensorflow as tf
+
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
