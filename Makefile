@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/python -m experiments.demo $(DEMO_FLAGS)
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(TESTS)
+	$(VENV)/bin/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(TESTS)
 
 # Beside the peers that are installed: $(VENV)/bin/pip install -r requirements-bench.txt
 bench: $(VENV)/.installed
