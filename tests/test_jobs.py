@@ -1,5 +1,6 @@
 """Whole jobs as processes: killed and gone on bit for bit, stopped by a signal, on several devices and machines."""
 
+import contextlib
 import csv
 import json
 import os
@@ -115,12 +116,23 @@ def test_one_two_and_four_devices_train_alike(shards, tmp_path):
         np.testing.assert_allclose(losses(tmp_path / str(count)), reference, rtol=1e-4)
 
 
+def free_ports(count):
+    """Ports below those that systems hand out by themselves: nobody gets one between this check and the worker's bind.
+
+    The tests that run beside these in other processes take theirs from the system.
+    """
+    ports = []
+    for port in random.SystemRandom().sample(range(20_000, 30_000), 1000):
+        with contextlib.suppress(OSError), socket.create_server(("localhost", port)):
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise AssertionError("no free ports")
+
+
 def cluster(count):
     """TF_CONFIG of every worker."""
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    hosts = [f"localhost:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
+    hosts = [f"localhost:{port}" for port in free_ports(count)]
     return [
         {"TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})}
         for index in range(count)

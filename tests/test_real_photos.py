@@ -83,7 +83,7 @@ def test_the_papers_configuration_trains_on_real_photos(paper_model, capsys):
     """ResNet-50-FPN, 600 px, A = 9, K = 80: three real steps of model.fit with finite losses."""
     model, losses, report = paper_model
     with capsys.disabled():
-        print(f"\n{report}")
+        print(f"\n{report}", file=sys.stderr)  # stdout of processes that pytest-xdist started is nobody's
     assert model.config.num_classes == 80 and model.anchors.config.anchors_per_cell == 9
     for history in losses:
         assert np.isfinite([history[name][0] for name in ("loss", "class_logits_loss", "box_deltas_loss")]).all()
