@@ -1,6 +1,6 @@
 """Hard example mining against a naive reference, and the paper's sentences about it."""
 
-from functools import lru_cache, partial
+from functools import cache, partial
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def problem(seed, anchors=300, positives=0.1, ignored=0.1, images=2):
     return targets, rng.exponential(size=(images, anchors)).astype(np.float32), boxes
 
 
-@lru_cache(maxsize=None)
+@cache
 def expected_masks(seed, positives, examples, threshold, ratio):
     """What the naive reference chooses of `problem(seed, positives=…)`, once for both modes."""
     parts = zip(*problem(seed, positives=positives), strict=True)

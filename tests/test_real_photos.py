@@ -6,6 +6,7 @@ The commands on the same photographs are in test_documentation.py, as the README
 import json
 import os
 import resource
+import sys
 import time
 from pathlib import Path
 
