@@ -91,7 +91,7 @@ class RetinaNet(keras.Model):
         self.normalizer = normalizer
         self.step: Step | None = None
         """What a training step does beyond Keras' own (`retinanet_tf.step`); None for nothing."""
-        self.mining = {"mining": mining, "mining_examples": mining_examples, "mining_nms": mining_nms}
+        self.mining: dict[str, Any] = {"mining": mining, "mining_examples": mining_examples, "mining_nms": mining_nms}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
         """The compiled losses on the targets that assignment makes of `y`, weighted by the normaliser.

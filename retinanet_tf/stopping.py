@@ -13,7 +13,7 @@ class StopRequest:
     handlers, the block changes nothing.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal = 0
         self._before: dict[int, Any] = {}
 

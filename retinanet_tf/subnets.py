@@ -1,6 +1,7 @@
 """The class and the box subnet: small fully convolutional networks shared by all pyramid levels (§4)."""
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -37,7 +38,7 @@ class Subnet(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "outputs_per_anchor": outputs_per_anchor,
             "anchors_per_cell": anchors_per_cell,
             "depth": depth,

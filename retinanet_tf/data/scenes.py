@@ -71,7 +71,7 @@ def draw_scene(
         coverage = _reduce(fine)
         window = np.s_[top : top + coverage.shape[0], left : left + coverage.shape[1]]
         around = canvas[window] + background[window] * (1.0 - covered[window][..., None])
-        paint = _texture(shape_rng, coverage.shape, around.mean((0, 1)))
+        paint = _texture(shape_rng, (coverage.shape[0], coverage.shape[1]), around.mean((0, 1)))
         canvas[window] += paint * coverage[..., None]
         covered[window] += coverage
         mask = np.zeros((image_size, image_size), bool)
