@@ -19,6 +19,7 @@ from forked import Forked
 from published import Published
 
 README = (ROOT / "README.md").read_text()
+RECIPE = "--flagfile=experiments/recipes/bccd.flags"
 TINY_NETWORK = ("--backbone=resnet10_w16", "--fpn_channels=16", "--subnet_channels=16", "--subnet_depth=1")
 TINY_JOB = ("--image_size=64", "--max_size=96", "--batch_size=2", "--steps=2", "--warmup_steps=1", "--eval_steps=0")
 TINY = ("--preset=mini", "--max_level=5", *TINY_NETWORK, *TINY_JOB, "--checkpoint_steps=2")
@@ -101,7 +102,11 @@ def test_links_pictures_and_paths_exist(page):
     for target in re.findall(r"\]\(([^)]+)\)", text):
         if "://" not in target:
             assert (page.parent / target.partition("#")[0]).exists(), target
-    files = {path.name for folder in ("retinanet_tf", "experiments", "tests") for path in (ROOT / folder).rglob("*.py")}
+    files = {
+        path.name
+        for folder in ("retinanet_tf", "experiments", "tests", "docs")
+        for path in (ROOT / folder).rglob("*.py")
+    }
     for name in documents.files_named(text):
         assert (ROOT / name).exists() or (page.parent / name).exists() or name in files, name
 
@@ -150,7 +155,10 @@ ONE = ("--num_workers=1",)
 
 
 def test_your_own_data_as_the_readme_has_it(forked, folder):
-    """On COCO's photos where they are: 80 classes, sparse ids, crowds, images without objects. Then the library."""
+    """On COCO's photos where they are: 80 classes, sparse ids, crowds, images without objects. Then the library.
+
+    The training has the settings of the blood cells' recipe besides, whose tutorial has the same commands.
+    """
     source = os.environ.get("RETINANET_TF_TEST_DATA")
     if source:
         (folder / "photos").symlink_to(Path(source) / "coco_ccby" / "images")
@@ -163,10 +171,12 @@ def test_your_own_data_as_the_readme_has_it(forked, folder):
     block = documents.block_after(README, "Your own data")
     photos = f"--images=photos/{content['images'][0]['file_name']}"
     tiny = (*TINY, f"--num_classes={len(ids)}")
-    changes = {"prepare_data": ONE, "inspect_data": tiny, "train": tiny, "predict": (photos,)}
+    changes = {"prepare_data": ONE, "inspect_data": tiny, "train": (RECIPE, *tiny), "predict": (photos,)}
     names = ["prepare_data", "prepare_data", "inspect_data", "train", "evaluate", "predict"]
     run_block(forked, block, folder, changes, names)
     assert (folder / "runs/inspection/report.html").exists() and (folder / "runs/mine/flags.txt").exists()
+    flags = (folder / "runs/mine/flags.txt").read_text()
+    assert "--ema_decay=0.998" in flags and "--colour_jitter=0.3" in flags, "the recipe's own settings were used"
     assert 0.0 <= json.loads((folder / "runs/mine/val/metrics.json").read_text())["AP"] <= 1.0
     detections = json.loads((folder / "runs/mine/val/detections.json").read_text())
     assert {row["category_id"] for row in detections} <= set(ids)
@@ -191,27 +201,6 @@ def check_library(folder, num_classes):
     space = {"images": [np.zeros((40, 60, 3), np.uint8), np.zeros((60, 40, 3), np.uint8)]}
     exec(compile(text, "README.md", "exec"), space)
     assert (folder / "export/retinanet/1/saved_model.pb").exists()
-
-
-def test_the_recipe_trains_blood_cells(forked, folder):
-    """The tutorial's data and training with the recipe's own augmentation, cache and averages, on four pictures.
-
-    What comes before and after is the same as above.
-    """
-    cells = os.environ.get("RETINANET_TF_TEST_DATA")
-    if cells:
-        for entry in (Path(cells) / "bccd").glob("i*"):
-            (folder / entry.name).symlink_to(entry)
-    else:
-        own_data(folder)
-        (folder / "photos").rename(folder / "images")
-        for name in ("train", "val"):
-            (folder / f"{name}.json").rename(folder / f"instances_{name}.json")
-    block = documents.block_after(README, "A real one from scratch: blood cells")
-    changes = {"prepare_data": (*ONE, "--limit=4"), "train": TINY}
-    run_block(forked, block, folder, changes, ["prepare_data", "prepare_data", "train"])
-    flags = (folder / "runs/bccd/flags.txt").read_text()
-    assert "--ema_decay=0.998" in flags and "--colour_jitter=0.3" in flags, "the recipe's own settings were used"
 
 
 def test_a_published_checkpoint_as_the_readme_has_it(forked, folder):
