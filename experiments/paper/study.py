@@ -41,6 +41,7 @@ STUDIES = (
     "initialisation",
     "hinge",
     "figure_7",
+    "longer",
 )
 """The modules of this folder that are tables."""
 SCALE = flags.DEFINE_enum("scale", "mini", ["paper", "mini", "real"], "Schedule and data; 'paper' is the paper's.")
@@ -172,7 +173,7 @@ def _job(config: Config, run_dir: Path, paths: dict[str, str]) -> None:
     except InputError as error:
         if "became NaN" not in str(error):
             raise
-        outcome |= {"diverged": True, "why": str(error)}
+        outcome |= {"diverged": True, "why": str(error).partition(" (")[0]}  # without this machine's paths
     outcome |= {"losses": _last_losses(run_dir), "hours": round((time.time() - start) / 3600, 4)}
     files.write_json(run_dir / "outcome.json", {**outcome, "made_by": runs.provenance()})
 
