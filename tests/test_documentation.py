@@ -64,7 +64,12 @@ def test_every_command_parses(forked):
 
 def test_every_flag_in_the_prose_is_some_commands(forked):
     modules = {command.module for text in texts().values() for command in documents.commands(text)}
-    known = {name for module in modules for name in forked.flags(module)[1].split()} | {"help", "flagfile", "requeue"}
+    known = {name for module in modules for name in forked.flags(module)[1].split()} | {
+        "help",
+        "flagfile",
+        "requeue",
+        "durations",
+    }
     for page in PAGES:
         prose = {name for span in documents.spans(page.read_text()) for name in re.findall(r"--(\w+)", span)}
         assert prose <= known, f"{page}: {prose - known}"
