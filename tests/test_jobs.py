@@ -48,7 +48,7 @@ def start(run_dir, shards, environment=None, **changes):
 
 def finish(process):
     """Its exit status and what it printed."""
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=900)[0]
     return process.returncode, output
 
 
@@ -65,7 +65,7 @@ def losses(run_dir):
 
 def wait_for_step(process, run_dir, step):
     """Until the job has saved `step` or a later one."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while process.poll() is None and time.monotonic() < deadline:
         saved = [int(path.stem.rsplit("-", 1)[1]) for path in Path(run_dir).glob("checkpoints/step-*.index")]
         if max(saved, default=0) >= step:
