@@ -13,9 +13,10 @@ import tensorflow as tf
 
 from retinanet_tf.data import pipeline, transforms
 from retinanet_tf.data.evaluation_reader import ground_truth, load_for_evaluation
+from retinanet_tf.data.index import read_index
 from retinanet_tf.data.order import Pools, shuffled
 from retinanet_tf.data.prepare import prepare
-from retinanet_tf.data.reader import read_records
+from retinanet_tf.data.reader import RecordReader, read_records
 from retinanet_tf.errors import InputError
 from tests.batches import SMALL, WIDE, identify, same, seen, write_shards
 from tests.datasets import annotation, write_coco
@@ -89,6 +90,29 @@ def test_what_is_skipped_is_not_decoded(shards, tmp_path):
     # Step 4,000,000,000 would take days to reach by decoding, or even by reading.
     far = next(iter(pipeline.load(shards, start_step=4_000_000_000, **SMALL)))
     assert np.isfinite(far[0]).all()
+
+
+def test_a_record_costs_its_own_bytes_wherever_in_its_shard_it_lies(tmp_path):
+    """Bytes that the process asks the system for: as many for the last record of a shard as for the first."""
+    path, images = write_coco(tmp_path, [(320, 320)] * 30)
+    prepare(path, images, tmp_path / "out", shards=1, progress=False)
+    index = read_index(tmp_path / "out" / "train-*")
+    reader = RecordReader(index)
+    read = tf.function(reader.bytes_of)
+
+    def asked_for():
+        with open("/proc/self/io", encoding="ascii") as file:
+            return int(file.readline().split()[1])
+
+    def cost(record):
+        before = asked_for()
+        data = read(tf.constant(record, tf.int64)).numpy()
+        assert len(data) == index.length[record]
+        return asked_for() - before
+
+    cost(0)
+    first, last = cost(0), cost(29)
+    assert index.offset[29] > 20 * first and last < 1.5 * first
 
 
 def test_the_workers_batches_together_are_those_of_one_process(shards):

@@ -77,8 +77,7 @@ def load(
         cache: "ram" or "disk" decodes every image once, before the first batch; see `retinanet_tf.data.cache`.
         cache_dir: of the disk cache, by default `cache` beside the shards.
         on_bad_record: "stop" makes a damaged record an error that names its file and number; "skip" puts another
-            record in its place. A shard that is cut while a job runs is given up whole, one that was cut before
-            loses only what is missing.
+            record in its place. A shard that was cut, before or while the job runs, loses only what is missing.
         damage_log: notes the records that were skipped.
         data_service: grpc://HOST:PORT of a tf.data service dispatcher whose workers make the batches; they then come
             in the order in which workers finish them.

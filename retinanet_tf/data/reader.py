@@ -9,6 +9,7 @@ import tensorflow as tf
 from retinanet_tf.data.checksum import checksum_op
 from retinanet_tf.data.index import ShardIndex, find_shards
 from retinanet_tf.data.labels import LabelMap
+from retinanet_tf.data.shards import FOOTER, HEADER
 from retinanet_tf.data.tfrecord import Record, from_example
 from retinanet_tf.errors import InputError
 
@@ -17,7 +18,7 @@ class RecordReader:
     """The records of an index inside a `tf.data` graph, named when they are damaged."""
 
     def __init__(self, index: ShardIndex):
-        columns = (index.shard, index.offset, index.length, index.checksum, index.bytes[index.shard], index.number)
+        columns = (index.shard, index.offset, index.length, index.checksum, index.number)
         with tf.device("/CPU:0"):  # where they are used; an accelerator would be asked for them again and again
             self._files = tf.constant(index.files)
             self._columns = tf.constant(np.stack(columns, axis=1).astype(np.int64))
@@ -25,14 +26,22 @@ class RecordReader:
     def place(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """A record's file and its number in that file."""
         row = tf.gather(self._columns, record)
-        return tf.gather(self._files, row[0]), row[5]
+        return tf.gather(self._files, row[0]), row[4]
 
     def bytes_of(self, record: tf.Tensor) -> tf.Tensor:
         """A record's bytes, a string scalar; an error if they aren't what was written."""
-        shard, offset, length, expected, size, _ = tf.unstack(tf.gather(self._columns, record))
-        data = tf.data.FixedLengthRecordDataset(
-            tf.gather(self._files, shard)[None], length, offset, size - offset - length, buffer_size=length
-        ).get_single_element()
+        shard, offset, length, expected, _ = tf.unstack(tf.gather(self._columns, record))
+        # The raw op: the public TFRecordDataset begins at a file's start. This one seeks, where a
+        # FixedLengthRecordDataset with a header to skip reads all of the header, so that a record costs what its shard
+        # holds before it. The buffer is one record: one read, and no byte of the next.
+        rest_of_file = tf.raw_ops.TFRecordDatasetV2(
+            filenames=tf.gather(self._files, shard)[None],
+            compression_type="",
+            buffer_size=HEADER + length + FOOTER,
+            byte_offsets=(offset - HEADER)[None],
+        )
+        records = tf.data.experimental.from_variant(rest_of_file, tf.TensorSpec((), tf.string))
+        data = records.take(1).get_single_element()
         # The raw op: tf.debugging.Assert is a conditional with a function call of its own, for every record.
         same = tf.raw_ops.Assert(condition=tf.equal(checksum_op(data), expected), data=[tf.constant("not as written")])
         with tf.control_dependencies([same]):
