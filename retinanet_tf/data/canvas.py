@@ -17,7 +17,9 @@ class CanvasBatch:
     def __init__(self, short: int, long: int, pixel_mean: Sequence[float]):
         self.short, self.long = short, long
         with tf.device("/CPU:0"):
-            self._plain = tf.constant(np.tile(np.array(pixel_mean, np.float32), (short * long, 1)))
+            # Flat, so that its beginning can be taken without a copy: TensorFlow lets a slice share its tensor's memory
+            # if it begins aligned, which for (N, 3) it takes three floats never to do.
+            self._plain = tf.constant(np.tile(np.array(pixel_mean, np.float32), short * long))
 
     def fill(
         self,
@@ -64,6 +66,6 @@ class CanvasBatch:
         size = tf.shape(image)
         right, below = width - size[1], height - size[0]
         return (
-            tf.reshape(self._plain[: size[0] * right], tf.stack([size[0], right, 3])),
-            tf.reshape(self._plain[: below * width], tf.stack([below, width, 3])),
+            tf.reshape(self._plain[: 3 * size[0] * right], tf.stack([size[0], right, 3])),
+            tf.reshape(self._plain[: 3 * below * width], tf.stack([below, width, 3])),
         )
