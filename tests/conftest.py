@@ -6,10 +6,12 @@ And how many processes the tests run in: a file's tests stay in one, so that wha
 import gc
 import os
 import pathlib
+import runpy
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as retinanet_tf does, which some tests import after TensorFlow
+# As retinanet_tf does at its import, which some tests make after TensorFlow's.
+runpy.run_path(str(pathlib.Path(__file__).parents[1] / "retinanet_tf" / "before_tensorflow.py"))
 
 import pytest
 

@@ -19,7 +19,8 @@ import tensorflow as tf
 from absl import flags
 
 from experiments import cli
-from experiments.bench.timing import Rows, in_turns, process_memory
+from experiments.bench.memory import process_memory
+from experiments.bench.timing import Rows, in_turns
 from retinanet_tf.box_losses import GIoULoss, SmoothL1Loss
 from retinanet_tf.losses import CrossEntropyLoss, FocalLoss
 from retinanet_tf.mining import mine

@@ -1,10 +1,14 @@
-"""Detectors of others that a benchmark compares with, where they are installed."""
+"""Detectors of others that a benchmark compares with, where they are installed; imports nothing of `retinanet_tf`."""
 
 import atexit
 import importlib.util
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
+
+import numpy as np
 
 
 def keras_hub_detector(num_classes: int = 80):
@@ -27,17 +31,44 @@ def keras_hub_detector(num_classes: int = 80):
     return models.RetinaNetObjectDetector(backbone=backbone, num_classes=num_classes, bounding_box_format="xyxy")
 
 
+def keras_hub_step(example: Mapping[str, np.ndarray]) -> Callable[[], float] | None:
+    """A training step of `keras_hub_detector` as it comes, optimizer and TensorFlow's settings too; None without it.
+
+    example: "images", "boxes" and "labels" as it takes them. A call makes a step and returns the MiB that the model has
+    needed at most so far.
+    """
+    if importlib.util.find_spec("keras_hub") is None:
+        return None
+    scratch = tempfile.TemporaryDirectory()
+    np.savez(path := os.path.join(scratch.name, "example.npz"), **example)
+    answer = _worker("keras_hub_worker", path)
+    atexit.register(scratch.cleanup)
+    return lambda: int(answer()) / 2**20
+
+
 def torchvision_network(side: int) -> Callable[[], object] | None:
     """torchvision's RetinaNet (v1) up to logits and deltas, on one square image; None where it isn't installed."""
     if importlib.util.find_spec("torchvision") is None:
         return None
-    command = [sys.executable, "-m", "experiments.bench.torchvision_worker", str(side)]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    return _worker("torchvision_worker", str(side))
+
+
+def _worker(module: str, argument: str) -> Callable[[], str]:
+    """Starts a module of this folder that answers every line with a line; a call is one such exchange."""
+    from retinanet_tf.before_tensorflow import SET  # here, since a worker that imports this module goes without it
+
+    command = [sys.executable, "-m", f"experiments.bench.{module}", argument]
+    environment = {name: value for name, value in os.environ.items() if name not in SET}
+    worker = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
+    )
+    assert worker.stdin and worker.stdout, "both are pipes"
     atexit.register(worker.kill)
 
-    def forward():
+    def exchange() -> str:
         worker.stdin.write("go\n")
-        if worker.stdout.readline() != "done\n":
-            raise RuntimeError("torchvision's process has ended.")
+        if not (line := worker.stdout.readline()):
+            raise RuntimeError(f"{module} has ended.")
+        return line
 
-    return forward
+    return exchange

@@ -20,7 +20,8 @@ import tensorflow as tf
 from absl import flags
 
 from experiments import cli
-from experiments.bench.timing import hardware, in_turns, process_memory, stack
+from experiments.bench.memory import process_memory
+from experiments.bench.timing import hardware, in_turns, stack
 from retinanet_tf import losses, targets
 from retinanet_tf.anchors import anchors_by_level
 from retinanet_tf.config import AnchorConfig, AssignConfig, DetectConfig

@@ -49,12 +49,6 @@ def hardware() -> str:
     return f"{os.cpu_count()} cores of {model}"
 
 
-def process_memory(field: str) -> int:
-    """Bytes that Linux counts for this process: "VmRSS" now, "VmHWM" at its peak."""
-    with open("/proc/self/status") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith(field))
-
-
 class Rows:
     """Collects {"name", "ours", "peer", "peer_value", "unit", "ratio", "limit", "stack", "hardware"}, printing each."""
 

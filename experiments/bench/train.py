@@ -2,9 +2,10 @@
 
     python -m experiments.bench.train --json=train.json
 
-Compared with keras-hub's RetinaNet where it is installed (Keras 3): as it comes (everything trained, Adam), and with
-the same layers frozen and the same SGD. The floor is the same network's forward and backward with a trivial loss.
-Peak memory is that of a process of its own for each, above what it had before the model was made.
+Compared with keras-hub's RetinaNet where it is installed (Keras 3): as it comes (everything trained, Adam,
+TensorFlow's own settings), and with the same layers frozen, the same SGD and our settings of TensorFlow. The floor is
+the same network's forward and backward with a trivial loss. Peak memory is that of a process of its own for each, above
+what it had before the model was made.
 """
 
 import json
@@ -17,14 +18,15 @@ import tensorflow as tf
 from absl import flags
 
 from experiments import cli
-from experiments.bench.peers import keras_hub_detector
-from experiments.bench.timing import Rows, in_turns, process_memory
+from experiments.bench.memory import process_memory
+from experiments.bench.peers import keras_hub_detector, keras_hub_step
+from experiments.bench.timing import Rows, in_turns
 from retinanet_tf.config_presets import presets
 from retinanet_tf.summary import count
 from retinanet_tf.training import compile_model
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed steps of everything, in turns.")
-_ONLY = flags.DEFINE_enum("only", None, ["ours", "peer", "peer_frozen"], "Print the peak memory of this one alone.")
+_ONLY = flags.DEFINE_enum("only", None, ["ours", "peer_frozen"], "Print the peak memory of this one alone.")
 _SIDE = 512
 _OBJECTS = 8
 
@@ -36,8 +38,8 @@ def main() -> None:
         return
     rows = Rows()
     steps = {"ours": _ours(), "floor": _floor(), "matmul": _matmul()}
-    if (peer := _peer()) is not None:
-        steps |= {"peer": peer, "peer_frozen": _peer(frozen=True)}
+    if (peer := keras_hub_step(dict(zip(("images", "boxes", "labels"), _example(), strict=True)))) is not None:
+        steps |= {"peer": peer, "peer_frozen": _peer_frozen()}
     times = in_turns(steps, _ROUNDS.value)
     name = "training step"
     rows.add(name, times["ours"], "keras-hub, as it comes", times.get("peer"), 0.72)
@@ -46,9 +48,10 @@ def main() -> None:
     seconds, peak = float(np.median(times["ours"])), _MATMUL_FLOP / float(np.median(times["matmul"])) / 1e9
     rows.add_value("images", 1 / seconds, "-", None, "1/s", None)
     rows.add_value("step's convolutions", _flop() / seconds / 1e9, "matmul peak", round(peak, 1), "GFLOP/s", None)
-    memory = {name: _memory(name) for name in ("ours", "peer", "peer_frozen") if name == "ours" or peer is not None}
-    for peer_name, label in (("peer", "keras-hub, as it comes"), ("peer_frozen", "keras-hub, same layers frozen")):
-        rows.add_value("peak memory", memory["ours"], label, memory.get(peer_name), "MiB", 1.0)
+    memory = _memory("ours")
+    theirs = (None, None) if peer is None else (round(peer(), 1), _memory("peer_frozen"))
+    for label, value in zip(("keras-hub, as it comes", "keras-hub, same layers frozen"), theirs, strict=True):
+        rows.add_value("peak memory", memory, label, value, "MiB", 1.0)
     rows.write()
 
 
@@ -86,23 +89,18 @@ def _floor():
     return lambda: [value.numpy() for value in step()]
 
 
-def _peer(frozen: bool = False):
+def _peer_frozen():
     model = keras_hub_detector()
-    if model is None:
-        return None
     images, boxes, labels = _example()
-    settings = {}
-    if frozen:
-        settings["optimizer"] = keras.optimizers.SGD(0.01, momentum=0.9)
-        for layer in model.backbone.image_encoder.layers:
-            stem = layer.name.startswith(("conv1", "stack0"))
-            layer.trainable = not stem and not isinstance(layer, keras.layers.BatchNormalization)
-    model.compile(**settings)
+    for layer in model.backbone.image_encoder.layers:
+        stem = layer.name.startswith(("conv1", "stack0"))
+        layer.trainable = not stem and not isinstance(layer, keras.layers.BatchNormalization)
+    model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9))
     # keras-hub's own train_on_batch wants one tensor for y; its fit calls what Keras' own calls.
     return lambda: keras.Model.train_on_batch(model, images, {"boxes": boxes, "labels": labels})
 
 
-_STEPS = {"ours": _ours, "peer": _peer, "peer_frozen": lambda: _peer(frozen=True)}
+_STEPS = {"ours": _ours, "peer_frozen": _peer_frozen}
 _MATMUL = 2048
 _MATMUL_FLOP = 2 * _MATMUL**3
 

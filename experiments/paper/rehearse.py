@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 from absl import flags
 from tqdm import tqdm
 
@@ -48,8 +47,7 @@ def distinct_jobs(tables: list[str]) -> dict[str, Config]:
 def rehearse(config: Config, model: RetinaNet, pattern: str) -> dict:
     """Three steps of `model.fit`; {"losses", "seconds"} by step."""
     config = config.replace(batch_size=1)
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        model.compile(make_optimizer(config.train), loss=retinanet_losses(config.loss), jit_compile=False)
+    model.compile(make_optimizer(config.train), loss=retinanet_losses(config.loss), jit_compile=False)
     losses, seconds = [], []
     data = load_training_data(config, pattern)
     for step in range(STEPS):
