@@ -78,3 +78,12 @@ def two_devices():
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Commands in forks of one process that has imported TensorFlow; tests of a few start theirs from nothing."""
+    from forked import Forked
+
+    with Forked() as commands:
+        yield commands

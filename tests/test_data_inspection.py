@@ -3,10 +3,7 @@
 import html
 import json
 import os
-import pathlib
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -195,11 +192,9 @@ def test_data_that_is_not_there_is_named(tmp_path):
             visit(data, presets["mini"], tmp_path / "out")
 
 
-def test_the_command_ends_with_status_1_on_errors(tmp_path):
+def test_the_command_ends_with_status_1_on_errors(tmp_path, forked):
     path, images = faulty(tmp_path)
-    command = [sys.executable, "-m", "experiments.inspect_data", f"--data={path}", f"--images={images}"]
-    command += [f"--output={tmp_path / 'out'}", "--preset=mini"]
-    root = pathlib.Path(__file__).parent.parent
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "3 errors" in done.stdout and "report.html" in done.stdout
+    flags = [f"--data={path}", f"--images={images}", f"--output={tmp_path / 'out'}", "--preset=mini"]
+    status, output = forked.run("experiments.inspect_data", flags)
+    assert status == 1 and "Traceback" not in output, output
+    assert "3 errors" in output and "report.html" in output

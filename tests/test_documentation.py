@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from datasets import write_coco
 from documents import PAGES, ROOT
-from forked import Forked
 from published import Published
 
 README = (ROOT / "README.md").read_text()
@@ -24,13 +23,6 @@ TINY_NETWORK = ("--backbone=resnet10_w16", "--fpn_channels=16", "--subnet_channe
 TINY_JOB = ("--image_size=64", "--max_size=96", "--batch_size=2", "--steps=2", "--warmup_steps=1", "--eval_steps=0")
 TINY = ("--preset=mini", "--max_level=5", *TINY_NETWORK, *TINY_JOB, "--checkpoint_steps=2")
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-
-
-@pytest.fixture(scope="module")
-def forked():
-    """The commands' process."""
-    with Forked() as commands:
-        yield commands
 
 
 @pytest.fixture

@@ -1,14 +1,9 @@
 """The figures that formulas give: their points against the formulas written out in numpy."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def sigmoid(x):
@@ -42,14 +37,12 @@ FIGURES = {
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """The folder that the three commands wrote, side by side."""
+def drawn(tmp_path_factory, forked):
+    """The folder that the three commands wrote."""
     folder = tmp_path_factory.mktemp("figures")
-    started = [
-        subprocess.Popen([sys.executable, "-m", f"experiments.paper.{name}", f"--output={folder}"], cwd=ROOT)
-        for name in FIGURES
-    ]
-    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    for name in FIGURES:
+        status, output = forked.run(f"experiments.paper.{name}", [f"--output={folder}"])
+        assert status == 0, output
     return folder
 
 

@@ -3,7 +3,6 @@
 import importlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -73,14 +72,12 @@ def test_the_papers_scale_is_the_papers_configuration():
     assert row.paper == (34.0, 52.5, 36.5)
 
 
-def test_a_dry_run_prints_jobs_that_train_understands(tmp_path):
+def test_a_dry_run_prints_jobs_that_train_understands(tmp_path, forked):
     """Two rows, two seeds: four flagfiles, none run; the first one is parsed back into the row's configuration."""
-    command = [sys.executable, "-m", "experiments.paper.table_1a", "--scale=paper", "--rows=3,6", "--seeds=0,1"]
-    done = subprocess.run(
-        [*command, "--dry_run", "--data=d", f"--runs={tmp_path}"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    jobs = done.stdout.split("# table_1a, ")[1:]
+    flags = ["--scale=paper", "--rows=3,6", "--seeds=0,1", "--dry_run", "--data=d", f"--runs={tmp_path}"]
+    status, output = forked.run("experiments.paper.table_1a", flags)
+    assert status == 0, output
+    jobs = output.split("# table_1a, ")[1:]
     assert [job.splitlines()[0] for job in jobs] == [
         "row 3 (α = 0.75), seed 0",
         "row 6 (α = 0.999), seed 0",
@@ -92,10 +89,9 @@ def test_a_dry_run_prints_jobs_that_train_understands(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_wrong_rows_are_named():
-    command = [sys.executable, "-m", "experiments.paper.table_3", "--rows=9", "--dry_run"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "--rows=9: table_3 has rows 0 to 3." in done.stderr
+def test_wrong_rows_are_named(forked):
+    status, output = forked.run("experiments.paper.table_3", ["--rows=9", "--dry_run"])
+    assert status == 1 and "--rows=9: table_3 has rows 0 to 3." in output
 
 
 @pytest.mark.parametrize("system", ["slurm", "kubernetes", "shell"])

@@ -5,8 +5,6 @@ import io
 import json
 import re
 import resource
-import subprocess
-import sys
 from concurrent import futures
 from pathlib import Path
 
@@ -138,24 +136,23 @@ def test_sixteen_clients_each_get_their_own_answer(detector, folder):
     assert max(servable.sizes) > 1, "requests were batched, or the test shows nothing"
 
 
-def test_client_command(servable, detector, tmp_path):
+def test_client_command(servable, detector, tmp_path, forked):
     """Lines for people, JSON for programs; a file that isn't there is a sentence and status 1."""
     (tmp_path / "a.png").write_bytes(encode(picture(2)))
     wanted = expected(detector, [picture(2)])
 
     def run(*arguments):
-        command = [sys.executable, "-m", "experiments.client", *map(str, arguments)]
-        return subprocess.run(command, cwd=SERVING.parent, capture_output=True, text=True, check=False)
+        return forked.run("experiments.client", arguments)
 
     with rest_server(servable) as address:
         output = tmp_path / "found.json"
-        done = run(f"--image={tmp_path / 'a.png'}", f"--server={address}", "--rest", f"--output={output}")
-        assert done.returncode == 0, done.stderr
+        status, printed = run(f"--image={tmp_path / 'a.png'}", f"--server={address}", "--rest", f"--output={output}")
+        assert status == 0, printed
         check([entry["detections"] for entry in json.loads(output.read_text())], wanted)
-        assert f"{len(wanted[0])} detections" in done.stdout and wanted[0][0]["category"] in done.stdout
-        missing = run("--image=missing.jpg", f"--server={address}", "--rest")
-    assert missing.returncode == 1 and "Traceback" not in missing.stderr
-    assert "missing.jpg can't be read" in missing.stderr.splitlines()[-1]
+        assert f"{len(wanted[0])} detections" in printed and wanted[0][0]["category"] in printed
+        status, printed = run("--image=missing.jpg", f"--server={address}", "--rest")
+    assert status == 1 and "Traceback" not in printed
+    assert "missing.jpg can't be read" in printed.splitlines()[-1]
 
 
 def test_warm_up_is_replayed_before_the_first_answer(servable):
