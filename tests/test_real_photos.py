@@ -51,8 +51,8 @@ def test_a_small_network_finds_the_boxes_of_the_photos_it_saw(coco, tmp_path):
         flip=0.0,
         learning_rate=4e-3,
         warmup_steps=20,
-        steps=160,
-        checkpoint_steps=160,
+        steps=100,
+        checkpoint_steps=100,
     )
     pattern = str(coco / "four-*.tfrecord")
     model = rn.train(config, data=pattern, run_dir=str(tmp_path / "run"), verbose=2)
