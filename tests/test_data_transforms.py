@@ -127,6 +127,13 @@ def test_a_whole_batch_on_its_canvas_is_padding_one_by_one(tall):
     assert not objects["boxes"].numpy()[2].any()
 
 
+def test_the_plain_part_of_a_canvas_is_no_copy():
+    canvas = CanvasBatch(32, 64, MEAN)
+    whole = np.asarray(memoryview(canvas._plain))
+    for part in canvas._around(tf.zeros((20, 48, 3)), tf.constant(32), tf.constant(64)):
+        assert np.shares_memory(np.asarray(memoryview(part)), whole)
+
+
 def test_shifting_moves_image_and_boxes_together():
     image = np.zeros((30, 40, 3), np.float32)
     image[4:20, 10:25] = 255

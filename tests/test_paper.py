@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.paper import launch, rehearse, report, study
+from experiments.paper import launch, rehearse, report, study, table_1e
 from retinanet_tf.config_presets import presets
+from retinanet_tf.detector import Detector
+from retinanet_tf.model import RetinaNet
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTS = {
@@ -142,3 +144,17 @@ def test_a_finished_row_is_collected_beside_the_papers_numbers(tmp_path):
     assert lines[-1].startswith("| α = 2 | – | 10.0 |") and lines[-1].endswith("| 2 | 1 |")
     assert json.loads((tmp_path / "table_x.json").read_text())["rows"] == rows
     assert (tmp_path / "table_x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_1e_times_the_whole_detector_on_one_picture_of_its_size(monkeypatch):
+    model = RetinaNet(num_classes=1, backbone="resnet10_w16", fpn_channels=8, subnet_channels=8, subnet_depth=1)
+    seen = []
+
+    class Counted(Detector):
+        def __call__(self, images):
+            seen.append([image.shape for image in images])
+            return super().__call__(images)
+
+    monkeypatch.setattr(table_1e.runs, "load_detector", lambda _: Counted(model, image_size=64, max_size=64))
+    assert table_1e.milliseconds(Path("run"), repetitions=2)["ms_an_image"] > 0
+    assert seen == [[(64, 64, 3)]] * 5

@@ -32,11 +32,12 @@ _BOXES_AN_IMAGE = 10
 
 # Runs in a process of its own, so that its peak memory is its own.
 _CHILD = """
-import resource, sys, time
+import sys, time
+from experiments.bench.memory import process_memory
 from retinanet_tf.data.prepare import prepare
 start = time.perf_counter()
 prepare(sys.argv[1], sys.argv[2], sys.argv[3], verify="header", progress=False)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(time.perf_counter() - start, process_memory("VmHWM"))
 """
 
 

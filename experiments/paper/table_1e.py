@@ -42,7 +42,7 @@ def milliseconds(run_dir: Path, repetitions: int = 30) -> dict[str, float]:
     times = []
     for _ in range(repetitions + 3):
         start = time.perf_counter()
-        detector(picture)
+        detector([picture])
         times.append(1e3 * (time.perf_counter() - start))
     return {"ms_an_image": round(statistics.median(times[3:]), 2)}
 

@@ -18,7 +18,7 @@ class CanvasBatch:
         self.short, self.long = short, long
         with tf.device("/CPU:0"):
             # Flat, so that its beginning can be taken without a copy: TensorFlow lets a slice share its tensor's memory
-            # if it begins aligned, which for (N, 3) it takes three floats never to do.
+            # if it ends at a multiple of 16 floats, as most do here; of (N, 3) it would never.
             self._plain = tf.constant(np.tile(np.array(pixel_mean, np.float32), short * long))
 
     def fill(
