@@ -13,7 +13,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # As retinanet_tf does at its import, which some tests make after TensorFlow's.
 runpy.run_path(str(pathlib.Path(__file__).parents[1] / "retinanet_tf" / "before_tensorflow.py"))
 
-import pytest
+import pytest  # noqa: E402
 
 LONGEST = ("test_training.py", "test_real_photos.py", "test_pretrained.py", "test_jobs.py")
 """Files that begin first where several processes share the tests, so that none is left alone with one at the end."""

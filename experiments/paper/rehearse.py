@@ -2,9 +2,10 @@
 
     python -m experiments.paper.rehearse --data='shards/train-*.tfrecord'
 
-Everything is the paper's but what needs its hardware and its weights: one image a step instead of 16, and fresh weights
-where ImageNet's belong. Jobs of one network share it and begin with the same weights, so that their first losses can be
-compared. Finished jobs are in the result, OUTPUT/paper/rehearsal.json, and aren't repeated; --tables takes a few.
+Everything is the paper's but what needs its hardware and its weights: one image a step instead of 16, fresh weights
+where ImageNet's belong, and with --shrink smaller images. Jobs of one network share it and begin with the same weights,
+so that their first losses can be compared. Finished jobs are in the result, OUTPUT/paper/rehearsal.json, and aren't
+repeated; --tables takes a few.
 """
 
 import importlib
@@ -28,6 +29,7 @@ from retinanet_tf.optimization import make_optimizer
 from retinanet_tf.training import load_training_data
 
 TABLES = flags.DEFINE_list("tables", list(study.STUDIES), "Studies to rehearse.")
+SHRINK = flags.DEFINE_integer("shrink", 1, "Divide the images' sides by this, where a step takes a minute.", 1)
 STEPS = 3
 
 
@@ -44,9 +46,10 @@ def distinct_jobs(tables: list[str]) -> dict[str, Config]:
     return dict(sorted(found.items(), key=lambda item: str((item[1].model, item[1].anchors))))
 
 
-def rehearse(config: Config, model: RetinaNet, pattern: str) -> dict:
-    """Three steps of `model.fit`; {"losses", "seconds"} by step."""
-    config = config.replace(batch_size=1)
+def rehearse(config: Config, model: RetinaNet, pattern: str, shrink: int = 1) -> dict:
+    """Three steps of `model.fit`; {"image_size", "losses" and "seconds" by step}."""
+    size, longest = (side // shrink for side in (config.model.image_size, config.model.max_size))
+    config = config.replace(batch_size=1, image_size=size, max_size=longest)
     model.compile(make_optimizer(config.train), loss=retinanet_losses(config.loss), jit_compile=False)
     losses, seconds = [], []
     data = load_training_data(config, pattern)
@@ -55,7 +58,7 @@ def rehearse(config: Config, model: RetinaNet, pattern: str) -> dict:
         history = model.fit(data.skip(step).take(1), verbose=0).history
         seconds.append(round(time.perf_counter() - start, 2))
         losses.append({name: round(float(history[name][0]), 5) for name in history if name.endswith("loss")})
-    return {"losses": losses, "seconds": seconds}
+    return {"image_size": size, "losses": losses, "seconds": seconds}
 
 
 def main() -> None:
@@ -79,7 +82,7 @@ def main() -> None:
         model.normalizer, model.assign_config = config.loss.normalizer, config.assign
         names = ("mining", "mining_examples", "mining_nms")
         model.mining = {field: getattr(config.loss, field) for field in names}
-        done[name] = rehearse(config, model, study.DATA.value)
+        done[name] = rehearse(config, model, study.DATA.value, SHRINK.value)
         heading = {"steps": STEPS, "batch_size": 1, "data": study.DATA.value, "made_by": runs.provenance()}
         files.write_json(path, {**heading, "jobs": done})
 
