@@ -1,6 +1,6 @@
 """COCO's twelve numbers of a trained detector, or of detections that are there already.
 
-    python -m experiments.evaluate --checkpoint=runs/mine --shards='data/coco/val-*.tfrecord' --output=runs/mine/val
+    python -m experiments.evaluate --checkpoint=runs/mine --data='data/coco/val-*.tfrecord' --output=runs/mine/val
     python -m experiments.evaluate --results=detections.json --annotations=instances_val2017.json
 
 writes to OUTPUT metrics.json (the numbers, AP by category), detections.json (COCO's result format), and the plots
@@ -16,8 +16,8 @@ from retinanet_tf.data.files import read_text
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation import evaluate, report, score_results
 
-_SHARDS = flags.DEFINE_string("shards", None, "Pattern of the split's shards, as prepare_data wrote them.")
-_ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances JSON, instead of shards.")
+_DATA = flags.DEFINE_string("data", None, "Pattern of the split's shards, as prepare_data wrote them.")
+_ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances JSON, instead of --data.")
 _IMAGES = flags.DEFINE_string("images", None, "Folder of the images of --annotations.")
 _RESULTS = flags.DEFINE_string("results", None, "Score this file of detections (COCO's result format) instead.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics, detections and plots; none writes nothing.")
@@ -29,11 +29,11 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images that go through the 
 
 def main() -> None:
     """Evaluates and prints the numbers, in per cent."""
-    if (_SHARDS.value is None) == (_ANNOTATIONS.value is None):
-        raise InputError("give either --shards or --annotations (with --images) to evaluate on.")
+    if (_DATA.value is None) == (_ANNOTATIONS.value is None):
+        raise InputError("give either --data or --annotations (with --images) to evaluate on.")
     if (detector_flags.CHECKPOINT.value is None) == (_RESULTS.value is None):
         raise InputError("give either --checkpoint to evaluate or --results to score.")
-    source = _SHARDS.value or _ANNOTATIONS.value
+    source = _DATA.value or _ANNOTATIONS.value
     written = {"output": _OUTPUT.value, "submission": _SUBMISSION.value}
     if _SUBMISSION.value and not _OUTPUT.value:
         raise InputError("--submission needs --output, the folder that its file is written to.")

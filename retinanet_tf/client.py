@@ -11,7 +11,6 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from retinanet_tf.errors import InputError
@@ -117,7 +116,7 @@ def _ask_rest(images: list[bytes], server: str, model: str, version: int | None,
 
 def _last_line(message: str | None) -> str:
     """What a server's message says, without the graph's nodes around an assertion."""
-    text = message or "no reason given"
+    text = (message or "").strip() or "no reason given"
     if "images[" in text:
         return text[text.index("images[") :].split("\n")[0].split(".]")[0].split("\\n")[0].rstrip("]. ") + "."
-    return np.array(text.strip().splitlines())[-1]
+    return text.splitlines()[-1]

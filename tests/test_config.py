@@ -126,3 +126,34 @@ def test_a_batch_size_flag_scales_what_no_other_flag_sets(parsed):
     config = parsed("--batch_size=8", "--steps=100")
     assert (config.train.learning_rate, config.train.steps) == (0.005, 100)
     assert config.train.decay_steps == (120_000, 160_000)
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"prior": 0.0}, r"prior=0.0 must lie in \(0, 1\)\."),
+        ({"positive_iou": 1.1}, r"positive_iou=1.1 must lie in \(0, 1\]\."),
+        ({"steps": 0}, r"steps=0 must lie in \[1, inf\)\."),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must lie in"),
+        ({"gamma": float("inf")}, "gamma=inf must lie in"),
+        ({"anchor_ratios": (0.5, -1.0)}, r"anchor_ratios=0.5,-1.0 must lie in \(0, inf\)\."),
+        ({"anchor_scales": ()}, "need at least one number each"),
+        ({"pixel_mean": (1.0, 2.0)}, "pixel_mean=1.0,2.0 must be 3 numbers"),
+        ({"negative_iou": 0.6}, "negative_iou=0.6 must be at most positive_iou=0.5"),
+        ({"scale_jitter": (1.2, 0.8)}, "scale_jitter=1.2,0.8 must name the smaller first"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(change, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Config().replace(**change)
+
+
+def test_every_number_has_a_range_and_every_default_lies_in_it():
+    """Only pyramid levels, which the pyramid checks itself, and mean pixels have none."""
+    fields = [field for section in dataclasses.fields(Config) for field in dataclasses.fields(section.type)]
+
+    def is_number(value):
+        return isinstance(value[0] if isinstance(value, tuple) else value, int | float) and not isinstance(value, bool)
+
+    free = {field.name for field in fields if is_number(field.default) and not field.metadata["within"]}
+    assert free == {"min_level", "max_level", "pixel_mean"}
