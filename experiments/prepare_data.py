@@ -18,6 +18,7 @@ from experiments import cli
 from retinanet_tf.data.images import ImagePolicy
 from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.data.prepare import prepare
+from retinanet_tf.data.rules import doubt_format
 from retinanet_tf.data.sources import read_source
 from retinanet_tf.errors import InputError
 
@@ -86,6 +87,8 @@ def main() -> None:
     for kind, count in summary["counts"].items():
         if count:
             print(f"  {count} {kind.replace('_', ' ')} {summary['meaning'][kind]}")
+    if doubt := doubt_format(summary["counts"]["clipped_boxes"], summary["boxes"]):
+        print(f"warning: {doubt}")
     print(f"Everything by name: {os.path.join(_OUTPUT.value, _NAME.value)}.summary.json")
 
 

@@ -15,10 +15,12 @@ from retinanet_tf.anchors import anchors_by_level
 from retinanet_tf.config import AnchorConfig
 from retinanet_tf.config_presets import presets
 from retinanet_tf.data import reach
+from retinanet_tf.data.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.coco import read_coco
 from retinanet_tf.data.index import read_index
 from retinanet_tf.data.inspection import inspect
 from retinanet_tf.data.inspection_page import text_page
+from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.data.prepare import prepare
 from retinanet_tf.doctor import visit
 from retinanet_tf.errors import InputError
@@ -118,6 +120,20 @@ def test_planted_faults_are_found_and_counted(tmp_path):
     page = text_page(found)
     for words in ("3 errors", "Settings that reach more", "objects an image", "annotations 1 and 2: IoU 0.98"):
         assert words in page
+
+
+@pytest.mark.parametrize(
+    "corner, sentence",
+    [(90.0, ""), (150.0, "2 of 2 boxes overhang their images"), (0.9, "every box lies between 0 and 1")],
+)
+def test_boxes_of_another_format_are_doubted(corner, sentence):
+    """Two boxes from (60, 60) to (90, 90): as they are, with corners taken for sides, and as shares of the image."""
+    first = 0.6 if corner < 1 else 60.0
+    boxes = np.array([[first, first, corner, corner]] * 2) - [[0] * 4, [0.1] * 4]
+    image = ImageAnnotations(1, "a.jpg", 100, 100, boxes, np.ones(2, int), np.ones(2), np.zeros(2, bool), np.arange(2))
+    found = inspect(Annotations("mine.json", [image], LabelMap([1], ["thing"])), presets["paper"])
+    said = [line for line in [*found.errors, *found.warnings[:1]] if "overhang" in line or "between" in line]
+    assert len(said) == bool(sentence) and sentence in " ".join(said)
 
 
 def test_the_real_dataset_gives_known_numbers(test_data):

@@ -271,6 +271,11 @@ def bad(tmp_path, case):
     if case == "no box":
         path.write_text(json.dumps(content | {"annotations": []}))
         return arguments, "instances.json has no box at all"
+    if case == "shares":
+        for entry in content["annotations"]:
+            entry["bbox"] = [0.25, 0.25, 0.5, 0.75]
+        path.write_text(json.dumps(content))
+        return arguments, "instances.json: every box lies between 0 and 1"
     if case == "truncated image":
         (images / "000002.jpg").write_bytes((images / "000002.jpg").read_bytes()[:-200])
         return arguments, "000002.jpg doesn't decode"
@@ -289,8 +294,8 @@ def bad(tmp_path, case):
     return arguments | {"limit": 0}, "--limit=0"
 
 
-CASES = ["missing annotations", "missing image", "missing folder", "no box", "truncated image", "wrong size"]
-CASES += ["other labels", "output is a file", "a name with a slash", "limit"]
+CASES = ["missing annotations", "missing image", "missing folder", "no box", "shares", "truncated image"]
+CASES += ["wrong size", "other labels", "output is a file", "a name with a slash", "limit"]
 
 
 @pytest.mark.parametrize("case", CASES)
