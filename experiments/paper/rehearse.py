@@ -2,8 +2,8 @@
 
     python -m experiments.paper.rehearse --data='shards/train-*.tfrecord'
 
-Everything is the paper's but what needs its hardware and its weights: one image a step instead of 16, fresh weights
-where ImageNet's belong, and with --shrink smaller images. Jobs of one network share it and begin with the same weights,
+Everything is the paper's but what needs its hardware and its weights: one image a step instead of 16 (the learning rate
+by the linear rule), fresh weights where ImageNet's belong, and with --shrink smaller images. Jobs of one network share it and begin with the same weights,
 so that their first losses can be compared. Finished jobs are in the result, OUTPUT/paper/rehearsal.json, and aren't
 repeated; --tables takes a few.
 """
@@ -47,9 +47,9 @@ def distinct_jobs(tables: list[str]) -> dict[str, Config]:
 
 
 def rehearse(config: Config, model: RetinaNet, pattern: str, shrink: int = 1) -> dict:
-    """Three steps of `model.fit`; {"image_size", "losses" and "seconds" by step}."""
+    """Three steps of `model.fit`; {"image_size", "learning_rate", "losses" and "seconds" by step}."""
     size, longest = (side // shrink for side in (config.model.image_size, config.model.max_size))
-    config = config.replace(batch_size=1, image_size=size, max_size=longest)
+    config = config.scaled_to_batch(1).replace(image_size=size, max_size=longest)
     model.compile(make_optimizer(config.train), loss=retinanet_losses(config.loss), jit_compile=False)
     losses, seconds = [], []
     data = load_training_data(config, pattern)
@@ -58,7 +58,7 @@ def rehearse(config: Config, model: RetinaNet, pattern: str, shrink: int = 1) ->
         history = model.fit(data.skip(step).take(1), verbose=0).history
         seconds.append(round(time.perf_counter() - start, 2))
         losses.append({name: round(float(history[name][0]), 5) for name in history if name.endswith("loss")})
-    return {"image_size": size, "losses": losses, "seconds": seconds}
+    return {"image_size": size, "learning_rate": config.train.learning_rate, "losses": losses, "seconds": seconds}
 
 
 def main() -> None:
