@@ -25,3 +25,8 @@ SET = {name: value for name, value in _settings().items() if name not in os.envi
 """What was set here, because nobody else had."""
 
 os.environ.update(SET)
+
+
+def as_it_came() -> dict[str, str]:
+    """The environment without what was set here, for a process that shall decide for itself."""
+    return {name: value for name, value in os.environ.items() if name not in SET}

@@ -14,8 +14,9 @@ NAMES = ("TF_ENABLE_ONEDNN_OPTS", "TF_CPU_ALLOCATOR_USE_BFC", "TF_CPU_BFC_MEM_LI
 def settings_beside(monkeypatch: pytest.MonkeyPatch, **chosen: str) -> dict[str, str]:
     """What the module sets in an environment that has `chosen` alone."""
     monkeypatch.setattr(os, "environ", dict(chosen))
-    ours = runpy.run_path(before_tensorflow.__file__)["SET"]
-    assert os.environ == chosen | ours
+    module = runpy.run_path(before_tensorflow.__file__)
+    ours = module["SET"]
+    assert os.environ == chosen | ours and module["as_it_came"]() == chosen
     return ours
 
 

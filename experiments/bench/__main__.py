@@ -17,6 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
+from retinanet_tf.before_tensorflow import as_it_came
 from retinanet_tf.data import files
 from retinanet_tf.errors import InputError
 from retinanet_tf.visualize import new_figure, save_figure
@@ -41,7 +42,8 @@ def main() -> None:
         print(f"=== {name}", flush=True)
         result = f"--output={folder}" if name == "scaling" else f"--json={folder / f'{name}_{STEM}.json'}"
         photos = [f"--images={_IMAGES.value}"] if _IMAGES.value and name in ("input", "prepare_data") else []
-        subprocess.run([sys.executable, "-m", f"experiments.bench.{name}", result, *photos], check=True)
+        command = [sys.executable, "-m", f"experiments.bench.{name}", result, *photos]
+        subprocess.run(command, check=True, env=as_it_came())
     rows = [
         {"benchmark": name, **row}
         for name in BENCHMARKS

@@ -55,12 +55,11 @@ def torchvision_network(side: int) -> Callable[[], object] | None:
 
 def _worker(module: str, argument: str) -> Callable[[], str]:
     """Starts a module of this folder that answers every line with a line; a call is one such exchange."""
-    from retinanet_tf.before_tensorflow import SET  # here, since a worker that imports this module goes without it
+    from retinanet_tf.before_tensorflow import as_it_came  # here: a worker that imports this module goes without it
 
     command = [sys.executable, "-m", f"experiments.bench.{module}", argument]
-    environment = {name: value for name, value in os.environ.items() if name not in SET}
     worker = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=as_it_came()
     )
     assert worker.stdin and worker.stdout, "both are pipes"
     atexit.register(worker.kill)
