@@ -18,8 +18,8 @@ import pytest  # noqa: E402
 LONGEST = ("test_training.py", "test_real_photos.py", "test_pretrained.py", "test_jobs.py")
 """Files that begin first where several processes share the tests, so that none is left alone with one at the end."""
 
-GIGABYTES_A_WORKER = 4
-"""An allowance: after most of the files, processes held 2.4 to 2.7."""
+GIGABYTES_A_WORKER = 6
+"""An allowance: the one that has the real photos held 5.5, the other 2.2."""
 
 
 @pytest.hookimpl(optionalhook=True)

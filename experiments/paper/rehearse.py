@@ -62,7 +62,11 @@ def rehearse(config: Config, model: RetinaNet, pattern: str, shrink: int = 1) ->
 
 
 def main() -> None:
-    """Runs what is missing, writing after each job."""
+    """Runs what is missing, writing after each job; with --dry_run prints every job as a flagfile."""
+    if study.DRY_RUN.value:
+        for name, config in distinct_jobs(TABLES.value).items():
+            print(f"# {name}\n{runs.flagfile(config)}")
+        return
     if not study.DATA.value:
         raise InputError("--data is missing: a pattern of prepared shards of COCO photos (80 classes).")
     path = Path(study.OUTPUT.value) / "paper" / "rehearsal.json"
