@@ -9,9 +9,7 @@ import sys
 
 def _settings() -> dict[str, str]:
     """Environment variables by name."""
-    # TensorFlow's own default leaves oneDNN off on CPUs without AVX-512 VNNI. There convolutions are slower, and
-    # grouped ones (ResNeXt) have no gradient at all.
-    settings = {"TF_ENABLE_ONEDNN_OPTS": "1"}
+    settings: dict[str, str] = {}
     if sys.platform == "linux":
         # A batch of images is larger than what the C library keeps for the next (32 MB): its memory goes back to Linux
         # and comes anew, page after page, which can cost more than decoding the images. TensorFlow's allocator for
