@@ -1,25 +1,20 @@
-"""What TensorFlow reads once, at its import: `retinanet_tf` imports this module first.
+"""What TensorFlow reads from the environment once, before it takes memory: `retinanet_tf` imports this module first.
 
-Whoever imports TensorFlow before `retinanet_tf`, or sets the variables, decides.
+Whoever has used TensorFlow before, or sets the variables, decides.
 """
 
 import os
 import sys
 
+# A batch of images is larger than what the C library keeps for the next (32 MB): its memory goes back to Linux and
+# comes anew, page after page, which can cost more than decoding the images. TensorFlow's allocator for accelerators,
+# used for the CPU's memory too, keeps what it got. Its limit would be 64 GB.
+_SETTINGS = {}
+if sys.platform == "linux":
+    _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    _SETTINGS = {"TF_CPU_ALLOCATOR_USE_BFC": "1", "TF_CPU_BFC_MEM_LIMIT_IN_MB": str(_MEMORY)}
 
-def _settings() -> dict[str, str]:
-    """Environment variables by name."""
-    settings: dict[str, str] = {}
-    if sys.platform == "linux":
-        # A batch of images is larger than what the C library keeps for the next (32 MB): its memory goes back to Linux
-        # and comes anew, page after page, which can cost more than decoding the images. TensorFlow's allocator for
-        # accelerators, used for the CPU's memory too, keeps what it got. Its limit would be 64 GB.
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-        settings |= {"TF_CPU_ALLOCATOR_USE_BFC": "1", "TF_CPU_BFC_MEM_LIMIT_IN_MB": str(memory)}
-    return settings
-
-
-SET = {name: value for name, value in _settings().items() if name not in os.environ}
+SET = {name: value for name, value in _SETTINGS.items() if name not in os.environ}
 """What was set here, because nobody else had."""
 
 os.environ.update(SET)

@@ -4,6 +4,8 @@ One pass makes the tensors that a source would store (random, batch statistics i
 the source would: nothing here knows the package's tables, layers or orders.
 """
 
+import pickle
+
 import numpy as np
 import tensorflow as tf
 
@@ -180,3 +182,9 @@ class Published:
         logits = [self.head(level, "cls", self.columns) for level in levels]
         deltas = [self.head(level, "bbox", 4) for level in levels]
         return np.concatenate(logits), np.concatenate(deltas)
+
+
+def write(path, tensors, wrap=None):
+    """A pickle as the two programs write them; returns its path."""
+    path.write_bytes(pickle.dumps({wrap: tensors} if wrap else tensors, protocol=2))
+    return path

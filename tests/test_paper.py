@@ -5,10 +5,13 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.paper import launch, rehearse, report, study, table_1e
 from retinanet_tf.config_presets import presets
+from retinanet_tf.data import shapes
+from retinanet_tf.data.prepare import prepare
 from retinanet_tf.detector import Detector
 from retinanet_tf.model import RetinaNet
 
@@ -116,6 +119,20 @@ def test_all_distinct_jobs_are_rehearsed_once():
     rows = [study.resolve(table, row, "paper", 0) for table in map(load, COUNTS) for row in table.rows]
     assert all(config in jobs.values() for config in rows)
     assert len(set(map(repr, jobs.values()))) == len(jobs) < len(rows)
+
+
+def test_a_rehearsal_is_three_steps_of_one_image_at_the_linear_rules_rate(tmp_path):
+    splits = shapes.generate(tmp_path / "coco", num_train=4, num_val=1, image_size=64)
+    prepare(splits["train"].annotations, splits["train"].images, tmp_path, "train", shards=1, progress=False)
+    network = {"backbone": "resnet10_w16", "fpn_channels": 8, "subnet_channels": 8, "max_level": 5}
+    config = presets["mini"].replace(**network, image_size=128, max_size=256, warmup_steps=0)
+    model = RetinaNet.from_config(config)
+    before = model.get_weights()
+    found = rehearse.rehearse(config, model, str(tmp_path / "train-*.tfrecord"), shrink=2)
+    assert (found["image_size"], found["learning_rate"]) == (64, config.train.learning_rate / config.data.batch_size)
+    losses = [step["loss"] for step in found["losses"]]
+    assert len(losses) == len(set(losses)) == 3 and np.isfinite(losses).all()
+    assert any((old != new).any() for old, new in zip(before, model.get_weights(), strict=True))
 
 
 def test_a_finished_row_is_collected_beside_the_papers_numbers(tmp_path):

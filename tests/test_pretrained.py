@@ -1,9 +1,7 @@
 """Checkpoints of others, made in their own names: the imported network answers what theirs does."""
 
-import collections
 import json
 import os
-import pickle
 from pathlib import Path
 
 import keras
@@ -11,15 +9,13 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from published import Published
+from published import Published, write
 
 import retinanet_tf as rn
 from retinanet_tf import pretrained, runs
-from retinanet_tf.data import shapes
 from retinanet_tf.pretrained import importing, reading
 from retinanet_tf.pretrained.coco_labels import COCO
 from retinanet_tf.pretrained.importing import class_columns
-from retinanet_tf.pretrained.loading import assign
 
 RNG = np.random.default_rng(0)
 CASES = {
@@ -53,11 +49,6 @@ def detectron2():
     """A checkpoint of detectron2 and its class logits and box deltas on IMAGE."""
     theirs = Published("detectron2")
     return theirs, *theirs.outputs(IMAGE)
-
-
-def write(path, tensors, wrap=None):
-    path.write_bytes(pickle.dumps({wrap: tensors} if wrap else tensors, protocol=2))
-    return path
 
 
 def close(ours, expected):
@@ -202,54 +193,6 @@ def test_a_backbone_starts_a_detector_and_is_no_detector(imagenet):
         pretrained.initialize(rn.RetinaNet(num_classes=3, pixel_mean=(0, 0, 0)), folder)
 
 
-SMALL = {"backbone": "resnet10_w16", "fpn_channels": 16, "subnet_channels": 16, "subnet_depth": 1}
-
-
-@pytest.fixture
-def trained(tmp_path):
-    """A run directory of a small detector of 3 classes, as training leaves it."""
-    config = rn.presets["paper"].replace(num_classes=3, **SMALL)
-    labels = rn.data.LabelMap([1, 2, 3], ["a", "b", "c"])
-    runs.start(tmp_path / "run", config, labels, data="data", validation="")
-    model = rn.RetinaNet.from_config(config)
-    model.set_weights([RNG.normal(0, 0.1, value.shape).astype(np.float32) for value in model.get_weights()])
-    runs.save_weights(model, tmp_path / "run" / runs.WEIGHTS)
-    return model, tmp_path / "run", labels
-
-
-def test_the_backbone_of_a_job_starts_a_detector_of_another_shape(trained, tmp_path):
-    """What `keep_backbone` wrote fills the stem and the stages, and nothing else, whatever pyramid and subnets are."""
-    model, run_dir, _ = trained
-    report = pretrained.keep_backbone(run_dir, tmp_path / "backbone")
-    assert report.parts == "backbone" and all(name.startswith(("stem", "stage")) for name in report.matched)
-    settings = {**SMALL, "fpn_channels": 24, "subnet_depth": 2}
-    other = rn.RetinaNet.from_config(rn.presets["paper"].replace(num_classes=7, **settings))
-    found = pretrained.initialize(other, tmp_path / "backbone")
-    assert set(found.matched) == set(report.matched)
-    for name in ("stem_conv", "stage5_block0_2_conv"):
-        np.testing.assert_array_equal(other.get_layer(name).kernel, model.get_layer(name).kernel)
-    with pytest.raises(rn.InputError, match="backbone alone"):
-        rn.load_detector(tmp_path / "backbone")
-
-
-def test_other_classes_keep_everything_but_the_last_class_convolution(trained):
-    before, run, labels = trained
-    model = rn.RetinaNet(num_classes=5, **SMALL)
-    report = pretrained.initialize(model, run)
-    assert report.missing == ["class_subnet/predictor/kernel", "class_subnet/predictor/bias"]
-    assert "3 categories there, 5 here" in str(report)
-    for name in ("stem_conv", "fpn_p7"):
-        np.testing.assert_array_equal(model.get_layer(name).get_weights()[0], before.get_layer(name).get_weights()[0])
-    np.testing.assert_allclose(model.get_layer("class_subnet").predictor.bias, -np.log(99), rtol=1e-6)
-
-    same = rn.RetinaNet(num_classes=3, **SMALL)
-    assert not pretrained.initialize(same, run, labels).missing
-    for mine, theirs in zip(same.get_weights(), before.get_weights(), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-    renamed = rn.data.LabelMap([1, 2, 3], ["a", "b", "other"])
-    assert len(pretrained.initialize(same, run, renamed).missing) == 2
-
-
 def test_detectron2s_network_as_one_file(detectron2, tmp_path):
     theirs, logits, deltas = detectron2
     tensors = {**theirs.tensors, "pixel_mean": np.float32([103.53, 116.28, 123.675]).reshape(3, 1, 1)}
@@ -286,40 +229,6 @@ def test_what_is_not_what_source_says_is_refused(detectron2, tmp_path):
     refused("detectron2", {**theirs.tensors, name: np.ones(7)}, tmp_path, rf"{name} has shape \(7,\).*wants \(1024,\)")
 
 
-def test_nothing_is_assigned_where_one_tensor_is_wrong():
-    model = rn.RetinaNet(num_classes=3, **SMALL)
-    before = model.get_layer("fpn_p7").get_weights()[1]
-    for array, match in ((np.full(16, np.nan), "their.b holds values that are not finite"), (np.ones(4), "wants")):
-        arrays = {"fpn_p7/bias": np.ones(16), "fpn_p6/bias": array}
-        with pytest.raises(rn.InputError, match=match):
-            assign(model, arrays, "f.pkl", {"fpn_p6/bias": "their.b"})
-    with pytest.raises(rn.InputError, match="their.c is for fpn_p8/bias, which this network doesn't have"):
-        assign(model, {"fpn_p8/bias": np.ones(16)}, "f.pkl", {"fpn_p8/bias": "their.c"})
-    np.testing.assert_array_equal(model.get_layer("fpn_p7").get_weights()[1], before)
-
-
-class Harm:
-    """What a pickle can do."""
-
-    def __reduce__(self):
-        return os.system, ("exit 3",)
-
-
-def test_nothing_in_a_pickle_is_executed(tmp_path):
-    write(tmp_path / "bad.pkl", {"conv1_w": Harm()})
-    with pytest.raises(rn.InputError, match=r"bad.pkl is not a pickle of arrays.*system"):
-        reading.read_tensors(tmp_path / "bad.pkl")
-    content = collections.OrderedDict(a=np.arange(3.0), b=np.float32(2))
-    good = write(tmp_path / "good.pkl", {"model": content, "iteration": 3})
-    np.testing.assert_array_equal(reading.read_tensors(good)["a"], [0, 1, 2])
-    for name, wrong in (("empty.pkl", b""), ("text.h5", b"no hdf5"), ("x.bin", b"")):
-        (tmp_path / name).write_bytes(wrong)
-        with pytest.raises(rn.InputError, match=name):
-            reading.read_tensors(tmp_path / name)
-    with pytest.raises(rn.InputError, match=r"lost\.pkl"):
-        reading.read_tensors(tmp_path / "lost.pkl")
-
-
 def test_class_columns_go_by_id_where_a_background_is_counted():
     labels = rn.data.LabelMap([1, 3, 7], ["a", "b", "c"])
     assert class_columns(3, labels).tolist() == [0, 1, 2]
@@ -328,42 +237,3 @@ def test_class_columns_go_by_id_where_a_background_is_counted():
         class_columns(5, labels)
     assert COCO.num_classes == 80 and COCO.names[COCO.to_index(90)] == "toothbrush"
     assert COCO.names[COCO.to_index(13)] == "stop sign" and COCO.names[COCO.to_index(18)] == "dog"
-
-
-def test_pth_files(tmp_path):
-    """With torch: read with weights_only. Without: a sentence that says what to install."""
-    path = tmp_path / "weights.pth"
-    try:
-        import torch
-    except ImportError:
-        path.write_bytes(b"any")
-        with pytest.raises(rn.InputError, match=r"weights.pth.*pip install torch"):
-            reading.read_tensors(path)
-        return
-    torch.save({"model": {"a": torch.arange(4.0).half(), "b": torch.ones(2, dtype=torch.int64)}}, path)
-    tensors = reading.read_tensors(path)
-    np.testing.assert_array_equal(tensors["a"], np.arange(4, dtype=np.float32))
-    torch.save({"model": Harm()}, path)
-    with pytest.raises(rn.InputError, match=r"weights.pth can't be read"):
-        reading.read_tensors(path)
-
-
-def test_training_starts_from_given_weights(tmp_path, capsys):
-    """One step of learning rate 0 from a run of other categories: its pyramid, and a fresh class layer."""
-    splits = shapes.generate(tmp_path / "coco", num_train=4, num_val=1, image_size=64)
-    rn.data.prepare(splits["train"].annotations, splits["train"].images, tmp_path, "train", shards=1, progress=False)
-    settings = {"image_size": 64, "max_size": 64, "batch_size": 2, "steps": 1, "checkpoint_steps": 1}
-    settings |= {**SMALL, "max_level": 5, "strategy": "one_device"}
-    config = rn.presets["mini"].replace(**settings, warmup_steps=0, learning_rate=0.0, weight_decay=0.0)
-    start = config.replace(num_classes=2)
-    runs.start(tmp_path / "start", start, rn.data.LabelMap([1, 2], ["a", "b"]), data="d", validation="")
-    before = rn.RetinaNet.from_config(start)
-    runs.save_weights(before, tmp_path / "start" / runs.WEIGHTS)
-    job = {"data": str(tmp_path / "train-*.tfrecord"), "verbose": 0, "init_weights": str(tmp_path / "start")}
-    model = rn.train(config, run_dir=str(tmp_path / "run"), **job)
-    kernels = [np.array(other.get_layer("fpn_output4").get_weights()[0]) for other in (model, before)]
-    np.testing.assert_array_equal(*kernels)
-    assert "the last class convolution stays fresh: 2 categories there" in capsys.readouterr().out
-    with pytest.raises(rn.InputError, match="subnet_depth"):
-        rn.train(config.replace(subnet_depth=3), run_dir=str(tmp_path / "other"), **job)
-    assert not (tmp_path / "other").exists()

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -31,16 +31,15 @@ def keras_hub_detector(num_classes: int = 80):
     return models.RetinaNetObjectDetector(backbone=backbone, num_classes=num_classes, bounding_box_format="xyxy")
 
 
-def keras_hub_step(example: Mapping[str, np.ndarray]) -> Callable[[], float] | None:
+def keras_hub_step(images, boxes, labels) -> Callable[[], float] | None:
     """A training step of `keras_hub_detector` as it comes, optimizer and TensorFlow's settings too; None without it.
 
-    example: "images", "boxes" and "labels" as it takes them. A call makes a step and returns the MiB that the model has
-    needed at most so far.
+    images, boxes, labels: as it takes them. A call makes a step and returns the MiB that the model has needed at most.
     """
     if importlib.util.find_spec("keras_hub") is None:
         return None
     scratch = tempfile.TemporaryDirectory()
-    np.savez(path := os.path.join(scratch.name, "example.npz"), **example)
+    np.savez(path := os.path.join(scratch.name, "example.npz"), images=images, boxes=boxes, labels=labels)
     answer = _worker("keras_hub_worker", path)
     atexit.register(scratch.cleanup)
     return lambda: int(answer()) / 2**20

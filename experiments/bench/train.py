@@ -38,7 +38,7 @@ def main() -> None:
         return
     rows = Rows()
     steps = {"ours": _ours(), "floor": _floor(), "matmul": _matmul()}
-    if (peer := keras_hub_step(dict(zip(("images", "boxes", "labels"), _example(), strict=True)))) is not None:
+    if (peer := keras_hub_step(*_example())) is not None:
         steps |= {"peer": peer, "peer_frozen": _peer_frozen()}
     times = in_turns(steps, _ROUNDS.value)
     name = "training step"

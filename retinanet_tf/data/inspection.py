@@ -11,8 +11,7 @@ from retinanet_tf.config import Config
 from retinanet_tf.data import reach
 from retinanet_tf.data.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.images import BadImage, ImagePolicy, prepare_image
-from retinanet_tf.data.rules import clean, doubt_format, refuse_shares
-from retinanet_tf.errors import InputError
+from retinanet_tf.data.rules import clean, doubt_format, shares_of_image
 
 # COCO's bounds of small, medium and large, square pixels of the original image.
 SIZE_BOUNDS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
@@ -40,10 +39,8 @@ def inspect(annotations: Annotations, config: Config, images: str | None = None)
     annotation nor file tells are left out of what needs a size.
     """
     found = Inspection(annotations.source)
-    try:
-        refuse_shares(annotations)
-    except InputError as error:
-        found.errors.append(str(error))
+    if wrong := shares_of_image(annotations):
+        found.errors.append(wrong)
     sized = [_sized(image, images, found) for image in tqdm(annotations.images, unit="image", disable=None, delay=2)]
     whole = [image for image in sized if image is not None]
     cleaned = [_clean(image, found) for image in whole]

@@ -15,7 +15,7 @@ from retinanet_tf.data.coco import read_coco
 from retinanet_tf.data.files import make_folder, read_text, write_json, written_aside
 from retinanet_tf.data.images import ImagePolicy
 from retinanet_tf.data.labels import LabelMap
-from retinanet_tf.data.rules import KINDS, refuse_shares
+from retinanet_tf.data.rules import KINDS, shares_of_image
 from retinanet_tf.data.shards import ShardReport
 from retinanet_tf.data.tfrecord import shard_name, split_shard_name
 from retinanet_tf.data.workers import WorkerKilledError, write_shards
@@ -71,7 +71,8 @@ def prepare(
         raise InputError(f"--name={name} must be a plain word, the prefix of the shards' file names.")
     if not annotations.num_boxes:
         raise InputError(f"{annotations.source} has no box at all; there is nothing to learn a detector from.")
-    refuse_shares(annotations)
+    if wrong := shares_of_image(annotations):
+        raise InputError(wrong)
     for flag, value in (("limit", limit), ("shards", shards), ("num_workers", num_workers)):
         if value is not None and value < 1:
             raise InputError(f"--{flag}={value} must be at least 1.")

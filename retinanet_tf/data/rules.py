@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from retinanet_tf.data.annotations import Annotations, ImageAnnotations
-from retinanet_tf.errors import InputError
 
 # The kinds of findings, each a list in summary.json. The text says what was done.
 KINDS = {
@@ -69,14 +68,15 @@ def clean(image: ImageAnnotations, width: int, height: int) -> tuple[ImageAnnota
     return kept, findings
 
 
-def refuse_shares(annotations: Annotations) -> None:
-    """Raises InputError where every box lies between 0 and 1, in fractions: shares of the image, not its pixels."""
+def shares_of_image(annotations: Annotations) -> str:
+    """An error where all boxes lie between 0 and 1, in fractions: shares of the image, not its pixels; '' otherwise."""
     boxes = [image.boxes for image in annotations.images if len(image)]
-    if boxes and all(part.max() <= 1.0 for part in boxes) and any((part % 1.0).any() for part in boxes):
-        raise InputError(
-            f"{annotations.source}: every box lies between 0 and 1, so they look like shares of the image; boxes are "
-            "wanted in pixels (multiply x by the image's width, y by its height)."
-        )
+    if not boxes or any(part.max() > 1.0 for part in boxes) or not any((part % 1.0).any() for part in boxes):
+        return ""
+    return (
+        f"{annotations.source}: every box lies between 0 and 1, so they look like shares of the image; boxes are "
+        "wanted in pixels (multiply x by the image's width, y by its height)."
+    )
 
 
 def doubt_format(clipped: int, boxes: int) -> str:
