@@ -15,6 +15,7 @@ from retinanet_tf.layers import PixelNormalization
 from retinanet_tf.mining import mine
 from retinanet_tf.normalizers import normalizer_weights
 from retinanet_tf.resnet import resnet
+from retinanet_tf.sgd import decays_kernels
 from retinanet_tf.step import Step
 from retinanet_tf.subnets import Subnet
 
@@ -92,6 +93,14 @@ class RetinaNet(keras.Model):
         self.step: Step | None = None
         """What a training step does beyond Keras' own (`retinanet_tf.step`); None for nothing."""
         self.mining: dict[str, Any] = {"mining": mining, "mining_examples": mining_examples, "mining_nms": mining_nms}
+
+    @property
+    def losses(self) -> list[tf.Tensor]:
+        """Weight decay's terms; without a gradient where the optimizer decays the weights itself."""
+        losses = super().losses
+        return (
+            [tf.stop_gradient(loss) for loss in losses] if decays_kernels(getattr(self, "optimizer", None)) else losses
+        )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
         """The compiled losses on the targets that assignment makes of `y`, weighted by the normaliser.

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from retinanet_tf.compat import tensorflow_variables
 from retinanet_tf.config import TrainConfig
 from retinanet_tf.errors import InputError
+from retinanet_tf.sgd import FusedSGD
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
@@ -80,41 +80,12 @@ def linear_rule_excess(config: TrainConfig, batch_size: int) -> float:
     return config.learning_rate / (0.01 * batch_size / 16) if config.optimizer == "sgd" else 0.0
 
 
-@keras.saving.register_keras_serializable(package="retinanet_tf")
-class FusedSGD(keras.optimizers.SGD):
-    """Keras' SGD with momentum, m ← momentum·m − lr·g, w ← w + m, in TensorFlow's one kernel for both.
+def make_optimizer(config: TrainConfig, weight_decay: float = 0.0) -> keras.optimizers.Optimizer:
+    """The optimizer that `config` describes, with its schedule.
 
-    Keras' own makes a pass over the weights for every operation: a third of a step's optimizer time remains.
-    """
-
-    def build(self, variables: list) -> None:
-        """Makes the momentums, and finds them again by the variable of each device."""
-        super().build(variables)
-        slots = {}
-        for pair in zip(tensorflow_variables(variables), tensorflow_variables(self.momentums), strict=True):
-            variable, momentum = (getattr(part, "values", (part,)) for part in pair)
-            slots.update({id(mine): slot for mine, slot in zip(variable, momentum, strict=True)})
-        # A method, not the dictionary: Keras 2 would track that, and wants its keys to be names.
-        self._slot = slots.get
-
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor | None = None) -> None:
-        """One variable on one device. Keras 3 hands the rate over, Keras 2 keeps it."""
-        slot = self._slot(id(variable))
-        if slot is None or not isinstance(gradient, tf.Tensor):
-            rate = () if learning_rate is None else (learning_rate,)
-            super().update_step(gradient, variable, *rate)
-            return
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle,
-            accum=slot.handle,
-            lr=tf.cast(self.learning_rate if learning_rate is None else learning_rate, variable.dtype),
-            grad=gradient,
-            momentum=tf.cast(self.momentum, variable.dtype),
-        )
-
-
-def make_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
-    """The optimizer that `config` describes, with its schedule. SGD's weight decay is the model's coupled L2 (§4.1).
+    Args:
+      config: of the optimizer and its schedule.
+      weight_decay: the model's coupled L2 (§4.1), which SGD adds itself; under other optimizers it stays in the loss.
 
     Raises:
       InputError: an optimizer of TensorFlow Addons where that can't be imported.
@@ -125,7 +96,7 @@ def make_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
         optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
         return optimizer
     if config.optimizer == "sgd":
-        return FusedSGD(momentum=config.momentum, **common)
+        return FusedSGD(momentum=config.momentum, coupled_decay=weight_decay, **common)
     return _from_addons(config, common["learning_rate"])
 
 

@@ -70,7 +70,7 @@ def compile_model(config: Config) -> RetinaNet:
     with _precision(settings.precision):
         model = RetinaNet.from_config(config)
         model.compile(
-            optimizer=make_optimizer(settings),
+            optimizer=make_optimizer(settings, config.model.weight_decay),
             loss=retinanet_losses(config.loss, static=settings.xla),
             jit_compile=settings.xla,
         )

@@ -3,12 +3,10 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from retinanet_tf.compat import tensorflow_variables
 from retinanet_tf.config import TrainConfig
 from retinanet_tf.layers import regularizer
-from retinanet_tf.optimization import FusedSGD, make_optimizer, make_schedule
+from retinanet_tf.optimization import make_optimizer, make_schedule
 
 
 def test_the_papers_schedule():
@@ -58,39 +56,6 @@ def test_sgd_with_coupled_decay_is_the_hand_written_one():
         v = 0.9 * v - float(rate(step)) * (2 * w / 4 + decay * w)
         w = w + v
     np.testing.assert_allclose(model.get_weights()[0], w, atol=1e-6)
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_the_fused_kernel_is_keras_sgd(devices, two_devices):
-    """Five steps with schedule and clipping, the momentums included; on two devices too, and no step falls back."""
-    strategy = two_devices if devices == 2 else tf.distribute.get_strategy()
-    x, y = np.eye(4, dtype=np.float32), np.ones((4, 2), np.float32)
-    results = []
-    for kind in (FusedSGD, keras.optimizers.SGD):
-        with strategy.scope():
-            model = keras.Sequential([keras.layers.Dense(2, name="dense")])
-            model.build((None, 4))
-            model.set_weights([np.arange(8, dtype=np.float32).reshape(4, 2), np.zeros(2, np.float32)])
-            rate = make_schedule(TrainConfig(learning_rate=0.1, decay_steps=(3,)))
-            optimizer = kind(rate, momentum=0.9, global_clipnorm=1.0)
-            model.compile(optimizer, loss="mse", jit_compile=False)
-        dataset = tf.data.Dataset.from_tensors((x, y)).repeat(5)
-        model.fit(dataset, verbose=0, epochs=1)
-        momentums = [np.array(value) for value in tensorflow_variables(optimizer.momentums)]
-        results.append([*model.get_weights(), *momentums])
-    assert np.abs(results[0][2]).max() > 0
-    for ours, keras_own in zip(*results, strict=True):
-        np.testing.assert_allclose(ours, keras_own, atol=1e-6)
-
-
-def test_no_step_of_ours_falls_back_to_keras(monkeypatch, two_devices):
-    monkeypatch.setattr(keras.optimizers.SGD, "update_step", lambda *_: pytest.fail("the slower way was taken"))
-    for strategy in (tf.distribute.get_strategy(), two_devices):
-        with strategy.scope():
-            model = keras.Sequential([keras.layers.Dense(2)])
-            model.build((None, 4))
-            model.compile(make_optimizer(TrainConfig()), loss="mse", jit_compile=False)
-        model.fit(np.eye(4, dtype=np.float32), np.ones((4, 2), np.float32), verbose=0)
 
 
 def test_adamw_decays_kernels_alone():

@@ -83,8 +83,9 @@ def _floor():
         with tf.GradientTape() as tape:
             outputs = model(images, training=True)
             loss = tf.reduce_sum(outputs["class_logits"]) + tf.reduce_sum(outputs["box_deltas"])
-        # Used, so that nothing is pruned; a sum of each is the least that can be done with a gradient.
-        return [tf.reduce_sum(gradient) for gradient in tape.gradient(loss, model.trainable_variables)]
+        # All used, so that nothing is pruned, the last convolutions' outputs neither; a sum of each is the least that
+        # can be done with a gradient.
+        return [loss, *(tf.reduce_sum(gradient) for gradient in tape.gradient(loss, model.trainable_variables))]
 
     return lambda: [value.numpy() for value in step()]
 
@@ -128,9 +129,10 @@ def _peak(make) -> float:
 
 
 def _memory(name: str) -> float:
+    """The median of three processes': which operations meet is a matter of chance."""
     arguments = [sys.executable, "-m", "experiments.bench.train", f"--only={name}"]
-    printed = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
-    return round(json.loads(printed.splitlines()[-1]), 1)
+    runs = [subprocess.run(arguments, check=True, capture_output=True, text=True).stdout for _ in range(3)]
+    return round(float(np.median([json.loads(printed.splitlines()[-1]) for printed in runs])), 1)
 
 
 if __name__ == "__main__":

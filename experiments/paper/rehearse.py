@@ -50,7 +50,9 @@ def rehearse(config: Config, model: RetinaNet, pattern: str, shrink: int = 1) ->
     """Three steps of `model.fit`; {"image_size", "learning_rate", "losses" and "seconds" by step}."""
     size, longest = (side // shrink for side in (config.model.image_size, config.model.max_size))
     config = config.scaled_to_batch(1).replace(image_size=size, max_size=longest)
-    model.compile(make_optimizer(config.train), loss=retinanet_losses(config.loss), jit_compile=False)
+    model.compile(
+        make_optimizer(config.train, config.model.weight_decay), loss=retinanet_losses(config.loss), jit_compile=False
+    )
     losses, seconds = [], []
     data = load_training_data(config, pattern)
     for step in range(STEPS):

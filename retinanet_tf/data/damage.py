@@ -11,6 +11,7 @@ from retinanet_tf.data.order import Pools
 from retinanet_tf.data.reader import RecordReader
 
 _TRIES = 32  # other records tried in place of a damaged one before giving up
+_AT_ONCE = 3  # batches: while one waits for its last image and one is put together, the third keeps the cores busy
 
 
 class DamageLog:
@@ -92,7 +93,9 @@ def guarded(
         whole = tf.data.Dataset.from_tensors(batch).map(fast).ignore_errors()
         return whole.concatenate(one_by_one(*batch)).take(1)
 
-    return batches.interleave(unconverted(fast_then_careful), cycle_length=2, num_parallel_calls=2, deterministic=True)
+    return batches.interleave(
+        unconverted(fast_then_careful), cycle_length=_AT_ONCE, num_parallel_calls=_AT_ONCE, deterministic=True
+    )
 
 
 def _note(log: DamageLog | None) -> Callable:
