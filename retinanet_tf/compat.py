@@ -14,6 +14,11 @@ def tensorflow_variables(variables: Iterable) -> list[tf.Variable]:
     return [variable if isinstance(variable, tf.Variable) else variable.value for variable in variables]
 
 
+def own_name(variable: Any) -> str:
+    """A variable's name within its layer, e.g. "kernel": Keras 2's names are paths and end in ":0"."""
+    return variable.name.split(":")[0].split("/")[-1]
+
+
 def optimizer_state(optimizer: keras.optimizers.Optimizer, variables: list) -> Any:
     """What tf.train.Checkpoint saves of an optimizer of `variables`, its own variables made.
 

@@ -237,7 +237,9 @@ class TrainConfig(Section):
     adamw_decay: float = setting(
         0.0, "Decoupled weight decay of 'adamw'; SGD's is the model's weight_decay.", "[0, inf)"
     )
-    clip_norm: float = setting(0.0, "Clip gradients to this global norm; 0 is off (authors' code).", "[0, inf)")
+    clip_norm: float = setting(
+        0.0, "Clip gradients (SGD's weight decay apart) to this global norm; 0 is off (authors' code).", "[0, inf)"
+    )
     accumulation: int = setting(
         1,
         "Parts that a step cuts each device's images into, one after the other: less memory, the same gradients.",

@@ -97,10 +97,9 @@ class RetinaNet(keras.Model):
     @property
     def losses(self) -> list[tf.Tensor]:
         """Weight decay's terms; without a gradient where the optimizer decays the weights itself."""
-        losses = super().losses
-        return (
-            [tf.stop_gradient(loss) for loss in losses] if decays_kernels(getattr(self, "optimizer", None)) else losses
-        )
+        if decays_kernels(getattr(self, "optimizer", None)):
+            return [tf.stop_gradient(loss) for loss in super().losses]
+        return super().losses
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
         """The compiled losses on the targets that assignment makes of `y`, weighted by the normaliser.

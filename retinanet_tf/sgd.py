@@ -5,12 +5,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from retinanet_tf.compat import tensorflow_variables
+from retinanet_tf.compat import own_name, tensorflow_variables
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class FusedSGD(keras.optimizers.SGD):
     """m ← momentum·m − lr·(g + coupled_decay·w), w ← w + m; the decay for variables named "kernel" alone.
+
+    Without momentum, with Nesterov's and for sparse gradients the steps are Keras' own, on g + coupled_decay·w.
 
     Keras' own makes a pass over the weights for every operation, and a regularizer adds three for its gradient; this
     makes two in all. A `RetinaNet` leaves its regularizers' gradient out where its optimizer `decays_kernels`.
@@ -28,25 +30,27 @@ class FusedSGD(keras.optimizers.SGD):
         self.coupled_decay = coupled_decay
 
     def build(self, variables: list) -> None:
-        """Makes the momentums, and finds them again by the variable of each device."""
+        """Makes the momentums, and finds them and the decay again by the variable of each device."""
         super().build(variables)
-        slots = {}
+        slots, decays = {}, {}
+        fused = bool(self.momentum) and not self.nesterov
         raw = tensorflow_variables(variables)
-        momentums = tensorflow_variables(self.momentums) if self.momentum else [None] * len(raw)
-        for variable, mine, momentum in zip(variables, raw, momentums, strict=True):
-            decay = self.coupled_decay if _is_kernel(variable) else 0.0
-            parts = getattr(mine, "values", (mine,))
-            for part, slot in zip(parts, getattr(momentum, "values", (momentum,) * len(parts)), strict=True):
-                slots[id(part)] = (slot, decay)
-        # A method, not the dictionary: Keras 2 would track that, and wants its keys to be names.
-        self._slot_and_decay = slots.get
+        momentums = tensorflow_variables(self.momentums) if fused else raw
+        for variable, mirrored, momentum in zip(variables, raw, momentums, strict=True):
+            # A device's own variable has a name of its own, so the decay is told by what they are parts of.
+            decay = self.coupled_decay if own_name(variable) == "kernel" else 0.0
+            for mine, slot in zip(*(getattr(whole, "values", (whole,)) for whole in (mirrored, momentum)), strict=True):
+                decays[id(mine)] = decay
+                slots[id(mine)] = slot if fused else None
+        # Methods, not the dictionaries: Keras 2 would track those, and wants their keys to be names.
+        self._slot, self._decay = slots.get, decays.get
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor | None = None) -> None:
         """One variable on one device. Keras 3 hands the rate over, Keras 2 keeps it."""
-        slot, decay = self._slot_and_decay(id(variable), (None, self.coupled_decay if _is_kernel(variable) else 0.0))
+        slot, decay = self._slot(id(variable)), self._decay(id(variable))
         if slot is None or not isinstance(gradient, tf.Tensor):
             rate = () if learning_rate is None else (learning_rate,)
-            super().update_step(gradient + decay * variable if decay else gradient, variable, *rate)
+            super().update_step(decay * variable + gradient if decay else gradient, variable, *rate)
             return
         rate = tf.cast(self.learning_rate if learning_rate is None else learning_rate, variable.dtype)
         momentum = tf.cast(self.momentum, variable.dtype)
@@ -67,7 +71,3 @@ class FusedSGD(keras.optimizers.SGD):
 def decays_kernels(optimizer: keras.optimizers.Optimizer | None) -> bool:
     """Whether an optimizer, or the one that a loss-scaling optimizer wraps, adds the kernels' coupled decay itself."""
     return bool(getattr(getattr(optimizer, "inner_optimizer", optimizer), "coupled_decay", 0.0))
-
-
-def _is_kernel(variable: Any) -> bool:
-    return variable.name.split(":")[0].split("/")[-1] == "kernel"

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from retinanet_tf.averaging import WeightAverage
-from retinanet_tf.compat import scaled_loss, track_loss, unscaled_gradients
+from retinanet_tf.compat import own_name, scaled_loss, track_loss, unscaled_gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Step:
         gradients = unscaled_gradients(model.optimizer, gradients)
         if self.bias_lr_factor != 1.0:
             gradients = [
-                gradient * self.bias_lr_factor if _is_bias(variable) else gradient
+                gradient * self.bias_lr_factor if own_name(variable) == "bias" else gradient
                 for gradient, variable in zip(gradients, variables, strict=True)
             ]
         model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
@@ -72,7 +72,3 @@ def _gradients(model, variables, images, y):
         track_loss(model, loss, tf.shape(images)[0])
         loss = scaled_loss(model.optimizer, loss)
     return tape.gradient(loss, variables)
-
-
-def _is_bias(variable) -> bool:
-    return getattr(variable, "path", variable.name).split(":")[0].endswith("bias")

@@ -50,26 +50,26 @@ DECAY = 0.5
 SMALL = {"num_classes": 2, "backbone": "resnet10_w16", "fpn_channels": 16, "subnet_channels": 16, "subnet_depth": 1}
 
 
-def trained(strategy, make, **changes):
+def trained(strategy, make):
     """Weights before and after three steps, and the last step's total loss."""
     keras.utils.set_random_seed(0)
     truth = {"boxes": np.array([[[4, 8, 36, 40]]] * 2, np.float32), "labels": np.zeros((2, 1), np.int32)}
     data = tf.data.Dataset.from_tensors((np.full((2, 64, 64, 3), 90, np.float32), truth)).repeat(3)
     with strategy.scope():
-        model = rn.RetinaNet(**SMALL, weight_decay=DECAY, **changes)
+        model = rn.RetinaNet(**SMALL, weight_decay=DECAY)
         model.compile(make(), loss=rn.retinanet_losses(), jit_compile=False)
     before = [np.array(weights) for weights in model.get_weights()]
     history = model.fit(data, verbose=0).history
     return before, model.get_weights(), history["loss"][-1]
 
 
+@pytest.mark.parametrize("settings", [{"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {}], ids=str)
 @pytest.mark.parametrize("devices", [1, 2])
-def test_coupled_decay_in_the_optimizer_is_that_of_the_loss(devices, two_devices):
+def test_coupled_decay_in_the_optimizer_is_that_of_the_loss(devices, settings, two_devices):
     """Three steps of a detector under a decay that moves it, against Keras' SGD and the regularizers' own gradient."""
     strategy = two_devices if devices == 2 else tf.distribute.get_strategy()
-    rate = {"learning_rate": 0.05, "momentum": 0.9}
-    before, ours, loss = trained(strategy, lambda: FusedSGD(coupled_decay=DECAY, **rate))
-    _, penalised, same_loss = trained(strategy, lambda: keras.optimizers.SGD(**rate))
+    before, ours, loss = trained(strategy, lambda: FusedSGD(0.05, coupled_decay=DECAY, **settings))
+    _, penalised, same_loss = trained(strategy, lambda: keras.optimizers.SGD(0.05, **settings))
     assert loss == pytest.approx(same_loss, rel=1e-5)
     for start, mine, theirs in zip(before, ours, penalised, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5 * max(1.0, np.abs(start).max()))
@@ -100,8 +100,11 @@ def test_what_is_decayed_is_what_has_a_penalty():
             for layer in model._flatten_layers()
             if isinstance(getattr(layer, "kernel_regularizer", None), CoupledDecay) and layer.trainable
         }
-        decayed = {id(v) for v in model.trainable_variables if v.name.split(":")[0].split("/")[-1] == "kernel"}
-        assert penalised == decayed, changes
+        model.set_weights([np.ones(weights.shape, np.float32) for weights in model.get_weights()])
+        variables = model.trainable_variables
+        optimizer = FusedSGD(0.5, momentum=0.9, coupled_decay=0.5)
+        optimizer.apply_gradients([(tf.zeros(variable.shape), variable) for variable in variables])
+        assert penalised == {id(variable) for variable in variables if np.ravel(variable)[0] != 1.0}, changes
 
 
 def test_a_loss_scaling_optimizer_is_asked_for_what_it_wraps():
