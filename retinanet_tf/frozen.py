@@ -5,8 +5,10 @@ own order). Folding the fixed batch normalisations into the convolutions as well
 graph optimiser fuses them already.
 """
 
+import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import keras
 import tensorflow as tf
@@ -39,6 +41,18 @@ def with_precision(detector: Detector, precision: str) -> Detector:
     return Detector(model, detector.label_map, detector.config, detector.image_size, detector.max_size)
 
 
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without TensorFlow's many lines on what replaces its first version, which nothing does here."""
+    logger = tf.get_logger()
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def freeze(detector: Detector) -> Callable[[tf.Tensor], dict[str, list[tf.Tensor]]]:
     """The detector's network with constants for weights: canvases `(B, h, w, 3)` → what `detector.levels` returns.
 
@@ -56,7 +70,7 @@ def freeze(detector: Detector) -> Callable[[tf.Tensor], dict[str, list[tf.Tensor
     concrete = network.get_concrete_function()
     module.state = list(concrete.variables)
     v1 = tf.compat.v1
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_advice():
         tf.saved_model.save(module, folder, signatures=concrete)
         with tf.Graph().as_default() as graph, v1.Session() as session:
             meta = v1.saved_model.load(session, ["serve"], folder)
