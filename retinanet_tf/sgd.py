@@ -21,7 +21,7 @@ class FusedSGD(keras.optimizers.SGD):
       learning_rate: a rate or a schedule.
       momentum: of the running sum of steps.
       coupled_decay: weight decay that goes through the momentum, as a penalty of coupled_decay/2 · Σw² would.
-        (Keras' `weight_decay` doesn't: it shrinks the weights beside the step.)
+        (Keras' own weight decay doesn't: it shrinks the weights beside the step.)
       **kwargs: Keras' own.
     """
 
