@@ -201,6 +201,12 @@ class DataConfig(Section):
     cache: str = setting(
         "none", "Decode every image once and keep it in 'ram' or on 'disk', beside the shards.", ("none", "ram", "disk")
     )
+    shard_by: str = setting(
+        "records",
+        "How the machines of strategy=multi_worker share the data: parts of each batch ('records', the same batches on "
+        "any number of them), or every one its own 'files', which alone it reads and caches.",
+        ("records", "files"),
+    )
     on_bad_record: str = setting(
         "stop", "A damaged record ends the job ('stop') or another one takes its place ('skip').", ("stop", "skip")
     )

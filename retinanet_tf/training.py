@@ -61,6 +61,8 @@ def load_training_data(
         seed=config.train.seed,
         start_step=start_step,
         shard=shard,
+        shard_by=config.data.shard_by,
+        static=config.train.xla or config.train.strategy == "tpu",
     )
 
 
@@ -270,7 +272,9 @@ def _explained(config: Config, data: str, run_dir: Path, state: TrainingState, w
                 f"{error}, and --data_service makes the batches in an order of its own, so its images aren't known; "
                 f"causes: {faults.CAUSES}."
             ) from None
-        batch = next(iter(load_training_data(config.replace(cache="none"), data, error.step)))
+        # By files a worker has batches of its own; those of the others may have been the cause.
+        shard = (worker.index, worker.count) if config.data.shard_by == "files" else (0, 1)
+        batch = next(iter(load_training_data(config.replace(cache="none"), data, error.step, shard=shard)))
         ids = image_ids(
             data,
             error.step,
@@ -279,6 +283,8 @@ def _explained(config: Config, data: str, run_dir: Path, state: TrainingState, w
             max_size=config.model.max_size,
             size_multiple=2**config.anchors.max_level,
             seed=config.train.seed,
+            shard=shard,
+            shard_by=config.data.shard_by,
         )
         raise InputError(faults.report(run_dir, error.step, batch, ids, state.newest)) from None
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError) as e:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from retinanet_tf.data import pipeline, transforms
+from retinanet_tf.data import pipeline, position, transforms
 from retinanet_tf.data.evaluation_reader import ground_truth, load_for_evaluation
 from retinanet_tf.data.index import read_index
 from retinanet_tf.data.order import Pools, shuffled
@@ -57,10 +57,31 @@ def test_an_unshuffled_pass_is_every_image_resized_padded_and_labelled(shards):
 def test_shapes_are_static_as_far_as_they_can_be(shards):
     images, objects = pipeline.load(shards, **SMALL).element_spec
     assert images.shape == (4, None, None, 3) and images.dtype == tf.float32
+    assert objects["boxes"].shape == (4, None, 4) and objects["labels"].shape == (4, None)
+    _, objects = pipeline.load(shards, static=True, **SMALL).element_spec
     assert objects["boxes"].shape == (4, 8, 4) and objects["labels"].shape == (4, 8)
     square, _ = pipeline.load(shards, **{**SMALL, "max_size": 30}).element_spec
     assert square.shape == (4, 32, 32, 3)
     assert {tuple(i.shape) for i, _ in pipeline.load(shards, **SMALL).take(12)} == {(4, 32, 64, 3), (4, 64, 32, 3)}
+
+
+def test_a_batch_has_places_for_the_objects_of_its_fullest_image_and_static_ones_for_those_of_all(tmp_path):
+    path, images = write_coco(tmp_path, [(20, 20)] * 8)
+    coco = json.loads(path.read_text())
+    owners = [1, 1, 1, 21, 31, 31, 41] + [51] * 9
+    boxes = [[1, 1, 5 + 0.1 * n, 5] for n in range(len(owners))]  # all different: duplicates would be named
+    coco["annotations"] = [annotation(n + 1, owners[n], box) for n, box in enumerate(boxes)]
+    path.write_text(json.dumps(coco))
+    prepare(path, images, tmp_path / "out", shards=1, progress=False)
+    load = lambda **more: pipeline.load(  # noqa: E731
+        tmp_path / "out" / "train-*", training=False, **{**SMALL, "batch_size": 2, **more}
+    )
+    for batches, places in ((load(), [3, 2, 9, 1]), (load(static=True), [16] * 4), (load(max_boxes=10), [10] * 4)):
+        batches = [objects for _, objects in batches]
+        assert [o["boxes"].shape for o in batches] == [(2, m, 4) for m in places]
+        assert [o["labels"].shape for o in batches] == [(2, m) for m in places]
+        counts = [int(n) for o in batches for n in tf.reduce_sum(tf.cast(o["labels"] >= 0, tf.int32), axis=1)]
+        assert counts == [3, 0, 1, 2, 1, 9, 0, 0]
 
 
 def test_every_epoch_has_every_image_once_in_another_order_and_runs_agree(shards):
@@ -123,6 +144,27 @@ def test_the_workers_batches_together_are_those_of_one_process(shards):
         np.testing.assert_array_equal(objects["boxes"], np.concatenate([part[step][1]["boxes"] for part in parts]))
 
 
+def test_by_files_a_worker_reads_its_own_files_alone(shards):
+    options = {**SMALL, "flip": 0.0, "shard_by": "files"}
+    known, index = identify(shards), read_index(shards)
+    files = {r.annotations.image_id: index.shard[n] for n, r in enumerate(read_records(shards))}
+    for worker in range(3):
+        batches = seen(pipeline.load(shards, shard=(worker, 3), **{**options, "batch_size": 6}).take(20), known)
+        assert {len(batch) for batch in batches} == {2}
+        assert {image for batch in batches for image in batch} == {i for i, file in files.items() if file == worker}
+        named = [
+            position.image_ids(shards, step, **{**SMALL, "batch_size": 6}, seed=0, shard=(worker, 3), shard_by="files")
+            for step in range(20)
+        ]
+        assert [[str(image) for image in batch] for batch in batches] == named
+
+
+def test_files_too_few_for_the_workers_are_shared_by_records(shards):
+    for worker in range(4):
+        load = lambda way: pipeline.load(shards, shard=(worker, 4), shard_by=way, **SMALL).take(4)  # noqa: B023, E731
+        same(load("records"), load("files"))
+
+
 def test_the_order_is_a_permutation_that_epochs_do_not_share():
     for count in (1, 2, 7, 24, 1000):
         epochs = shuffled(np.arange(count) + 5, tf.range(count * 20, dtype=tf.int64), 3).numpy().reshape(20, count)
@@ -176,7 +218,7 @@ def test_crowded_images_are_never_cut_short(tmp_path):
     path.write_text(json.dumps(content))
     prepare(path, images, tmp_path / "out", progress=False)
     (batch,) = pipeline.load(str(tmp_path / "out" / "train-*"), training=False, **SMALL)
-    assert batch[1]["labels"].shape == (2, 136) and (batch[1]["labels"].numpy() >= 0).sum(1).tolist() == [130, 0]
+    assert batch[1]["labels"].shape == (2, 130) and (batch[1]["labels"].numpy() >= 0).sum(1).tolist() == [130, 0]
     with pytest.raises(InputError, match="has 130 objects, more than max_boxes=100"):
         pipeline.load(str(tmp_path / "out" / "train-*"), max_boxes=100, **SMALL)
 

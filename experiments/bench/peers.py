@@ -31,15 +31,30 @@ def keras_hub_detector(num_classes: int = 80):
     return models.RetinaNetObjectDetector(backbone=backbone, num_classes=num_classes, bounding_box_format="xyxy")
 
 
-def keras_hub_step(images, boxes, labels) -> Callable[[], float] | None:
-    """A training step of `keras_hub_detector` as it comes, optimizer and TensorFlow's settings too; None without it.
+def keras_hub_frozen():
+    """`keras_hub_detector` with what the paper freezes (§4.1 and the authors' code) frozen, and the paper's SGD."""
+    import keras
 
-    images, boxes, labels: as it takes them. A call makes a step and returns the MiB that the model has needed at most.
+    model = keras_hub_detector()
+    for layer in model.backbone.image_encoder.layers:
+        stem = layer.name.startswith(("conv1", "stack0"))
+        layer.trainable = not stem and not isinstance(layer, keras.layers.BatchNormalization)
+    model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9))
+    return model
+
+
+def keras_hub_step(images, boxes, labels, frozen: bool) -> Callable[[], float] | None:
+    """A training step of keras-hub's RetinaNet with TensorFlow's settings as they come; None without it.
+
+    images, boxes, labels: as it takes them. frozen: `keras_hub_frozen`, else layers and optimizer as they come too.
+    A call makes a step and returns the MiB that the model has needed at most.
     """
     if importlib.util.find_spec("keras_hub") is None:
         return None
     scratch = tempfile.TemporaryDirectory()
-    np.savez(path := os.path.join(scratch.name, "example.npz"), images=images, boxes=boxes, labels=labels)
+    np.savez(
+        path := os.path.join(scratch.name, "example.npz"), images=images, boxes=boxes, labels=labels, frozen=frozen
+    )
     answer = _worker("keras_hub_worker", path)
     atexit.register(scratch.cleanup)
     return lambda: int(answer()) / 2**20

@@ -26,12 +26,13 @@ class CanvasBatch:
         count: tf.Tensor,
         tall: tf.Tensor,
         example: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]],
-        max_boxes: int,
+        max_boxes: int | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Puts `count` examples at the top left of their canvases.
 
         count: int32 scalar. tall: bool scalar, which canvas. example: from a number 0 <= i < count to an image
-        (h, w, 3) float32 that fits, its boxes (n, 4) and labels (n,), n at most `max_boxes`.
+        (h, w, 3) float32 that fits, its boxes (n, 4) and labels (n,). max_boxes: M, which no n may exceed; by default
+        the largest n of these examples, and 1 where all have none.
 
         Returns images (count, H, W, 3) float32 and {"boxes" (count, M, 4) float32, "labels" (count, M) int32}; rows
         without an object are zeros with label -1.
@@ -39,27 +40,34 @@ class CanvasBatch:
         height = tf.where(tall, self.long, self.short)
         width = self.short + self.long - height
 
-        def add(i, rows, boxes, labels):
+        def add(i, rows, boxes, labels, lengths):
             image, its_boxes, its_labels = example(i)
             right, below = self._around(image, height, width)
-            missing = max_boxes - tf.shape(its_boxes)[0]
             return (
                 i + 1,
                 rows.write(2 * i, tf.concat([image, right], 1)).write(2 * i + 1, below),
-                boxes.write(i, tf.ensure_shape(tf.pad(its_boxes, [[0, missing], [0, 0]]), (max_boxes, 4))),
-                labels.write(i, tf.ensure_shape(tf.pad(its_labels, [[0, missing]], constant_values=-1), (max_boxes,))),
+                boxes.write(i, its_boxes),
+                labels.write(i, its_labels),
+                lengths.write(i, tf.shape(its_boxes)[0]),
             )
 
-        rows = tf.TensorArray(tf.float32, 2 * count, element_shape=(None, None, 3), infer_shape=False)
-        boxes = tf.TensorArray(tf.float32, count, element_shape=(max_boxes, 4))
-        labels = tf.TensorArray(tf.int32, count, element_shape=(max_boxes,))
-        _, rows, boxes, labels = tf.while_loop(
-            lambda i, *_: i < count, add, (0, rows, boxes, labels), parallel_iterations=64
+        arrays = (
+            tf.TensorArray(tf.float32, 2 * count, element_shape=(None, None, 3), infer_shape=False),
+            tf.TensorArray(tf.float32, count, element_shape=(None, 4), infer_shape=False),
+            tf.TensorArray(tf.int32, count, element_shape=(None,), infer_shape=False),
+            tf.TensorArray(tf.int32, count, element_shape=()),
+        )
+        _, rows, boxes, labels, lengths = tf.while_loop(
+            lambda i, *_: i < count, add, (0, *arrays), parallel_iterations=64
         )
         images = tf.reshape(rows.concat(), tf.stack([count, height, width, 3]))
         if self.short == self.long:
             images = tf.ensure_shape(images, (None, self.short, self.long, 3))
-        return images, {"boxes": boxes.stack(), "labels": labels.stack()}
+        counts = lengths.stack()
+        return images, {
+            "boxes": _padded(boxes.concat(), counts, max_boxes, 0.0),
+            "labels": _padded(labels.concat(), counts, max_boxes, -1),
+        }
 
     def _around(self, image: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The canvas to the right of the image, and below it; slices of one constant, so nothing is copied yet."""
@@ -69,3 +77,13 @@ class CanvasBatch:
             tf.reshape(self._plain[: 3 * size[0] * right], tf.stack([size[0], right, 3])),
             tf.reshape(self._plain[: 3 * below * width], tf.stack([below, width, 3])),
         )
+
+
+def _padded(values: tf.Tensor, lengths: tf.Tensor, max_boxes: int | None, empty: float) -> tf.Tensor:
+    """(count, M, ...) from the rows of all images and `lengths` (count,) of each; M: `max_boxes`, or the longest."""
+    # One place at least: TensorFlow's unbatch crashes on a tensor without elements.
+    places = tf.maximum(tf.reduce_max(lengths), 1) if max_boxes is None else max_boxes
+    row = values.shape[1:]
+    ragged = tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
+    padded = ragged.to_tensor(default_value=empty, shape=tf.stack([-1, places, *row]))
+    return tf.ensure_shape(padded, (None, max_boxes, *row))

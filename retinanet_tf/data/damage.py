@@ -84,7 +84,7 @@ def guarded(
     def one_by_one(records: tf.Tensor, places: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
         singles = tf.data.Dataset.from_tensor_slices((records, places))
         singles = singles.flat_map(lambda record, place: usable(record, place, tall[0]))
-        return singles.unbatch().batch(tf.shape(records, tf.int64)[0])
+        return _batch_again(singles, tf.shape(records, tf.int64)[0])
 
     def fast(records: tf.Tensor, places: tf.Tensor, tall: tf.Tensor):
         return assemble(lambda i: reader.bytes_of(records[i]), places, tall[0])
@@ -96,6 +96,13 @@ def guarded(
     return batches.interleave(
         unconverted(fast_then_careful), cycle_length=_AT_ONCE, num_parallel_calls=_AT_ONCE, deterministic=True
     )
+
+
+def _batch_again(singles: tf.data.Dataset, size: tf.Tensor) -> tf.data.Dataset:
+    """`size` batches of one example as one, which has as many places for objects as the fullest of them."""
+    examples = singles.map(lambda *batch: tf.nest.map_structure(lambda value: value[0], batch))
+    images, objects = tf.nest.map_structure(lambda spec: spec.shape, examples.element_spec)
+    return examples.padded_batch(size, (images, objects), (0.0, {"boxes": 0.0, "labels": -1}))
 
 
 def _note(log: DamageLog | None) -> Callable:

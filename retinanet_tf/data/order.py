@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
+
+from retinanet_tf.data.index import ShardIndex
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,21 @@ class Pools:
     def _tall_before(self, step: tf.Tensor) -> tf.Tensor:
         total = len(self.wide) + len(self.tall)
         return step * len(self.tall) // total
+
+
+def share_of_files(
+    index: ShardIndex, batch_size: int, seed: int, shard: tuple[int, int]
+) -> tuple[ShardIndex, int, int, tuple[int, int]]:
+    """What the worker `shard` = (number, count) draws from if each has files of its own: every count-th.
+
+    It draws as a lone worker does, (0, 1), from its own files, for its part of the batch, with a seed of its own.
+    Where some worker would have no record, all is as it was given: they share by records.
+    """
+    worker, count = shard
+    if len(np.unique(index.shard % count)) < count:
+        logging.warning("%d files are too few for %d workers: they share by records.", len(index.files), count)
+        return index, batch_size, seed, shard
+    return index.select(index.shard % count == worker), batch_size // count, seed + worker, (0, 1)
 
 
 def shuffled(records: np.ndarray, places: tf.Tensor, seed: int) -> tf.Tensor:

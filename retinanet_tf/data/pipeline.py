@@ -13,7 +13,7 @@ from retinanet_tf.data.canvas import CanvasBatch
 from retinanet_tf.data.damage import DamageLog, guarded
 from retinanet_tf.data.index import ShardIndex, read_index
 from retinanet_tf.data.labels import LabelMap
-from retinanet_tf.data.order import Pools
+from retinanet_tf.data.order import Pools, share_of_files
 from retinanet_tf.data.reader import RecordReader, labels_beside, to_labels
 from retinanet_tf.data.service import distributed
 from retinanet_tf.data.tfrecord import decode_image, parse_example
@@ -40,8 +40,10 @@ def load(
     translate_jitter: float = 0.0,
     colour_jitter: float = 0.0,
     size_multiple: int = 128,
+    static: bool = False,
     max_boxes: int | None = None,
     shard: tuple[int, int] = (0, 1),
+    shard_by: str = "records",
     cache: str = "none",
     cache_dir: str | None = None,
     on_bad_record: str = "stop",
@@ -70,10 +72,13 @@ def load(
         colour_jitter: brightness, contrast and saturation by at most this share.
         size_multiple: canvases are multiples of this, as the deepest pyramid level needs. There are two canvases,
             wide and tall, a batch has one of them; equal `image_size` and `max_size` make one square canvas.
-        max_boxes: M; by default the most that any image has, rounded up to a multiple of 8. Objects are never
-            dropped: an image with more raises InputError.
-        shard: (index, count) of this worker in training; every worker takes its part of each step's records, so the
-            workers' batches, put together, are those of a single process, however many files there are.
+        static: M is the same for all batches, as XLA needs: the most that any image has, rounded up to a multiple of
+            8. By default a batch has the M of its fullest image.
+        max_boxes: the M of all batches. Objects are never dropped: an image with more raises InputError.
+        shard: (index, count) of this worker in training.
+        shard_by: "records": every worker takes its part of each step's records, so the workers' batches, put together,
+            are those of a single process, however many files there are. "files": every worker reads (and caches) only
+            its own files, every count-th, and shuffles those; by records where there are fewer files than workers.
         cache: "ram" or "disk" decodes every image once, before the first batch; see `retinanet_tf.data.cache`.
         cache_dir: of the disk cache, by default `cache` beside the shards.
         on_bad_record: "stop" makes a damaged record an error that names its file and number; "skip" puts another
@@ -82,11 +87,13 @@ def load(
         data_service: grpc://HOST:PORT of a tf.data service dispatcher whose workers make the batches; they then come
             in the order in which workers finish them.
     """
-    _check(image_size, max_size, batch_size, shard, cache, on_bad_record, data_service)
+    _check(image_size, max_size, batch_size, shard, shard_by, cache, on_bad_record, data_service)
     log = (damage_log or DamageLog()) if on_bad_record == "skip" else None
     index = read_index(pattern, log.add if log else None)
     labels = labels_beside(pattern, labels)
-    max_boxes = _count_boxes(index, max_boxes)
+    max_boxes = _count_boxes(index, max_boxes, static)
+    if training and shard_by == "files":
+        index, batch_size, seed, shard = share_of_files(index, batch_size, seed, shard)
     if training and not index.boxes.any():
         logging.warning("no image of %s has an object: a detector learns nothing from them.", pattern)
     short, long = (-(-side // size_multiple) * size_multiple for side in (image_size, max_size))
@@ -159,11 +166,13 @@ def objects_of(example: dict[str, tf.Tensor], labels: LabelMap) -> tuple[tf.Tens
     return tf.boolean_mask(example["boxes"], keep), to_labels(tf.boolean_mask(example["category_ids"], keep), labels)
 
 
-def _check(image_size, max_size, batch_size, shard, cache, on_bad_record, data_service) -> None:
+def _check(image_size, max_size, batch_size, shard, shard_by, cache, on_bad_record, data_service) -> None:
     if not 0 < image_size <= max_size:
         raise InputError(f"image_size={image_size} must be above 0 and at most max_size={max_size}.")
     if batch_size < 1 or batch_size % shard[1]:
         raise InputError(f"batch_size={batch_size} must be a positive multiple of the {shard[1]} workers.")
+    if shard_by not in ("records", "files"):
+        raise InputError(f"--shard_by={shard_by} must be records or files.")
     if cache not in ("none", "ram", "disk"):
         raise InputError(f"--cache={cache} must be none, ram or disk.")
     if cache == "ram" and data_service is not None:
@@ -172,10 +181,10 @@ def _check(image_size, max_size, batch_size, shard, cache, on_bad_record, data_s
         raise InputError(f"--on_bad_record={on_bad_record} must be stop or skip.")
 
 
-def _count_boxes(index: ShardIndex, max_boxes: int | None) -> int:
+def _count_boxes(index: ShardIndex, max_boxes: int | None, static: bool) -> int | None:
     most = int(index.boxes.max())
     if max_boxes is None:
-        return max(_BOXES_MULTIPLE, -(-most // _BOXES_MULTIPLE) * _BOXES_MULTIPLE)
+        return max(_BOXES_MULTIPLE, -(-most // _BOXES_MULTIPLE) * _BOXES_MULTIPLE) if static else None
     if most > max_boxes:
         record = int(index.boxes.argmax())
         raise InputError(
