@@ -1,5 +1,6 @@
 """The training job: strategy, model, data, callbacks and `model.fit`, restartable from its run directory."""
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from absl import logging
 
 from retinanet_tf import faults, runs
 from retinanet_tf.averaging import WeightAverage
-from retinanet_tf.callbacks import NonFiniteLoss, Progress, SaveState, WatchLosses
+from retinanet_tf.callbacks import Progress, SaveState, WatchLosses
 from retinanet_tf.checkpoints import TrainingState
 from retinanet_tf.config import Config
 from retinanet_tf.data import files, pipeline
@@ -231,7 +232,8 @@ def _run(
             batches = distribute(
                 strategy, lambda shard: load_training_data(config, data, progress.step, damage_log, shard)
             )
-            with _explained(config, data, run_dir, state, worker):
+            batch_of = functools.partial(_batch_of, config, data, worker)
+            with faults.explained(config, run_dir, worker, lambda: state.newest, batch_of):
                 model.fit(
                     batches,
                     epochs=epochs,
@@ -259,38 +261,18 @@ def _segments(done: int, total: int, every: int) -> Iterator[tuple[int, int, int
         done += count * steps
 
 
-@contextmanager
-def _explained(config: Config, data: str, run_dir: Path, state: TrainingState, worker: Worker) -> Iterator[None]:
-    """Turns what can go wrong in `fit` into a sentence."""
-    try:
-        yield
-    except NonFiniteLoss as error:
-        if not worker.is_chief:
-            raise InputError(f"{error}; the chief worker has the details.") from None
-        if config.data.data_service:
-            raise InputError(
-                f"{error}, and --data_service makes the batches in an order of its own, so its images aren't known; "
-                f"causes: {faults.CAUSES}."
-            ) from None
-        # By files a worker has batches of its own; those of the others may have been the cause.
-        shard = (worker.index, worker.count) if config.data.shard_by == "files" else (0, 1)
-        batch = next(iter(load_training_data(config.replace(cache="none"), data, error.step, shard=shard)))
-        ids = image_ids(
-            data,
-            error.step,
-            batch_size=config.data.batch_size,
-            image_size=config.model.image_size,
-            max_size=config.model.max_size,
-            size_multiple=2**config.anchors.max_level,
-            seed=config.train.seed,
-            shard=shard,
-            shard_by=config.data.shard_by,
-        )
-        raise InputError(faults.report(run_dir, error.step, batch, ids, state.newest)) from None
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError) as e:
-        if worker.count == 1:
-            raise
-        raise InputError(
-            f"worker {worker.index} of {worker.count} lost the others ({str(e).splitlines()[0]}); start all workers "
-            f"again with the same commands: they go on from step {state.newest}."
-        ) from None
+def _batch_of(config: Config, data: str, worker: Worker, step: int) -> tuple[faults.Batch, list[str]]:
+    """The batch that a step saw, and the ids of its images; by files, each worker's own."""
+    shard = (worker.index, worker.count) if config.data.shard_by == "files" else (0, 1)
+    batch = next(iter(load_training_data(config.replace(cache="none"), data, step, shard=shard)))
+    return batch, image_ids(
+        data,
+        step,
+        batch_size=config.data.batch_size,
+        image_size=config.model.image_size,
+        max_size=config.model.max_size,
+        size_multiple=2**config.anchors.max_level,
+        seed=config.train.seed,
+        shard=shard,
+        shard_by=config.data.shard_by,
+    )

@@ -10,11 +10,12 @@ import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
 import retinanet_tf as rn
-from retinanet_tf import board, callbacks, runs, training
+from retinanet_tf import board, callbacks, faults, runs, training
 from retinanet_tf.data import shapes
 from retinanet_tf.data.reader import read_records
 from retinanet_tf.evaluation_source import read_source
 from retinanet_tf.optimization import linear_rule_excess, make_schedule
+from retinanet_tf.strategies import Worker
 from retinanet_tf.training import load_training_data
 
 TINY = rn.presets["mini"].replace(
@@ -340,3 +341,13 @@ def test_a_run_directory_that_cannot_be_made(shards, tmp_path):
 def test_a_directory_without_a_run_is_named(tmp_path):
     with pytest.raises(rn.InputError, match="run.json doesn.t exist"):
         runs.load_detector(tmp_path)
+
+
+def test_memory_too_small_for_a_step_is_a_sentence(tmp_path):
+    """What a GPU says; a CPU's process is ended by the system instead."""
+    job = faults.explained(rn.Config(), tmp_path, Worker(), newest=lambda: 0, batch_of=lambda step: None)
+    with (
+        pytest.raises(rn.InputError, match="for a step of 16 images of 600 px .OOM at x.; lower --batch"),
+        job,
+    ):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM at x\nmore")

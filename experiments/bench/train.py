@@ -25,7 +25,7 @@ from retinanet_tf.config_presets import presets
 from retinanet_tf.summary import count
 from retinanet_tf.training import compile_model
 
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed steps of everything, in turns.")
+_ROUNDS = flags.DEFINE_integer("rounds", 11, "Timed steps of everything, in turns.")
 _ONLY = flags.DEFINE_enum("only", None, ["ours", "peer_frozen"], "Print the peak memory of this one alone.")
 _SIDE = 512
 _OBJECTS = 8
