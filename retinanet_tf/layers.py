@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from retinanet_tf.grouped import grouped_conv2d
+
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class CoupledDecay(keras.regularizers.Regularizer):
@@ -43,7 +45,7 @@ def conv(
     TensorFlow's own "same" pads stride 2 on the right and bottom alone when sizes are even, which no published weight
     was trained with. `affine`: see `PaddedConv2D`.
     """
-    if strides == 1 and affine is None:
+    if strides == 1 and affine is None and kwargs.get("groups", 1) == 1:
         return keras.layers.Conv2D(filters, kernel_size, padding="same", name=name, **kwargs)
     return PaddedConv2D(filters, kernel_size, affine=affine, strides=strides, name=name, **kwargs)
 
@@ -68,11 +70,11 @@ class PaddedConv2D(keras.layers.Conv2D):
         if self.affine:
             scale, shift = (tf.cast(part, kernel.dtype) for part in self.affine())
             kernel *= scale
-        if self.strides == (1, 1):
-            outputs = tf.nn.conv2d(inputs, kernel, 1, "SAME")
-        else:
-            padded = pad_symmetrically(inputs, self.kernel_size[0] // 2)
-            outputs = tf.nn.conv2d(padded, kernel, self.strides, "VALID")
+        padding, strides = "SAME", self.strides[0]
+        if strides > 1:
+            inputs, padding = pad_symmetrically(inputs, self.kernel_size[0] // 2), "VALID"
+        convolve = tf.nn.conv2d if self.groups == 1 else grouped_conv2d
+        outputs = convolve(inputs, kernel, strides, padding)
         return outputs if shift is None else tf.nn.bias_add(outputs, shift)
 
     def compute_output_shape(self, input_shape):
