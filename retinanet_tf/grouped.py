@@ -14,14 +14,10 @@ def grouped_conv2d(features: tf.Tensor, kernel: tf.Tensor, strides: int, padding
 
     padding: "SAME" or "VALID". Where TensorFlow lacks the gradient it is put together group by group.
     """
-    convolve = _convolve if _has_gradient() else _convolve_with_gradient
+    convolve = tf.nn.conv2d if _has_gradient() else _convolve_with_gradient
     outputs = convolve(features, kernel, strides, padding)
     # Nothing is checked that wasn't known: an operation in between keeps the graph's optimizer from joining the others.
     return tf.ensure_shape(outputs, (None, None, None, None))
-
-
-def _convolve(features: tf.Tensor, kernel: tf.Tensor, strides: int, padding: str) -> tf.Tensor:
-    return tf.nn.conv2d(features, kernel, strides, padding)
 
 
 def _convolve_with_gradient(features: tf.Tensor, kernel: tf.Tensor, strides: int, padding: str) -> tf.Tensor:
@@ -38,16 +34,14 @@ def _convolve_with_gradient(features: tf.Tensor, kernel: tf.Tensor, strides: int
                 of_kernel.append(tf.raw_ops.Conv2DBackpropFilter(input=inputs, filter_sizes=tf.shape(weights), **how))
             return tf.concat(of_features, 3), tf.concat(of_kernel, 3)
 
-        return _convolve(features, kernel, strides, padding), gradient
+        return tf.nn.conv2d(features, kernel, strides, padding), gradient
 
     return convolve(features, kernel)
 
 
 @functools.cache
 def _has_gradient() -> bool:
-    """Whether the device that this process computes on has it: tried once, on a few pixels."""
-    if any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU")):
-        return True
+    """Whether the device that this process computes on by default has it: tried once, on a few pixels."""
     with tf.init_scope():
         image, kernel = tf.ones((1, 3, 3, 4)), tf.ones((3, 3, 2, 4))
         try:

@@ -17,7 +17,7 @@ runpy.run_path(str(pathlib.Path(__file__).parents[1] / "retinanet_tf" / "before_
 
 import pytest  # noqa: E402
 
-LONGEST = ("test_training.py", "test_real_photos.py", "test_pretrained.py", "test_jobs.py")
+LONGEST = ("test_run_directory.py", "test_training.py", "test_real_photos.py", "test_pretrained.py", "test_jobs.py")
 """Files that begin first where several processes share the tests, so that none is left alone with one at the end."""
 
 GIGABYTES_A_WORKER = 6

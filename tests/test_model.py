@@ -144,6 +144,8 @@ def test_saving_keeps_the_outputs(changes, tmp_path):
     fresh.load_weights(str(tmp_path / "model.weights.h5"))
     for other in (loaded, fresh):
         assert other.get_config() == model.get_config()
+        for ours, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
         for name, value in other(x, training=False).items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
 

@@ -1,0 +1,37 @@
+"""A job of six steps on generated shapes, for the tests of what jobs do."""
+
+import csv
+
+import retinanet_tf as rn
+from retinanet_tf.data import shapes
+
+TINY = rn.presets["mini"].replace(
+    backbone="resnet10_w16",
+    fpn_channels=16,
+    subnet_channels=16,
+    subnet_depth=1,
+    max_level=5,
+    image_size=64,
+    max_size=64,
+    batch_size=4,
+    steps=6,
+    checkpoint_steps=2,
+    warmup_steps=2,
+    learning_rate=1e-3,
+    eval_steps=4,
+    log_steps=3,
+)
+
+
+def write_shards(folder):
+    """FOLDER/train-*.tfrecord of 24 images and val-*.tfrecord of 6, with labels.json; returns the folder."""
+    splits = shapes.generate(folder / "coco", num_train=24, num_val=6, image_size=64)
+    for name, split in splits.items():
+        rn.data.prepare(split.annotations, split.images, folder, name, shards=2, progress=False)
+    return folder
+
+
+def log_of(run_dir):
+    """Rows of log.csv, one an epoch, as dictionaries of strings."""
+    with open(run_dir / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
