@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from retinanet_tf import targets
 from retinanet_tf.anchors import Anchors
+from retinanet_tf.compat import make_step_variables
 from retinanet_tf.config import AnchorConfig, AssignConfig, Config, ModelConfig
 from retinanet_tf.fpn import feature_pyramid
 from retinanet_tf.layers import PixelNormalization
@@ -146,6 +147,11 @@ class RetinaNet(keras.Model):
         assigned = targets.assign(self.anchors(images), y["boxes"], y["labels"], self.assign_config)
         counts = tf.reduce_sum(tf.cast(assigned.positive, tf.float32), axis=1)
         return {**assigned._asdict(), "weights": normalizer_weights(counts, self.normalizer)}
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Keras' own, so that the step is traced once."""
+        make_step_variables(self)
+        return super().make_train_function(force)
 
     def train_step(self, data):
         """Keras' step, or the one of `self.step`."""

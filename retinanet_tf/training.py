@@ -15,6 +15,7 @@ from retinanet_tf import faults, runs
 from retinanet_tf.averaging import WeightAverage
 from retinanet_tf.callbacks import Progress, SaveState, WatchLosses
 from retinanet_tf.checkpoints import TrainingState
+from retinanet_tf.compat import make_step_variables
 from retinanet_tf.config import Config
 from retinanet_tf.data import files, pipeline
 from retinanet_tf.data.damage import DamageLog
@@ -77,6 +78,7 @@ def compile_model(config: Config) -> RetinaNet:
             loss=retinanet_losses(config.loss, static=settings.xla),
             jit_compile=settings.xla,
         )
+    make_step_variables(model)
     average = WeightAverage(model.weights, settings.ema_decay) if settings.ema_decay else None
     if average or settings.accumulation > 1 or settings.bias_lr_factor != 1.0:
         model.step = Step(settings.accumulation, settings.bias_lr_factor, average)

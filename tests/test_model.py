@@ -163,6 +163,22 @@ def test_a_compiled_model_is_saved_and_goes_on(two_devices, tmp_path):
     assert np.isfinite(loaded.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history["loss"][0])
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_step_is_traced_once(optimizer, monkeypatch):
+    """A trace that makes variables, as Keras' own does, is followed by another."""
+    traced = []
+    step = rn.RetinaNet.train_step
+    monkeypatch.setattr(rn.RetinaNet, "train_step", lambda self, data: traced.append(1) or step(self, data))
+    model = small()
+    model.compile(optimizer=optimizer, loss=rn.retinanet_losses())
+    history = model.fit(tf.data.Dataset.from_tensors(batch()).repeat(2), epochs=2, steps_per_epoch=1, verbose=0).history
+    assert len(traced) == 1
+    for values in history.values():
+        assert values[0] != values[1]
+    total = np.array(history["class_logits_loss"]) + history["box_deltas_loss"]
+    assert (np.array(history["loss"]) > total).all(), "the decay is in it"
+
+
 def gradients(model, x, y):
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))

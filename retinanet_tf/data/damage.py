@@ -8,7 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 from retinanet_tf.data.order import Pools
-from retinanet_tf.data.reader import RecordReader
+from retinanet_tf.data.reader import RecordReader, nothing_of
 
 _TRIES = 32  # other records tried in place of a damaged one before giving up
 _AT_ONCE = 3  # batches: while one waits for its last image and one is put together, the third keeps the cores busy
@@ -72,9 +72,10 @@ def guarded(
             return reader.used_by(process, record)
 
         def alone(record: tf.Tensor) -> tf.data.Dataset:
+            good = reader.if_usable(process, record)
             # What follows the filter never runs; it gives the noted, empty dataset the structure of a good one.
-            bad = tf.data.Dataset.from_tensors(record).filter(noted).map(lambda _: process(tf.constant(b"")))
-            return reader.if_usable(process, record).concatenate(bad)
+            bad = tf.data.Dataset.from_tensors(record).filter(noted).map(lambda _: nothing_of(good.element_spec))
+            return good.concatenate(bad)
 
         others = tf.data.Dataset.range(_TRIES).map(lambda attempt: pools.any_record(tall, place * _TRIES + attempt))
         first = tf.data.Dataset.from_tensors(record)

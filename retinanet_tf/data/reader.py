@@ -53,10 +53,12 @@ class RecordReader:
 
     def used_by(self, process: Callable[[tf.Tensor], object], record: tf.Tensor) -> tf.data.Dataset:
         """A dataset of one element, `process(bytes)`; an error that names file and record if there can't be one."""
-        bad = tf.data.Dataset.from_tensors(record).map(lambda number: process(self._refused(number)))
-        return self.if_usable(process, record).concatenate(bad).take(1)
+        good = self.if_usable(process, record)
+        bad = tf.data.Dataset.from_tensors(record).map(lambda number: self._refused(number, good.element_spec))
+        return good.concatenate(bad).take(1)
 
-    def _refused(self, record: tf.Tensor) -> tf.Tensor:
+    def _refused(self, record: tf.Tensor, spec: object) -> object:
+        """The error; an element of `spec` for the graph, which never is one."""
         path, number = self.place(record)
         # Without apostrophes, which TensorFlow would show escaped.
         why = (
@@ -65,7 +67,12 @@ class RecordReader:
         )
         message = tf.strings.join(["record ", tf.strings.as_string(number), " of ", path, why])
         with tf.control_dependencies([tf.debugging.Assert(False, [message])]):
-            return tf.constant(b"")
+            return nothing_of(spec)
+
+
+def nothing_of(spec: object) -> object:
+    """Tensors as a dataset's `element_spec` has them, with no element along the axes whose length it leaves open."""
+    return tf.nest.map_structure(lambda part: tf.zeros([size or 0 for size in part.shape], part.dtype), spec)
 
 
 def labels_beside(pattern: str | os.PathLike, labels: LabelMap | str | os.PathLike | None = None) -> LabelMap:
