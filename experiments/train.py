@@ -6,7 +6,8 @@ The same command again goes on where it stopped. Settings come from --preset and
 from absl import flags
 
 from experiments import cli
-from retinanet_tf import config_flags
+from retinanet_tf import config_flags, runs
+from retinanet_tf.job import announce, open_job
 from retinanet_tf.training import train
 
 DATA = flags.DEFINE_string("data", None, "Pattern of training shards; labels.json is beside them.", required=True)
@@ -15,17 +16,19 @@ INIT_WEIGHTS = flags.DEFINE_string(
     "init_weights", "", "Weights to start from: what experiments.import_weights wrote, or another job's run_dir."
 )
 RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder for everything the job leaves behind.", required=True)
+DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check data, settings and devices, print them, and leave nothing.")
 
 
 def main() -> None:
-    """Runs the job."""
-    train(
-        config_flags.read(),
-        data=DATA.value,
-        run_dir=RUN_DIR.value,
-        validation=VALIDATION.value,
-        init_weights=INIT_WEIGHTS.value,
-    )
+    """Runs the job, or says what it would be."""
+    config = config_flags.read()
+    paths = {"data": DATA.value, "validation": VALIDATION.value, "init_weights": INIT_WEIGHTS.value}
+    if not DRY_RUN.value:
+        train(config, run_dir=RUN_DIR.value, **paths)
+        return
+    job = open_job(config, **paths)
+    print(runs.flagfile(config, **paths), end="")
+    announce(config, job.strategy.num_replicas_in_sync)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from retinanet_tf.data.salvage import whole_records
 from retinanet_tf.data.sources import read_source
 from retinanet_tf.data.tfrecord import from_example
 from retinanet_tf.errors import InputError
+from retinanet_tf.job import load_training_data
 from retinanet_tf.targets import assign
-from retinanet_tf.training import load_training_data
 from retinanet_tf.visualize import contact_sheet, draw_detections
 
 _THUMBNAILS = 24

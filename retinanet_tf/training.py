@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import keras
-import tensorflow as tf
-from absl import logging
 
 from retinanet_tf import faults, runs
 from retinanet_tf.averaging import WeightAverage
@@ -17,55 +15,20 @@ from retinanet_tf.callbacks import Progress, SaveState, WatchLosses
 from retinanet_tf.checkpoints import TrainingState
 from retinanet_tf.compat import make_step_variables
 from retinanet_tf.config import Config
-from retinanet_tf.data import files, pipeline
+from retinanet_tf.data import files
 from retinanet_tf.data.damage import DamageLog
-from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.data.position import image_ids
-from retinanet_tf.data.reader import labels_beside
-from retinanet_tf.errors import InputError
+from retinanet_tf.job import Job, announce, load_training_data, open_job
 from retinanet_tf.locking import exclusive
 from retinanet_tf.losses import retinanet_losses
 from retinanet_tf.model import RetinaNet
-from retinanet_tf.optimization import linear_rule_excess, make_optimizer, make_schedule
-from retinanet_tf.pretrained.loading import check, initialize
+from retinanet_tf.optimization import make_optimizer, make_schedule
+from retinanet_tf.pretrained.loading import initialize
 from retinanet_tf.step import Step
 from retinanet_tf.stopping import StopRequest
-from retinanet_tf.strategies import Worker, distribute, make_strategy, worker_of
+from retinanet_tf.strategies import Worker, distribute
 from retinanet_tf.validation import Validation
 from retinanet_tf.visualize import training_curves
-
-
-def load_training_data(
-    config: Config,
-    pattern: str,
-    start_step: int = 0,
-    damage_log: DamageLog | None = None,
-    shard: tuple[int, int] = (0, 1),
-) -> tf.data.Dataset:
-    """The training batches of a configuration, from step `start_step` on; skipped records go into `damage_log`."""
-    return pipeline.load(
-        pattern,
-        training=True,
-        image_size=config.model.image_size,
-        max_size=config.model.max_size,
-        pixel_mean=config.model.pixel_mean,
-        size_multiple=2**config.anchors.max_level,
-        batch_size=config.data.batch_size,
-        flip=config.data.flip,
-        vertical_flip=config.data.vertical_flip,
-        scale_jitter=config.data.scale_jitter,
-        translate_jitter=config.data.translate_jitter,
-        colour_jitter=config.data.colour_jitter,
-        cache=config.data.cache,
-        on_bad_record=config.data.on_bad_record,
-        damage_log=damage_log,
-        data_service=config.data.data_service or None,
-        seed=config.train.seed,
-        start_step=start_step,
-        shard=shard,
-        shard_by=config.data.shard_by,
-        static=config.train.xla or config.train.strategy == "tpu",
-    )
 
 
 def compile_model(config: Config) -> RetinaNet:
@@ -126,84 +89,24 @@ def train(
       InputError: the data, the configuration or the run directory can't be used, or the loss was no number.
     """
     folder = Path(run_dir)
-    strategy = make_strategy(config.train.strategy, config.train.devices)
-    worker = worker_of(strategy)
-    label_map = _checked_labels(config, data, strategy)
+    # Whatever is wrong is said before anything is written.
+    job = open_job(config, data=data, validation=validation, init_weights=init_weights)
     keras.utils.set_random_seed(config.train.seed)
-    # The data is opened first: whatever is wrong with it is said before anything is written.
-    load_training_data(config, data)
-    if init_weights:
-        check(config.model, config.anchors, init_weights)
-    paths = {"data": data, "validation": validation, "init_weights": init_weights}
-    if not worker.is_chief:
-        return _run(config, strategy, worker, label_map, folder, verbose or 0, **paths)
+    if not job.worker.is_chief:
+        return _run(job, folder, verbose or 0)
     files.make_folder(folder, "run_dir")
     with exclusive(folder):
-        runs.start(folder, config, label_map, **paths)
+        runs.start(folder, config, job.label_map, **job.paths)
         verbose = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
-        return _run(config, strategy, worker, label_map, folder, verbose, **paths)
+        return _run(job, folder, verbose)
 
 
-def _checked_labels(config: Config, data: str, strategy: tf.distribute.Strategy) -> LabelMap:
-    """The dataset's label map, once it and the settings are known to go together."""
-    label_map = labels_beside(data)
-    if label_map.num_classes != config.model.num_classes:
-        raise InputError(
-            f"--num_classes={config.model.num_classes} disagrees with the {label_map.num_classes} categories of "
-            f"{Path(data).parent / 'labels.json'}; set --num_classes={label_map.num_classes}."
-        )
-    settings = config.train
-    if settings.bias_lr_factor != 1.0 and settings.optimizer != "sgd":
-        raise InputError(f"--bias_lr_factor works with --optimizer=sgd; {settings.optimizer} would undo the factor.")
-    if settings.accumulation > 1 and config.loss.mining != "none" and config.loss.normalizer != "image":
-        raise InputError(
-            f"--accumulation={settings.accumulation} with --mining={config.loss.mining} needs --normalizer=image: the "
-            "others count the examples of the whole batch, which mining knows a part at a time."
-        )
-    parts = strategy.num_replicas_in_sync * settings.accumulation
-    if config.data.batch_size % parts:
-        raise InputError(
-            f"--batch_size={config.data.batch_size} must be a multiple of {parts} ({strategy.num_replicas_in_sync} "
-            f"devices, --accumulation={config.train.accumulation})."
-        )
-    return label_map
-
-
-def _announce(config: Config, replicas: int) -> None:
-    """Says what is about to run, and warns of a rate that the linear rule wouldn't give."""
-    settings, batch = config.train, config.data.batch_size
-    parts = f", in {settings.accumulation} parts each" if settings.accumulation > 1 else ""
-    print(
-        f"{settings.steps} steps of {batch} images on {replicas} device(s){parts}; {settings.optimizer}, learning rate "
-        f"{settings.learning_rate:g}, schedule {settings.schedule}."
-    )
-    excess = linear_rule_excess(settings, batch)
-    if excess > 2.0:
-        logging.warning(
-            "learning_rate=%g is %.1f times what the linear rule gives for a batch of %d (0.01 for 16, section 4.1); "
-            "the loss may become NaN.",
-            settings.learning_rate,
-            excess,
-            batch,
-        )
-
-
-def _run(
-    config: Config,
-    strategy: tf.distribute.Strategy,
-    worker: Worker,
-    label_map: LabelMap,
-    run_dir: Path,
-    verbose: int,
-    *,
-    data: str,
-    validation: str,
-    init_weights: str,
-) -> RetinaNet:
+def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
     """The job of one process whose run directory is in order."""
     if (run_dir / runs.WEIGHTS).exists():
         print(f"{run_dir}: this run is finished; its result is used as it is.")
         return runs.load_model(run_dir)
+    config, strategy, worker, data = job.config, job.strategy, job.worker, job.paths["data"]
     total = config.train.steps
     with strategy.scope():
         model = compile_model(config)
@@ -212,13 +115,13 @@ def _run(
         done = state.restore()
         if done:
             print(f"{run_dir}: going on after {done} of {total} steps.")
-        elif init_weights:
-            print(initialize(model, init_weights, label_map))
+        elif job.paths["init_weights"]:
+            print(initialize(model, job.paths["init_weights"], job.label_map))
             if average:
                 average.restart()
     if worker.is_chief and done < total:
-        _announce(config, strategy.num_replicas_in_sync)
-    judge = Validation(config, model, label_map, run_dir, validation, worker, average)
+        announce(config, strategy.num_replicas_in_sync)
+    judge = Validation(config, model, job.label_map, run_dir, job.source, worker, average)
     damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
     progress = Progress(total, done, config.data.batch_size, make_schedule(config.train))
     if worker.is_chief:

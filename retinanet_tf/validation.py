@@ -18,7 +18,7 @@ from retinanet_tf.data import files
 from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.detector import Detector
 from retinanet_tf.evaluation import evaluate
-from retinanet_tf.evaluation_source import Source, read_source
+from retinanet_tf.evaluation_source import Source
 from retinanet_tf.model import RetinaNet
 from retinanet_tf.strategies import Worker
 
@@ -31,7 +31,7 @@ class Validation:
       model: in training.
       label_map: the dataset's.
       run_dir: the job's folder.
-      source: pattern of validation shards, '' for none.
+      source: validation data; None for none, and where the worker isn't the chief.
       worker: this process; the chief alone evaluates and writes, with weights that all workers read together.
       average: of the weights, evaluated in their place.
     """
@@ -42,13 +42,13 @@ class Validation:
         model: RetinaNet,
         label_map: LabelMap,
         run_dir: Path,
-        source: str,
+        source: Source | None,
         worker: Worker,
         average: WeightAverage | None,
     ):
         self.config, self.model, self.label_map, self.run_dir = config, model, label_map, run_dir
         self.worker, self.average = worker, average
-        self.source: Source | None = read_source(source) if source and worker.is_chief else None
+        self.source = source
         # Several workers' variables answer when all workers ask. The chief evaluates a copy.
         self.judged = RetinaNet.from_config(config) if worker.count > 1 else model
         self.detector = Detector.from_config(config, self.judged, label_map)

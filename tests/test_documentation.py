@@ -17,7 +17,10 @@ from datasets import write_coco
 from documents import PAGES, ROOT
 from published import Published
 
+import retinanet_tf as rn
+
 README = (ROOT / "README.md").read_text()
+BUILD = (ROOT / "BUILD.md").read_text()
 RECIPE = "--flagfile=experiments/recipes/bccd.flags"
 TINY_NETWORK = ("--backbone=resnet10_w16", "--fpn_channels=16", "--subnet_channels=16", "--subnet_depth=1")
 TINY_JOB = ("--image_size=64", "--max_size=96", "--batch_size=2", "--steps=2", "--warmup_steps=1", "--eval_steps=0")
@@ -69,14 +72,14 @@ def test_every_flag_in_the_prose_is_some_commands(forked):
 
 @pages
 def test_shells_and_formats_accept_the_blocks(page):
-    """bash reads every block that is neither Python nor YAML, whatever programs it names."""
+    """bash reads every block that is neither Python, YAML nor what something printed, whatever programs it names."""
     for language, content in documents.blocks(page.read_text()):
         if language == "python":
             compile(content, page.name, "exec")
         elif language == "yaml":
             yaml = pytest.importorskip("yaml", reason="PyYAML reads the YAML blocks and isn't installed")
             assert all(part["kind"] and part["metadata"]["name"] for part in yaml.safe_load_all(content))
-        elif "→" not in content:  # The layout of the code is no script.
+        elif language != "text" and "→" not in content:  # The layout of the code is no script.
             done = subprocess.run(["bash", "-n"], input=content, text=True, capture_output=True, check=False)
             assert done.returncode == 0 and not done.stderr, content + done.stderr
 
@@ -121,7 +124,7 @@ def test_the_papers_commands_print_their_jobs(forked, folder):
     printed = 0
     for command in found:
         names = forked.flags(command.module, command.arguments)[1].split()
-        if "dry_run" in names and not command.module.rpartition(".")[2].startswith("figure_"):
+        if "dry_run" in names and re.match(r"experiments\.paper\.(?!figure_)", command.module):
             status, output = forked.run(command.module, [*command.arguments, "--dry_run"], folder)
             assert status == 0 and "--steps=" in output, output[-2000:]
             printed += 1
@@ -206,14 +209,27 @@ def test_a_published_checkpoint_as_the_readme_has_it(forked, folder):
     theirs = Published("torchvision", "resnet50", 91)
     theirs.outputs(np.full((1, 64, 64, 3), 128, np.float32))
     (folder / "published.pkl").write_bytes(pickle.dumps(theirs.tensors, protocol=2))
+    for name in ("train", "val"):
+        rn.data.prepare(folder / f"{name}.json", folder / "photos", folder / "data", name, progress=False)
     block = documents.block_after(README, "A published checkpoint, served")
-    changes = {"import_weights": ("--file=published.pkl", "--image_size=64", "--max_size=96")}
-    run_block(forked, block, folder, changes, ["import_weights", "predict", "export"])
+    # Of the checkpoint's 91 columns, those of the photos' three categories.
+    (folder / "labels.json").write_text((folder / "data/labels.json").read_text())
+    changes = {"import_weights": ("--file=published.pkl", "--image_size=64", "--max_size=96", "--labels=labels.json")}
+    run_block(forked, block, folder, changes, ["import_weights", "predict", "evaluate", "export"])
     assert json.loads((folder / "weights/tv/import.json").read_text())["unused"] == []
     assert (folder / "pictures/detections.json").exists() and (folder / "export/tv/1/saved_model.pb").exists()
-    # To go on training it: flags.txt, which the import wrote, is read by the command's own flags.
+    assert 0.0 <= json.loads((folder / "weights/tv/val/metrics.json").read_text())["AP"] <= 1.0
+    # To go on training it, from the flags.txt that the import wrote; then what takes longer than a test.
     _, _, rest = README.partition("To fine-tune on your own data")
-    (train,) = documents.commands(documents.blocks(rest)[0][1])
-    assert (train.module, train.arguments[0]) == ("experiments.train", "--flagfile=weights/tv/flags.txt")
-    status, output = forked.flags(train.module, train.arguments, folder)
-    assert status == 0, output
+    (fine_tune,) = documents.commands(documents.blocks(rest)[0][1])
+    blood = documents.commands(documents.block_after(README, "A real one from scratch: blood cells"))
+    (recipe,) = [command for command in blood if command.module == fine_tune.module]
+    eight = documents.commands(documents.block_after(BUILD, "Training on many devices"))[0]
+    for command, changes, said in (
+        (fine_tune, (), "--init_weights=weights/tv\n"),
+        (recipe, (), "2500 steps of 4 images on 1 device(s); adamw"),
+        (eight, ("--num_classes=3", "--init_weights="), "90000 steps of 16 images on 1 device(s); sgd"),
+    ):
+        status, output = forked.run(command.module, [*command.arguments, *changes, "--dry_run"], folder)
+        assert status == 0 and said in output, f"{command}\n{output}"
+    assert not (folder / "runs").exists()

@@ -16,7 +16,8 @@ import pytest
 import tensorflow as tf
 
 import retinanet_tf as rn
-from retinanet_tf.training import compile_model, load_training_data
+from retinanet_tf.job import load_training_data
+from retinanet_tf.training import compile_model
 
 
 @pytest.fixture(scope="module")

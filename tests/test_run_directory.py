@@ -1,6 +1,7 @@
 """The run directory: what a job leaves there, that it goes on where it stopped, and which job it refuses."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -166,6 +167,24 @@ def test_a_run_from_before_a_field_existed_is_the_same_job(finished, shards):
 def test_no_shards_leave_no_run_directory(tmp_path):
     with pytest.raises(rn.InputError, match="nowhere"):
         rn.train(TINY, data=str(tmp_path / "nowhere-*.tfrecord"), run_dir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_validation_shards_leave_no_run_directory(shards, tmp_path):
+    """Or the command with the right pattern would be another job."""
+    with pytest.raises(rn.InputError, match="no file matches .*nova"):
+        train = str(shards / "train-*.tfrecord")
+        rn.train(TINY, data=train, validation=str(shards / "nova-*.tfrecord"), run_dir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_of_other_categories_leaves_no_run_directory(shards, tmp_path):
+    shutil.copytree(shards, tmp_path / "other")
+    labels = json.loads((shards / "labels.json").read_text())
+    (tmp_path / "other/labels.json").write_text(json.dumps([{**row, "name": f"no {row['name']}"} for row in labels]))
+    with pytest.raises(rn.InputError, match="is .* to the detector but 'no .*' in .*other"):
+        train, val = str(shards / "train-*.tfrecord"), str(tmp_path / "other" / "val-*.tfrecord")
+        rn.train(TINY, data=train, validation=val, run_dir=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

@@ -10,9 +10,9 @@ from small_jobs import TINY, log_of, write_shards
 import retinanet_tf as rn
 from retinanet_tf import callbacks, faults, training
 from retinanet_tf.data.reader import read_records
+from retinanet_tf.job import announce, load_training_data
 from retinanet_tf.optimization import linear_rule_excess
 from retinanet_tf.strategies import Worker
-from retinanet_tf.training import load_training_data
 
 # On one device: in one process, models of different sizes get the same key for TensorFlow's CPU collectives.
 SMALLEST = TINY.replace(eval_steps=0, log_steps=0, strategy="one_device")
@@ -125,7 +125,7 @@ def test_a_rate_far_above_the_linear_rule_is_warned_of(caplog, capsys):
     config = TINY.replace(optimizer="sgd", learning_rate=0.02)
     assert linear_rule_excess(config.train, 4) == pytest.approx(8.0)
     with caplog.at_level("WARNING", "absl"):
-        training._announce(config, 1)
+        announce(config, 1)
     assert "8.0 times what the linear rule gives for a batch of 4" in caplog.text
     assert "6 steps of 4 images on 1 device(s); sgd, learning rate 0.02" in capsys.readouterr().out
 

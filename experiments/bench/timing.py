@@ -41,12 +41,14 @@ def stack() -> str:
 
 
 def hardware() -> str:
-    """The machine that a figure belongs to, as Linux names it."""
-    model = platform.processor() or platform.machine()
+    """The machine that a figure belongs to, as Linux names it; and what TensorFlow turns oneDNN on for."""
+    model, vectors = platform.processor() or platform.machine(), ""
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model)
-    return f"{os.cpu_count()} cores of {model}"
+            known = dict(line.replace("\t", "").strip().split(": ", 1) for line in file if ": " in line)
+        model = known.get("model name", model)
+        vectors = " with AVX-512 VNNI" if "avx512_vnni" in known.get("flags", "").split() else ""
+    return f"{os.cpu_count()} cores of {model}{vectors}"
 
 
 class Rows:

@@ -23,10 +23,10 @@ from retinanet_tf import runs
 from retinanet_tf.config import Config
 from retinanet_tf.data import files
 from retinanet_tf.errors import InputError
+from retinanet_tf.job import load_training_data
 from retinanet_tf.losses import retinanet_losses
 from retinanet_tf.model import RetinaNet
 from retinanet_tf.optimization import make_optimizer
-from retinanet_tf.training import load_training_data
 
 TABLES = flags.DEFINE_list("tables", list(study.STUDIES), "Studies to rehearse.")
 SHRINK = flags.DEFINE_integer("shrink", 1, "Divide the images' sides by this, where a step takes a minute.", 1)
