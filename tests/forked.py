@@ -30,16 +30,17 @@ class Forked:
         self.process.stdin.close()
         self.process.wait(timeout=60)
 
-    def run(self, module, arguments, folder=ROOT):
+    def run(self, module, arguments, folder=ROOT, environment=None):
         """(exit status, everything it printed) of `python -m MODULE ARGUMENTS`, called from a folder."""
-        return self._ask(module=module, arguments=list(arguments), folder=str(folder), run=True)
+        settings = {"folder": str(folder), "environment": environment or {}}
+        return self._ask(module=module, arguments=list(arguments), run=True, **settings)
 
     def flags(self, module, arguments=(), folder=ROOT):
         """(0, the names of its flags, one a line) if the arguments parse; else (1 or 2, why not). Nothing is run.
 
         With status 2 the arguments are right and one that must be there isn't; the names are there too.
         """
-        return self._ask(module=module, arguments=list(arguments), folder=str(folder), run=False)
+        return self._ask(module=module, arguments=list(arguments), run=False, folder=str(folder), environment={})
 
     def _ask(self, **request):
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -52,6 +53,7 @@ def _child(request, output):
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(request["folder"])
+    os.environ.update(request["environment"])
     sys.argv = [request["module"], *request["arguments"]]
     status = 1
     try:
