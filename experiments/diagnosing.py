@@ -8,6 +8,7 @@ from retinanet_tf import runs
 from retinanet_tf.data import files, pipeline
 from retinanet_tf.diagnosis import LossDistribution, loss_distribution
 from retinanet_tf.diagnosis_plot import figure_4
+from retinanet_tf.job import canvas_settings
 
 
 def diagnose(
@@ -26,10 +27,8 @@ def diagnose(
     batches = pipeline.load(
         data,
         training=False,
-        image_size=config.model.image_size,
-        max_size=config.model.max_size,
+        **canvas_settings(config),
         pixel_mean=config.model.pixel_mean,
-        size_multiple=2**config.anchors.max_level,
         batch_size=batch_size,
     )
     distribution = loss_distribution(model, batches, limit)

@@ -26,7 +26,7 @@ def main() -> None:
     if not DRY_RUN.value:
         train(config, run_dir=RUN_DIR.value, **paths)
         return
-    job = open_job(config, **paths)
+    job = open_job(config.replace(cache="none"), **paths)  # a cache takes long to make, and a disk's stays
     print(runs.flagfile(config, **paths), end="")
     announce(config, job.strategy.num_replicas_in_sync)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -53,6 +54,15 @@ def open_job(config: Config, *, data: str, validation: str = "", init_weights: s
     return Job(config, paths, strategy, worker, label_map, source)
 
 
+def canvas_settings(config: Config) -> dict[str, Any]:
+    """The pictures' sizes in pixels, as `pipeline.load` and `position.image_ids` are told them."""
+    return {
+        "image_size": config.model.image_size,
+        "max_size": config.model.max_size,
+        "size_multiple": 2**config.anchors.max_level,
+    }
+
+
 def load_training_data(
     config: Config,
     pattern: str,
@@ -64,10 +74,8 @@ def load_training_data(
     return pipeline.load(
         pattern,
         training=True,
-        image_size=config.model.image_size,
-        max_size=config.model.max_size,
+        **canvas_settings(config),
         pixel_mean=config.model.pixel_mean,
-        size_multiple=2**config.anchors.max_level,
         batch_size=config.data.batch_size,
         flip=config.data.flip,
         vertical_flip=config.data.vertical_flip,

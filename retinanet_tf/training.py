@@ -18,7 +18,7 @@ from retinanet_tf.config import Config
 from retinanet_tf.data import files
 from retinanet_tf.data.damage import DamageLog
 from retinanet_tf.data.position import image_ids
-from retinanet_tf.job import Job, announce, load_training_data, open_job
+from retinanet_tf.job import Job, announce, canvas_settings, load_training_data, open_job
 from retinanet_tf.locking import exclusive
 from retinanet_tf.losses import retinanet_losses
 from retinanet_tf.model import RetinaNet
@@ -174,9 +174,7 @@ def _batch_of(config: Config, data: str, worker: Worker, step: int) -> tuple[fau
         data,
         step,
         batch_size=config.data.batch_size,
-        image_size=config.model.image_size,
-        max_size=config.model.max_size,
-        size_multiple=2**config.anchors.max_level,
+        **canvas_settings(config),
         seed=config.train.seed,
         shard=shard,
         shard_by=config.data.shard_by,

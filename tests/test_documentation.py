@@ -228,11 +228,12 @@ def test_a_published_checkpoint_as_the_readme_has_it(forked, folder):
     eight = documents.commands(documents.block_after(BUILD, "Training on many devices"))[0]
     for command, changes, said in (
         (fine_tune, (), "--init_weights=weights/tv\n"),
-        (recipe, (), "2500 steps of 4 images on 1 device(s); adamw"),
+        (recipe, ("--cache=disk",), "2500 steps of 4 images on 1 device(s); adamw"),
         (eight, ("--num_classes=3", "--init_weights="), "90000 steps of 16 images on 1 device(s); sgd"),
     ):
         status, output = forked.run(command.module, [*command.arguments, *changes, "--dry_run"], folder)
         assert status == 0 and said in output, f"{command}\n{output}"
+    assert not (folder / "data/cache").exists(), "a dry run leaves nothing"
     # The four machines' command on one, which there is.
     block = documents.blocks(BUILD.partition("**Four machines**")[2])[0][1]
     (four,) = documents.commands(block)
