@@ -31,7 +31,7 @@ def modules() -> list[str]:
 
 def describe_settings() -> None:
     """Puts the help of each setting, which is data of its field, into the docstring of its section."""
-    from retinanet_tf import config
+    from retinanet_tf.config import config
 
     for section in dataclasses.fields(config.Config):
         lines = [f"  {field.name}: {field.metadata['help']}" for field in dataclasses.fields(section.type)]

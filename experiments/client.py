@@ -7,8 +7,8 @@ python -m experiments.client --image=a.jpg,b.png --server=localhost:8501 --rest 
 from absl import flags
 
 from experiments import cli
-from retinanet_tf.client import detect
-from retinanet_tf.data.files import read_bytes, write_json
+from retinanet_tf.cli.client import detect
+from retinanet_tf.files import read_bytes, write_json
 
 _IMAGE = flags.DEFINE_list("image", None, "JPEG, PNG or BMP files, separated by commas; one request.", required=True)
 _SERVER = flags.DEFINE_string("server", "localhost:8500", "HOST:PORT of the server (gRPC 8500, REST 8501).")

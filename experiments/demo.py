@@ -16,11 +16,11 @@ from PIL import Image
 
 from experiments import cli
 from retinanet_tf import presets
-from retinanet_tf.data import shapes
-from retinanet_tf.data.prepare import prepare
-from retinanet_tf.export import export
-from retinanet_tf.runs import load_detector
-from retinanet_tf.training import train
+from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.data.synthetic import shapes
+from retinanet_tf.export.saved_model import export
+from retinanet_tf.inference.checkpoint import load_detector
+from retinanet_tf.training.train import train
 from retinanet_tf.visualize import contact_sheet, draw_detections, save_image
 
 OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder for everything.")

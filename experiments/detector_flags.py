@@ -2,10 +2,10 @@
 
 from absl import flags
 
-from retinanet_tf.augmented import AugmentedDetector
-from retinanet_tf.detector import Detector
 from retinanet_tf.errors import InputError
-from retinanet_tf.runs import load_detector
+from retinanet_tf.inference.checkpoint import load_detector
+from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.test_time_augmentation import AugmentedDetector
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a training job, or a .keras file.")
 TEST_SIZES = flags.DEFINE_list(

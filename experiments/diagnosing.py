@@ -4,11 +4,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from retinanet_tf import runs
-from retinanet_tf.data import files, pipeline
-from retinanet_tf.diagnosis import LossDistribution, loss_distribution
-from retinanet_tf.diagnosis_plot import figure_4
-from retinanet_tf.job import canvas_settings
+from retinanet_tf import files
+from retinanet_tf.data import pipeline
+from retinanet_tf.data.training_data import canvas_settings
+from retinanet_tf.evaluation.loss_distribution import LossDistribution, loss_distribution
+from retinanet_tf.evaluation.loss_distribution_plot import figure_4
 
 
 def diagnose(
@@ -23,7 +23,7 @@ def diagnose(
 ) -> LossDistribution:
     """Runs a model over shards, writes NAME.png and NAME.json into the folder `output`, and says what they show."""
     files.make_folder(output, "--output")
-    config, model = runs.load_config(checkpoint), runs.load_model(checkpoint)
+    config, model = checkpoint.load_config(checkpoint), checkpoint.load_model(checkpoint)
     batches = pipeline.load(
         data,
         training=False,

@@ -12,9 +12,9 @@ import json
 from absl import flags
 
 from experiments import cli, detector_flags
-from retinanet_tf.data.files import read_text
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation import evaluate, report, score_results
+from retinanet_tf.evaluation.evaluator import evaluate, report, score_results
+from retinanet_tf.files import read_text
 
 _DATA = flags.DEFINE_string("data", None, "Pattern of the split's shards, as prepare_data wrote them.")
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances JSON, instead of --data.")

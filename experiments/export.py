@@ -11,12 +11,12 @@ import json
 from absl import flags
 
 from experiments import cli
-from retinanet_tf import decoding
-from retinanet_tf.data.files import read_bytes, read_text
 from retinanet_tf.errors import InputError
-from retinanet_tf.export import export
-from retinanet_tf.frozen import PRECISIONS
-from retinanet_tf.runs import load_detector
+from retinanet_tf.export import image_decoding as decoding
+from retinanet_tf.export.freeze import PRECISIONS
+from retinanet_tf.export.saved_model import export
+from retinanet_tf.files import read_bytes, read_text
+from retinanet_tf.inference.checkpoint import load_detector
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a training job or .keras file.", required=True)
 _OUTPUT = flags.DEFINE_string(

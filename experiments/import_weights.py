@@ -14,8 +14,8 @@ keeps the backbone of a finished job, as a start for detectors with another pyra
 from absl import flags
 
 from experiments import cli
-from retinanet_tf import config_flags
-from retinanet_tf.data.labels import LabelMap
+from retinanet_tf.cli import flags as config_flags
+from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.pretrained import import_weights, keep_backbone
 from retinanet_tf.pretrained.names import SOURCES

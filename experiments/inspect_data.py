@@ -12,9 +12,9 @@ import os
 from absl import flags
 
 from experiments import cli
-from retinanet_tf import config_flags
-from retinanet_tf.data.inspection_page import text_page
-from retinanet_tf.doctor import visit
+from retinanet_tf.cli import flags as config_flags
+from retinanet_tf.data.inspect.inspect_dataset import visit
+from retinanet_tf.data.inspect.page import text_page
 
 _DATA = flags.DEFINE_string(
     "data", None, "Pattern of shards, COCO instances JSON, Pascal VOC folder, or CSV file.", required=True

@@ -12,7 +12,7 @@ from absl import flags
 
 from experiments import cli, detector_flags
 from retinanet_tf.errors import InputError
-from retinanet_tf.predict import predict
+from retinanet_tf.inference.predict import predict
 
 _IMAGES = flags.DEFINE_list("images", None, "Files, folders and glob patterns, separated by commas.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for pictures/, detections.json and the sheet.", required=True)

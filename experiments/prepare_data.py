@@ -15,11 +15,11 @@ import os
 from absl import flags
 
 from experiments import cli
-from retinanet_tf.data.images import ImagePolicy
-from retinanet_tf.data.labels import LabelMap
-from retinanet_tf.data.prepare import prepare
-from retinanet_tf.data.rules import doubt_format
-from retinanet_tf.data.sources import read_source
+from retinanet_tf.data.records.box_rules import doubt_format
+from retinanet_tf.data.records.images import ImagePolicy
+from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.data.sources.reading import read_source
 from retinanet_tf.errors import InputError
 
 _ANNOTATIONS = flags.DEFINE_string(

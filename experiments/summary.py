@@ -10,11 +10,11 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
-from retinanet_tf import config_flags
-from retinanet_tf.config_presets import presets
-from retinanet_tf.data import files
-from retinanet_tf.model import RetinaNet
-from retinanet_tf.summary import count, draw, table
+from retinanet_tf import files
+from retinanet_tf.cli import flags as config_flags
+from retinanet_tf.config.presets import presets
+from retinanet_tf.models.retinanet import RetinaNet
+from retinanet_tf.models.summary import count, draw, table
 
 OUTPUT = flags.DEFINE_string("output", "", "Folder for PRESET.png and counts.json; '' only prints.")
 

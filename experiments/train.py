@@ -6,9 +6,10 @@ The same command again goes on where it stopped. Settings come from --preset and
 from absl import flags
 
 from experiments import cli
-from retinanet_tf import config_flags, runs
-from retinanet_tf.job import announce, open_job
-from retinanet_tf.training import train
+from retinanet_tf.cli import flags as config_flags
+from retinanet_tf.config.flagfile import flagfile
+from retinanet_tf.training.job import announce, open_job
+from retinanet_tf.training.train import train
 
 DATA = flags.DEFINE_string("data", None, "Pattern of training shards; labels.json is beside them.", required=True)
 VALIDATION = flags.DEFINE_string("validation", "", "Pattern of shards to evaluate on at the end.")
@@ -27,7 +28,7 @@ def main() -> None:
         train(config, run_dir=RUN_DIR.value, **paths)
         return
     job = open_job(config.replace(cache="none"), **paths)  # a cache takes long to make, and a disk's stays
-    print(runs.flagfile(config, **paths), end="")
+    print(flagfile(config, **paths), end="")
     announce(config, job.strategy.num_replicas_in_sync)
 
 

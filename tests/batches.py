@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from retinanet_tf.data import transforms
-from retinanet_tf.data.prepare import prepare
-from retinanet_tf.data.reader import read_records
+from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.data.records.reader import read_records
 from tests.datasets import write_coco
 
 WIDE, TALL = (40, 30), (30, 40)

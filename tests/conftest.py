@@ -13,7 +13,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # TensorFlow leaves oneDNN off on CPUs without AVX-512 VNNI; with it the tests compute alike on all, and in less memory.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # As retinanet_tf does at its import, which some tests make after TensorFlow's.
-runpy.run_path(str(pathlib.Path(__file__).parents[1] / "retinanet_tf" / "before_tensorflow.py"))
+runpy.run_path(str(pathlib.Path(__file__).parents[1] / "retinanet_tf" / "cli" / "before_tensorflow.py"))
 
 import pytest  # noqa: E402
 

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 
-from retinanet_tf.config import DetectConfig
-from retinanet_tf.config_presets import presets
-from retinanet_tf.data.labels import LabelMap
-from retinanet_tf.detector import Detector
-from retinanet_tf.model import RetinaNet
+from retinanet_tf.config.config import DetectConfig
+from retinanet_tf.config.presets import presets
+from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.inference.detector import Detector
+from retinanet_tf.models.retinanet import RetinaNet
 
 
 def small_detector(labels: LabelMap, spread: float = 0.25) -> Detector:

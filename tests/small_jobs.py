@@ -3,7 +3,7 @@
 import csv
 
 import retinanet_tf as rn
-from retinanet_tf.data import shapes
+from retinanet_tf.data.synthetic import shapes
 
 TINY = rn.presets["mini"].replace(
     backbone="resnet10_w16",

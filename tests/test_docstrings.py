@@ -17,7 +17,7 @@ WITH_EXAMPLES = {
 
 @pytest.mark.parametrize("name", sorted(WITH_EXAMPLES))
 def test_examples(name):
-    # Attributes of a package can hide its modules (`retinanet_tf.export` is a function).
+    # Attributes of a package can hide its modules (`retinanet_tf.export.saved_model` is a function).
     importlib.import_module(name)
     module = sys.modules[name]
     result = doctest.testmod(module, optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
@@ -25,5 +25,8 @@ def test_examples(name):
 
 
 def test_where_to_begin_there_are_examples():
-    taught = {"boxes", "anchors", "targets", "losses", "box_losses", "model", "detector", "config", "data.labels"}
+    taught = {
+        *("detection.boxes", "detection.anchors", "detection.assignment", "losses.classification", "losses.box"),
+        *("models.retinanet", "inference.detector", "config.config", "data.sources.labels"),
+    }
     assert {f"retinanet_tf.{name}" for name in taught} <= WITH_EXAMPLES

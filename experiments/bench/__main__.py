@@ -17,8 +17,8 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
-from retinanet_tf.before_tensorflow import as_it_came
-from retinanet_tf.data import files
+from retinanet_tf import files
+from retinanet_tf.cli.before_tensorflow import as_it_came
 from retinanet_tf.errors import InputError
 from retinanet_tf.visualize import new_figure, save_figure
 

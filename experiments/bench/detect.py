@@ -19,14 +19,14 @@ from PIL import Image
 from experiments import cli
 from experiments.bench.peers import keras_hub_detector, torchvision_network
 from experiments.bench.timing import Rows, in_turns
-from retinanet_tf.anchors import anchors_by_level
-from retinanet_tf.config import AnchorConfig, DetectConfig
-from retinanet_tf.detector import Detector
-from retinanet_tf.export import export
-from retinanet_tf.frozen import freeze
-from retinanet_tf.model import RetinaNet
-from retinanet_tf.postprocess import select_detections
-from retinanet_tf.runs import load_detector
+from retinanet_tf.config.config import AnchorConfig, DetectConfig
+from retinanet_tf.detection.anchors import anchors_by_level
+from retinanet_tf.detection.postprocess import select_detections
+from retinanet_tf.export.freeze import freeze
+from retinanet_tf.export.saved_model import export
+from retinanet_tf.inference.checkpoint import load_detector
+from retinanet_tf.inference.detector import Detector
+from retinanet_tf.models.retinanet import RetinaNet
 
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of everything, in turns.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A trained job, whose scores on --image are decoded too.")

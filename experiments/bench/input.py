@@ -26,9 +26,9 @@ from PIL import Image
 from experiments import cli
 from experiments.bench.timing import Rows
 from retinanet_tf.data import pipeline, transforms
-from retinanet_tf.data.prepare import prepare
-from retinanet_tf.data.reader import labels_beside, read_records
-from retinanet_tf.data.tfrecord import parse_example
+from retinanet_tf.data.records.example import parse_example
+from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.data.records.reader import labels_beside, read_records
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of JPEG photos; by default pictures of noise are made.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each, in turns.")

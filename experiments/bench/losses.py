@@ -21,9 +21,9 @@ from absl import flags
 from experiments import cli
 from experiments.bench.memory import process_memory
 from experiments.bench.timing import Rows, in_turns
-from retinanet_tf.box_losses import GIoULoss, SmoothL1Loss
-from retinanet_tf.losses import CrossEntropyLoss, FocalLoss
-from retinanet_tf.mining import mine
+from retinanet_tf.losses.box import GIoULoss, SmoothL1Loss
+from retinanet_tf.losses.classification import CrossEntropyLoss, FocalLoss
+from retinanet_tf.losses.mining import mine
 
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Timed calls of everything, in turns.")
 _SHAPE = (2, 50_000, 80)

@@ -69,7 +69,7 @@ def torchvision_network(side: int) -> Callable[[], object] | None:
 
 def _worker(module: str, argument: str) -> Callable[[], str]:
     """Starts a module of this folder that answers every line with a line; a call is one such exchange."""
-    from retinanet_tf.before_tensorflow import as_it_came  # here: a worker that imports this module goes without it
+    from retinanet_tf.cli.before_tensorflow import as_it_came  # here: a worker that imports this module goes without it
 
     command = [sys.executable, "-m", f"experiments.bench.{module}", argument]
     worker = subprocess.Popen(

@@ -22,7 +22,7 @@ from PIL import Image
 
 from experiments import cli
 from experiments.bench.timing import Rows
-from retinanet_tf.data.prepare import prepare
+from retinanet_tf.data.records.prepare import prepare
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of JPEG photos; by default pictures of noise are made.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs, in turns.")
@@ -34,7 +34,7 @@ _BOXES_AN_IMAGE = 10
 _CHILD = """
 import sys, time
 from experiments.bench.memory import process_memory
-from retinanet_tf.data.prepare import prepare
+from retinanet_tf.data.records.prepare import prepare
 start = time.perf_counter()
 prepare(sys.argv[1], sys.argv[2], sys.argv[3], verify="header", progress=False)
 print(time.perf_counter() - start, process_memory("VmHWM"))

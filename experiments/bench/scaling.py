@@ -22,14 +22,15 @@ from absl import flags
 from experiments import cli
 from experiments.bench.memory import process_memory
 from experiments.bench.timing import hardware, in_turns, stack
-from retinanet_tf import losses, targets
-from retinanet_tf.anchors import anchors_by_level
-from retinanet_tf.config import AnchorConfig, AssignConfig, DetectConfig
-from retinanet_tf.config_presets import presets
-from retinanet_tf.data import files
-from retinanet_tf.model import RetinaNet
-from retinanet_tf.postprocess import select_detections
-from retinanet_tf.training import compile_model
+from retinanet_tf import files
+from retinanet_tf.config.config import AnchorConfig, AssignConfig, DetectConfig
+from retinanet_tf.config.presets import presets
+from retinanet_tf.detection import assignment as targets
+from retinanet_tf.detection.anchors import anchors_by_level
+from retinanet_tf.detection.postprocess import select_detections
+from retinanet_tf.losses import classification as losses
+from retinanet_tf.models.retinanet import RetinaNet
+from retinanet_tf.training.train import compile_model
 from retinanet_tf.visualize import new_figure, save_figure
 
 _OUTPUT = flags.DEFINE_string("output", "runs/bench", "Folder for scaling_vXYZ.json and .png.")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from absl import flags
 
-from retinanet_tf.data.files import write_json
+from retinanet_tf.files import write_json
 
 JSON = flags.DEFINE_string("json", None, "File for the rows as JSON.")
 

@@ -21,9 +21,9 @@ from experiments.bench.memory import process_memory
 from experiments.bench.peers import keras_hub_frozen, keras_hub_step
 from experiments.bench.step import fit_step
 from experiments.bench.timing import Rows, in_turns
-from retinanet_tf.config_presets import presets
-from retinanet_tf.summary import count
-from retinanet_tf.training import compile_model
+from retinanet_tf.config.presets import presets
+from retinanet_tf.models.summary import count
+from retinanet_tf.training.train import compile_model
 
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "Timed steps of everything, in turns.")
 _ONLY = flags.DEFINE_enum("only", None, ["ours", "peer_frozen"], "Print the peak memory of this one alone.")

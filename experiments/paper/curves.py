@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from retinanet_tf import losses
-from retinanet_tf.anchor_losses import ValueAndSlope
-from retinanet_tf.data import files
+from retinanet_tf import files
+from retinanet_tf.losses import classification as losses
+from retinanet_tf.losses.anchor_losses import ValueAndSlope
 from retinanet_tf.visualize import new_figure, save_figure
 
 OUTPUT = flags.DEFINE_string("output", "experiments/results/exact", "Folder for the picture and the points.")

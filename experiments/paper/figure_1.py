@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments import cli
 from experiments.paper import curves
-from retinanet_tf import losses
+from retinanet_tf.losses import classification as losses
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0, 5.0)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments import cli
 from experiments.paper import report, study, table_1e
-from retinanet_tf.data import files
+from retinanet_tf import files
 from retinanet_tf.errors import InputError
 from retinanet_tf.visualize import new_figure, save_figure
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from experiments import cli
 from experiments.paper import curves
-from retinanet_tf.config_presets import presets
-from retinanet_tf.data import files
-from retinanet_tf.model import RetinaNet
-from retinanet_tf.summary import count, draw
+from retinanet_tf import files
+from retinanet_tf.config.presets import presets
+from retinanet_tf.models.retinanet import RetinaNet
+from retinanet_tf.models.summary import count, draw
 
 HEIGHT, WIDTH = 608, 1024
 """A 600 × 1000 image, to whole cells of C5."""

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from experiments import cli, diagnosing
 from experiments.paper import miniature, study, table_1d
-from retinanet_tf import runs
-from retinanet_tf.diagnosis import FIGURE_4_GAMMAS
 from retinanet_tf.errors import InputError
+from retinanet_tf.evaluation.loss_distribution import FIGURE_4_GAMMAS
+from retinanet_tf.inference import checkpoint
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     row = next(row for row in table_1d.STUDY.rows if row.label == "focal loss")
     config = study.resolve(table_1d.STUDY, row, scale, int(study.SEEDS.value[0]))
     run_dir = Path(study.RUNS.value) / scale / study.job_name(config, scale)
-    if not (run_dir / runs.WEIGHTS).exists():
+    if not (run_dir / checkpoint.WEIGHTS).exists():
         raise InputError(
             f"{run_dir} has no trained model; run experiments.paper.table_1d --scale={scale} "
             f"--rows={table_1d.STUDY.rows.index(row)} first."

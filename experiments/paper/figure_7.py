@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from experiments import cli
 from experiments.paper import report, study
-from retinanet_tf import losses
+from retinanet_tf.losses import classification as losses
 from retinanet_tf.visualize import new_figure, save_figure
 
 GAMMAS = (1.0, 2.0, 3.0, 4.0, 5.0)

@@ -12,13 +12,14 @@ which the backbone alone is kept.
 
 from pathlib import Path
 
-from retinanet_tf.config import Config
-from retinanet_tf.config_presets import presets
-from retinanet_tf.data import files, shapes
-from retinanet_tf.data.prepare import prepare
-from retinanet_tf.locking import exclusive
+from retinanet_tf import files
+from retinanet_tf.config.config import Config
+from retinanet_tf.config.presets import presets
+from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.data.synthetic import shapes
 from retinanet_tf.pretrained import keep_backbone
-from retinanet_tf.training import train
+from retinanet_tf.training.locking import exclusive
+from retinanet_tf.training.train import train
 
 BASE = presets["mini"].replace(
     backbone="resnet10_w16",

@@ -19,14 +19,15 @@ from tqdm import tqdm
 
 from experiments import cli
 from experiments.paper import study
-from retinanet_tf import runs
-from retinanet_tf.config import Config
-from retinanet_tf.data import files
+from retinanet_tf import files
+from retinanet_tf.config.config import Config
+from retinanet_tf.config.flagfile import flagfile
+from retinanet_tf.data.training_data import load_training_data
 from retinanet_tf.errors import InputError
-from retinanet_tf.job import load_training_data
-from retinanet_tf.losses import retinanet_losses
-from retinanet_tf.model import RetinaNet
-from retinanet_tf.optimization import make_optimizer
+from retinanet_tf.losses.classification import retinanet_losses
+from retinanet_tf.models.retinanet import RetinaNet
+from retinanet_tf.provenance import provenance
+from retinanet_tf.training.optimizers import make_optimizer
 
 TABLES = flags.DEFINE_list("tables", list(study.STUDIES), "Studies to rehearse.")
 SHRINK = flags.DEFINE_integer("shrink", 1, "Divide the images' sides by this, where a step takes a minute.", 1)
@@ -67,7 +68,7 @@ def main() -> None:
     """Runs what is missing, writing after each job; with --dry_run prints every job as a flagfile."""
     if study.DRY_RUN.value:
         for name, config in distinct_jobs(TABLES.value).items():
-            print(f"# {name}\n{runs.flagfile(config)}")
+            print(f"# {name}\n{flagfile(config)}")
         return
     if not study.DATA.value:
         raise InputError("--data is missing: a pattern of prepared shards of COCO photos (80 classes).")
@@ -89,7 +90,7 @@ def main() -> None:
         names = ("mining", "mining_examples", "mining_nms")
         model.mining = {field: getattr(config.loss, field) for field in names}
         done[name] = rehearse(config, model, study.DATA.value, SHRINK.value)
-        heading = {"steps": STEPS, "batch_size": 1, "data": study.DATA.value, "made_by": runs.provenance()}
+        heading = {"steps": STEPS, "batch_size": 1, "data": study.DATA.value, "made_by": provenance()}
         files.write_json(path, {**heading, "jobs": done})
 
 

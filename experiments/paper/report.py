@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from retinanet_tf.data import files
+from retinanet_tf import files
 from retinanet_tf.visualize import new_figure, save_figure
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

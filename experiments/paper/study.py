@@ -23,12 +23,14 @@ import keras
 from absl import flags
 
 from experiments.paper import miniature, report
-from retinanet_tf import runs
-from retinanet_tf.config import Config
-from retinanet_tf.config_presets import presets
-from retinanet_tf.data import files
+from retinanet_tf import files
+from retinanet_tf.config.config import Config
+from retinanet_tf.config.flagfile import flagfile
+from retinanet_tf.config.presets import presets
 from retinanet_tf.errors import InputError
-from retinanet_tf.training import train
+from retinanet_tf.provenance import provenance
+from retinanet_tf.training import run_directory
+from retinanet_tf.training.train import train
 
 STUDIES = (
     "table_1a",
@@ -131,7 +133,7 @@ def main(study: Study) -> None:
         for number, config in jobs:
             print(f"# {study.name}, row {number} ({rows[number].label}), seed {config.train.seed}")
             run_dir = folder / job_name(config, scale)
-            print(runs.flagfile(config, **_filled(_given(), config), run_dir=str(run_dir)))
+            print(flagfile(config, **_filled(_given(), config), run_dir=str(run_dir)))
         return
     if not COLLECT.value:
         backbones = {config.model.backbone for _, config in jobs}
@@ -175,12 +177,12 @@ def _job(config: Config, run_dir: Path, paths: dict[str, str]) -> None:
             raise
         outcome |= {"diverged": True, "why": str(error).partition(" (")[0]}  # without this machine's paths
     outcome |= {"losses": _last_losses(run_dir), "hours": round((time.time() - start) / 3600, 4)}
-    files.write_json(run_dir / "outcome.json", {**outcome, "made_by": runs.provenance()})
+    files.write_json(run_dir / "outcome.json", {**outcome, "made_by": provenance()})
 
 
 def _last_losses(run_dir: Path) -> dict[str, float]:
     """The mean losses of the last epoch that came to its end."""
-    log = run_dir / runs.LOG
+    log = run_dir / run_directory.LOG
     if not log.exists():
         return {}
     with open(log, newline="") as file:

@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments import cli
 from experiments.paper import study
-from retinanet_tf import runs
+from retinanet_tf.inference import checkpoint
 
 AP = {
     ("resnet50", 400): (30.5, 47.8, 32.7),
@@ -36,7 +36,7 @@ MILLISECONDS = dict(zip(AP, (64, 72, 98, 121, 153, 81, 90, 122, 154, 198), stric
 
 def milliseconds(run_dir: Path, repetitions: int = 30) -> dict[str, float]:
     """{"ms_an_image": median time of a finished job's detector, one square picture of its size at a time}."""
-    detector = runs.load_detector(run_dir)
+    detector = checkpoint.load_detector(run_dir)
     side = detector.image_size
     picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     times = []

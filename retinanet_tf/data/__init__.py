@@ -1,18 +1,18 @@
 """From any dataset to batches: `prepare` writes shards, `load` feeds `model.fit`, `load_for_evaluation` and
 `ground_truth` feed an evaluation."""
 
-from retinanet_tf.data.annotations import Annotations, ImageAnnotations
-from retinanet_tf.data.coco import coco_to_xyxy, read_coco, xyxy_to_coco
-from retinanet_tf.data.csv_source import read_csv
-from retinanet_tf.data.damage import DamageLog
-from retinanet_tf.data.evaluation_reader import ground_truth, load_for_evaluation
-from retinanet_tf.data.labels import LabelMap
 from retinanet_tf.data.pipeline import load
-from retinanet_tf.data.prepare import prepare
-from retinanet_tf.data.reader import read_records
-from retinanet_tf.data.sources import read_source
-from retinanet_tf.data.splits import paper_split
-from retinanet_tf.data.voc import read_voc
+from retinanet_tf.data.records.damage import DamageLog
+from retinanet_tf.data.records.evaluation_reader import ground_truth, load_for_evaluation
+from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.data.records.reader import read_records
+from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
+from retinanet_tf.data.sources.coco import coco_to_xyxy, read_coco, xyxy_to_coco
+from retinanet_tf.data.sources.csv import read_csv
+from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.data.sources.reading import read_source
+from retinanet_tf.data.sources.splits import paper_split
+from retinanet_tf.data.sources.voc import read_voc
 
 __all__ = [
     "Annotations",

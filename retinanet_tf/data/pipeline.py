@@ -8,15 +8,15 @@ import tensorflow as tf
 from absl import logging
 
 from retinanet_tf.data import transforms
-from retinanet_tf.data.cache import decoded, pixels
-from retinanet_tf.data.canvas import CanvasBatch
-from retinanet_tf.data.damage import DamageLog, guarded
-from retinanet_tf.data.index import ShardIndex, read_index
-from retinanet_tf.data.labels import LabelMap
-from retinanet_tf.data.order import Pools, share_of_files
-from retinanet_tf.data.reader import RecordReader, labels_beside, to_labels
+from retinanet_tf.data.batching import CanvasBatch
+from retinanet_tf.data.records.cache import decoded, pixels
+from retinanet_tf.data.records.damage import DamageLog, guarded
+from retinanet_tf.data.records.example import decode_image, parse_example
+from retinanet_tf.data.records.index import ShardIndex, read_index
+from retinanet_tf.data.records.reader import RecordReader, labels_beside, to_labels
 from retinanet_tf.data.service import distributed
-from retinanet_tf.data.tfrecord import decode_image, parse_example
+from retinanet_tf.data.shuffle import Pools, share_of_files
+from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -79,7 +79,7 @@ def load(
         shard_by: "records": every worker takes its part of each step's records, so the workers' batches, put together,
             are those of a single process, however many files there are. "files": every worker reads (and caches) only
             its own files, every count-th, and shuffles those; by records where there are fewer files than workers.
-        cache: "ram" or "disk" decodes every image once, before the first batch; see `retinanet_tf.data.cache`.
+        cache: "ram" or "disk" decodes every image once, before the first batch; see `retinanet_tf.data.records.cache`.
         cache_dir: of the disk cache, by default `cache` beside the shards.
         on_bad_record: "stop" makes a damaged record an error that names its file and number; "skip" puts another
             record in its place. A shard that was cut, before or while the job runs, loses only what is missing.

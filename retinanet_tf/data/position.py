@@ -4,10 +4,10 @@ import os
 
 import tensorflow as tf
 
-from retinanet_tf.data.index import read_index
-from retinanet_tf.data.order import Pools, share_of_files
-from retinanet_tf.data.reader import RecordReader
-from retinanet_tf.data.tfrecord import parse_example
+from retinanet_tf.data.records.example import parse_example
+from retinanet_tf.data.records.index import read_index
+from retinanet_tf.data.records.reader import RecordReader
+from retinanet_tf.data.shuffle import Pools, share_of_files
 
 
 def image_ids(

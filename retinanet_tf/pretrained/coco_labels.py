@@ -1,6 +1,6 @@
 """The 80 categories of COCO, whose ids run from 1 to 90 with gaps."""
 
-from retinanet_tf.data.labels import LabelMap
+from retinanet_tf.data.sources.labels import LabelMap
 
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 _NAMES = """

@@ -6,8 +6,9 @@ import re
 
 import numpy as np
 
-from retinanet_tf.config import Config
+from retinanet_tf.config.config import Config
 from retinanet_tf.errors import InputError
+from retinanet_tf.models.resnet import VARIANTS, Variant
 from retinanet_tf.pretrained.names import (
     KERAS,
     SOURCES,
@@ -16,7 +17,6 @@ from retinanet_tf.pretrained.names import (
     pyramid_layers,
     subnet_layers,
 )
-from retinanet_tf.resnet import VARIANTS, Variant
 
 _KNOWN_UNUSED = re.compile(
     r"_momentum$|num_batches_tracked$|^fc1000|^pred_[wb]$|^lr$|^(fc|probs|predictions)\b|^pixel_|cell_anchors"

@@ -13,16 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from retinanet_tf import runs
-from retinanet_tf.config import Config
-from retinanet_tf.data import files
-from retinanet_tf.data.labels import LabelMap
+from retinanet_tf import files
+from retinanet_tf.config.config import Config
+from retinanet_tf.config.flagfile import flag_lines
+from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.model import RetinaNet
+from retinanet_tf.inference import checkpoint
+from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.pretrained import reading
 from retinanet_tf.pretrained.coco_labels import COCO
 from retinanet_tf.pretrained.contents import Contents, identify
 from retinanet_tf.pretrained.loading import BACKBONE_LAYERS, PREDICTOR, Report, assign, variables
+from retinanet_tf.provenance import provenance
 
 _COCO_SIZES = {"image_size": 800, "max_size": 1333}
 _BASE: dict[str, dict] = {
@@ -185,29 +187,29 @@ def keep_backbone(run_dir: str | os.PathLike, output: str | os.PathLike) -> Repo
     Raises:
       InputError: there is no finished run.
     """
-    config, model = runs.load_config(run_dir), runs.load_model(run_dir)
+    config, model = checkpoint.load_config(run_dir), checkpoint.load_model(run_dir)
     kept = {name: name for name in variables(model) if name.startswith(BACKBONE_LAYERS)}
     report = Report(str(run_dir), kept, [], [name for name in variables(model) if name not in kept])
-    _write(model, config, LabelMap.load(runs.part(run_dir, "labels.json")), Path(output), report, "run")
+    _write(model, config, LabelMap.load(checkpoint.part(run_dir, "labels.json")), Path(output), report, "run")
     return report
 
 
 def _write(model, config: Config, label_map: LabelMap, output: Path, report: Report, source: str) -> None:
-    files.make_folder(output.parent if output.name.endswith(runs.SUFFIX) else output, "--output")
-    record_path = runs.part(output, "run.json")
+    files.make_folder(output.parent if output.name.endswith(checkpoint.SUFFIX) else output, "--output")
+    record_path = checkpoint.part(output, "run.json")
     record = {
         "config": config.to_dict(),
         "imported": {"source": source, "file": report.source, "parts": report.parts},
         "labels": label_map.to_json(),
-        "made_by": {**runs.provenance(), "command": " ".join(sys.argv)},
+        "made_by": {**provenance(), "command": " ".join(sys.argv)},
     }
     if record_path.exists() and '"imported"' not in record_path.read_text():
         raise InputError(f"--output={output} is the folder of a training run; choose another one.")
-    label_map.save(runs.part(output, "labels.json"))
+    label_map.save(checkpoint.part(output, "labels.json"))
     settings = {"model": config.model, "anchors": config.anchors}
     flat = {name: value for section in settings.values() for name, value in dataclasses.asdict(section).items()}
     flat.pop("num_classes")
-    files.write_text(runs.part(output, "flags.txt"), "".join(runs.flag_lines(flat)))
-    files.write_json(runs.part(output, "import.json"), report.to_json())
-    runs.save_weights(model, runs.part(output, runs.WEIGHTS))
+    files.write_text(checkpoint.part(output, "flags.txt"), "".join(flag_lines(flat)))
+    files.write_json(checkpoint.part(output, "import.json"), report.to_json())
+    checkpoint.save_weights(model, checkpoint.part(output, checkpoint.WEIGHTS))
     files.write_json(record_path, record)

@@ -6,12 +6,12 @@ import os
 import keras
 import numpy as np
 
-from retinanet_tf import runs
-from retinanet_tf.config import AnchorConfig, ModelConfig
-from retinanet_tf.data.labels import LabelMap
+from retinanet_tf.config.config import AnchorConfig, ModelConfig
+from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.model import RetinaNet
-from retinanet_tf.subnets import Subnet
+from retinanet_tf.inference import checkpoint
+from retinanet_tf.models.heads import Subnet
+from retinanet_tf.models.retinanet import RetinaNet
 
 PREDICTOR = "class_subnet/predictor"
 BACKBONE_LAYERS = ("stem", "stage")
@@ -101,15 +101,15 @@ def assign(model: RetinaNet, arrays: dict[str, np.ndarray], place: str, theirs: 
 
 def check(network: ModelConfig, anchors: AnchorConfig, path: str | os.PathLike) -> None:
     """Raises `InputError` where the weights at `path` were made for another network than the configured one."""
-    config = runs.load_config(path)
-    backbone_only = runs.imported_parts(path) == "backbone"
+    config = checkpoint.load_config(path)
+    backbone_only = checkpoint.imported_parts(path) == "backbone"
     wanted, found = ({**vars(network), **vars(anchors)}, {**vars(config.model), **vars(config.anchors)})
     names = _BACKBONE_FIELDS if backbone_only else (*_DETECTOR_FIELDS, *vars(anchors))
     differing = [f"{name} ({wanted[name]} here, {found[name]} there)" for name in names if wanted[name] != found[name]]
     if differing:
         raise InputError(
             f"--init_weights={path} was made for another network: {', '.join(differing)}; add "
-            f"--flagfile={runs.part(path, 'flags.txt')} to the command."
+            f"--flagfile={checkpoint.part(path, 'flags.txt')} to the command."
         )
 
 
@@ -128,13 +128,13 @@ def initialize(model: RetinaNet, path: str | os.PathLike, label_map: LabelMap | 
       InputError: the checkpoint was made for another network; each differing setting is named with both values.
     """
     check(model.config, model.anchors.config, path)
-    backbone_only = runs.imported_parts(path) == "backbone"
-    arrays = {name: np.array(value) for name, value in variables(runs.load_model(path)).items()}
+    backbone_only = checkpoint.imported_parts(path) == "backbone"
+    arrays = {name: np.array(value) for name, value in variables(checkpoint.load_model(path)).items()}
     notes = []
     if backbone_only:
         arrays = {name: value for name, value in arrays.items() if name.startswith(BACKBONE_LAYERS)}
     else:
-        before = LabelMap.load(runs.part(path, "labels.json"))
+        before = LabelMap.load(checkpoint.part(path, "labels.json"))
         if model.config.num_classes != before.num_classes or (label_map is not None and label_map != before):
             arrays = {name: value for name, value in arrays.items() if not name.startswith(PREDICTOR)}
             notes.append(

@@ -12,8 +12,8 @@ import h5py
 import keras
 import numpy as np
 
-from retinanet_tf.data.files import read_bytes
 from retinanet_tf.errors import InputError
+from retinanet_tf.files import read_bytes
 
 _CONTAINERS = ("model", "state_dict", "blobs")
 """Keys under which training programs keep the weights, beside optimizers and counters."""

@@ -1,0 +1,1 @@
+"""Settings: sections of fields, named presets."""

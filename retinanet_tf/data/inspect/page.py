@@ -1,0 +1,133 @@
+"""An `Inspection` as a page: text for terminals and logs, the same in HTML with pictures."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from retinanet_tf.data.inspect.report import Inspection
+
+_LISTED = 50
+_STYLE = (
+    "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em;color:#222}"
+    "h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em;border-bottom:1px solid #ccc}"
+    "table{border-collapse:collapse}td{padding:2px 10px 2px 0;vertical-align:top}td.n{text-align:right}"
+    ".bar{background:#4a7ebb;height:.8em;display:inline-block}.error{color:#b00020}.warning{color:#8a5a00}"
+    "figure{display:inline-block;margin:4px;max-width:260px;vertical-align:top}figure img{max-width:260px}"
+    "figcaption{font-size:12px}img.sheet{max-width:100%}"
+)
+
+
+def sections(found: Inspection) -> list[tuple[str, list]]:
+    """(title, lines) of the page; a line is a sentence or a (name, value) pair, a value a number, text or dict."""
+    kinds: dict[str, int] = {}
+    for reason, *_ in found.suspicious:
+        kinds[reason] = kinds.get(reason, 0) + 1
+    anchors = ("unreached", "image size of the model", "box side at that size", "expected positives")
+    facts = list(found.facts.items())
+    return [
+        ("Errors", _cut(found.errors) or ["None."]),
+        ("Warnings", _cut(found.warnings) or ["None."]),
+        ("What is in it", [(name, value) for name, value in facts if not name.startswith(anchors)]),
+        ("What the anchors reach", [(name, value) for name, value in facts if name.startswith(anchors)]),
+        (
+            "Settings that reach more (unreached at IoU 0.5, at 0.4)",
+            [(flags, f"{half:.1%}, {less:.1%}") for flags, half, less in found.settings] or ["None of those tried."],
+        ),
+        ("Boxes worth a look", list(kinds.items()) or ["None."]),
+    ]
+
+
+def text_page(found: Inspection) -> str:
+    """The page as plain text."""
+    lines = [f"Dataset: {found.source}", verdict(found)]
+    for title, body in sections(found):
+        lines += ["", title, "-" * len(title)]
+        for line in body:
+            lines += [f"  {line}"] if isinstance(line, str) else _text_of(*line)
+    shown = found.suspicious[:_LISTED]
+    lines += [f"    {reason}: {image.file_name}, {text}" for reason, image, _, text in shown]
+    if len(found.suspicious) > len(shown):
+        lines.append(f"    … and {len(found.suspicious) - len(shown)} more")
+    return "\n".join(lines) + "\n"
+
+
+def html_page(
+    found: Inspection, thumbnails: Sequence[tuple[np.ndarray, str]], sheets: Sequence[tuple[str, np.ndarray]]
+) -> str:
+    """The page as one HTML file without outside references.
+
+    thumbnails: (picture uint8, caption) of suspicious boxes. sheets: (title, picture) of whole-width pictures.
+    """
+    style = "error" if found.errors else "warning" if found.warnings else ""
+    parts = [
+        f"<h1>Dataset: {html.escape(found.source)}</h1><p class='{style}'><b>{html.escape(verdict(found))}</b></p>"
+    ]
+    for title, body in sections(found):
+        style = {"Errors": "error", "Warnings": "warning"}.get(title, "")
+        parts.append(f"<h2>{html.escape(title)}</h2>")
+        sentences = [line for line in body if isinstance(line, str)]
+        parts += [f"<p class='{style if line != 'None.' else ''}'>{html.escape(line)}</p>" for line in sentences]
+        rows = [_html_of(*line) for line in body if not isinstance(line, str)]
+        parts.append(f"<table>{''.join(rows)}</table>" if rows else "")
+    for picture, caption in thumbnails:
+        parts.append(f"<figure><img src='{_inline(picture)}'><figcaption>{html.escape(caption)}</figcaption></figure>")
+    for title, picture in sheets:
+        parts.append(f"<h2>{html.escape(title)}</h2><img class='sheet' src='{_inline(picture)}'>")
+    return f"<!doctype html><meta charset='utf-8'><title>Dataset</title><style>{_STYLE}</style>{''.join(parts)}\n"
+
+
+def verdict(found: Inspection) -> str:
+    """One sentence: whether to train on it."""
+    if found.errors:
+        return f"{len(found.errors)} errors: prepare_data would stop at, drop or mistake what is named below."
+    return f"No errors, {len(found.warnings)} warnings."
+
+
+def _cut(lines: list[str]) -> list[str]:
+    rest = len(lines) - _LISTED
+    return lines[:_LISTED] + ([f"… and {rest} more; report.json has all."] if rest > 0 else [])
+
+
+def _text_of(name: str, value) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"  {name}: {value}"]
+    if "median" in value:
+        return [f"  {name}: " + ", ".join(f"{key} {number:g}" for key, number in value.items())]
+    numbers = [number for number in value.values() if isinstance(number, int)]
+    most = max(numbers, default=0)
+    lines = [f"  {name}:"]
+    for key, number in _sorted(value):
+        bar = "#" * round(30 * number / most) if isinstance(number, int) and most else ""
+        lines.append(f"    {key:<24} {number!s:>8} {bar}".rstrip())
+    return lines
+
+
+def _html_of(name: str, value) -> str:
+    if not isinstance(value, dict):
+        return f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
+    if "median" in value:
+        text = ", ".join(f"{key} {number:g}" for key, number in value.items())
+        return f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>"
+    most = max((number for number in value.values() if isinstance(number, int)), default=0)
+    rows = []
+    for key, number in _sorted(value):
+        share = 100 * number / most if isinstance(number, int) and most else 0
+        bar = f"<span class='bar' style='width:{share * 3:.0f}px'></span>" if share else ""
+        rows.append(f"<tr><td>{html.escape(key)}</td><td class='n'>{html.escape(str(number))}</td><td>{bar}</td></tr>")
+    return f"<tr><td>{html.escape(name)}</td><td><table>{''.join(rows)}</table></td></tr>"
+
+
+def _sorted(value: dict) -> list[tuple[str, object]]:
+    if all(isinstance(number, int) for number in value.values()):
+        return sorted(value.items(), key=lambda item: -item[1])
+    return list(value.items())
+
+
+def _inline(picture: np.ndarray) -> str:
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(out, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

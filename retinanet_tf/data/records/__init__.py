@@ -1,0 +1,1 @@
+"""TFRecord shards: writing and reading them."""

@@ -1,0 +1,89 @@
+"""What is done with boxes that are not as they should be: decided here, counted and named, never silent."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
+
+# The kinds of findings, each a list in summary.json. The text says what was done.
+KINDS = {
+    "clipped_boxes": "overhung their image; cut at its edge and kept",
+    "zero_size_boxes": "had no width or no height; dropped",
+    "outside_boxes": "lay wholly outside their image; dropped",
+    "duplicate_boxes": "repeat an earlier box of the same category on the same image; kept",
+    "converted_images": "were re-encoded as plain RGB",
+    "exif_applied": "were turned upright, as their annotated size demands",
+    "exif_left": "were left as stored, as their annotated size demands",
+    "exif_ambiguous": "had an orientation that only --exif could settle",
+    "skipped_images": "could not be used; skipped",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a rule did: its kind (a key of `KINDS`), where, and what it met."""
+
+    kind: str
+    image: str
+    detail: str
+
+
+def clean(image: ImageAnnotations, width: int, height: int) -> tuple[ImageAnnotations, list[Finding]]:
+    """The image's boxes cut to (width, height) pixels, and what was done about each odd one.
+
+    Overhanging boxes are clipped, never dropped; boxes without width or height, before or after, are dropped; exact
+    duplicates are only named, since dropping one of two would be a guess. Area and crowd marks stay as annotated.
+    """
+    boxes = image.boxes
+    if not len(boxes):
+        return replace(image, width=width, height=height), []
+    clipped = np.clip(boxes, 0.0, np.array([width, height, width, height], np.float64))
+    empty_before = ((boxes[:, 2:] - boxes[:, :2]) <= 0).any(axis=1)
+    empty = ((clipped[:, 2:] - clipped[:, :2]) <= 0).any(axis=1)
+    cut = (clipped != boxes).any(axis=1) & ~empty
+    findings = []
+
+    def note(kind: str, which: np.ndarray) -> None:
+        for row in np.flatnonzero(which):
+            corners = ", ".join(f"{value:g}" for value in boxes[row])
+            findings.append(Finding(kind, image.file_name, f"annotation {image.annotation_ids[row]} [{corners}]"))
+
+    note("clipped_boxes", cut)
+    note("zero_size_boxes", empty_before)
+    note("outside_boxes", empty & ~empty_before)
+    kept = replace(image, width=width, height=height, boxes=clipped).select(~empty)
+    if len(kept) > 1:
+        rows = np.column_stack([kept.boxes, kept.category_ids])
+        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        for row in np.flatnonzero(first[inverse.reshape(-1)] != np.arange(len(rows))):
+            twin = kept.annotation_ids[first[inverse.reshape(-1)[row]]]
+            findings.append(
+                Finding(
+                    "duplicate_boxes",
+                    image.file_name,
+                    f"annotation {kept.annotation_ids[row]} repeats annotation {twin}",
+                )
+            )
+    return kept, findings
+
+
+def shares_of_image(annotations: Annotations) -> str:
+    """An error where all boxes lie between 0 and 1, in fractions: shares of the image, not its pixels; '' otherwise."""
+    boxes = [image.boxes for image in annotations.images if len(image)]
+    if not boxes or any(part.max() > 1.0 for part in boxes) or not any((part % 1.0).any() for part in boxes):
+        return ""
+    return (
+        f"{annotations.source}: every box lies between 0 and 1, so they look like shares of the image; boxes are "
+        "wanted in pixels (multiply x by the image's width, y by its height)."
+    )
+
+
+def doubt_format(clipped: int, boxes: int) -> str:
+    """A warning where more than half of the boxes overhang their images, '' otherwise."""
+    if 2 * clipped <= boxes:
+        return ""
+    return (
+        f"{clipped} of {boxes} boxes overhang their images: are their four numbers what they should be (COCO: x, y, "
+        "width, height; Pascal VOC and CSV: x1, y1, x2, y2)?"
+    )

@@ -1,0 +1,115 @@
+"""Records that turn out damaged while a job runs: named, and on request replaced by others."""
+
+import os
+import threading
+from collections.abc import Callable
+
+import tensorflow as tf
+from absl import logging
+
+from retinanet_tf.data.records.reader import RecordReader, nothing_of
+from retinanet_tf.data.shuffle import Pools
+
+_TRIES = 32  # other records tried in place of a damaged one before giving up
+_AT_ONCE = 3  # batches: while one waits for its last image and one is put together, the third keeps the cores busy
+
+
+class DamageLog:
+    """The damaged records met so far: `records`, a list of (file, number in the file); each is logged once.
+
+    path: a text file that gets a line "FILE record NUMBER" for each as it is met, None for none.
+    """
+
+    def __init__(self, path: str | os.PathLike | None = None):
+        self.records: list[tuple[str, int]] = []
+        self._path = path
+        self._lock = threading.Lock()
+
+    def add(self, path: str | bytes, number: int) -> None:
+        """Notes a record; called from the pipeline's threads."""
+        entry = (path.decode() if isinstance(path, bytes) else path, int(number))
+        with self._lock:
+            if entry in self.records:
+                return
+            self.records.append(entry)
+            count = len(self.records)
+            if self._path is not None:
+                with open(self._path, "a", encoding="utf-8") as file:
+                    file.write(f"{entry[0]} record {entry[1]}\n")
+        logging.warning("record %d of %s is damaged and skipped (%d so far).", entry[1], entry[0], count)
+
+
+def guarded(
+    batches: tf.data.Dataset,
+    assemble: Callable,
+    reader: RecordReader,
+    pools: Pools,
+    log: DamageLog | None = None,
+    remote: bool = False,
+) -> tf.data.Dataset:
+    """Maps (records (B,), places (B,), tall (B,)) elements through `assemble(read, places, tall[0])`.
+
+    `read` is a function from a place 0 <= i < B in the batch to a record's bytes, which it reads when it is called. If
+    a batch can't be assembled, its records are gone through one by one. Without a `log` the first that can't be used
+    is an error that names it; with one it is noted there (on the standard error where `remote`, since the pipeline
+    then runs in other processes) and another record of the same orientation takes its place.
+    """
+
+    unconverted = tf.autograph.experimental.do_not_convert  # there is no Python branch on a tensor here, and it is slow
+
+    def noted(record: tf.Tensor) -> tf.Tensor:
+        path, number = reader.place(record)
+        if remote:
+            with tf.control_dependencies([tf.print("record", number, "of", path, "is damaged and skipped.")]):
+                return tf.constant(False)
+        return tf.numpy_function(_note(log), [path, number], tf.bool)
+
+    def usable(record: tf.Tensor, place: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
+        def process(data: tf.Tensor):
+            return assemble(lambda _: data, place[None], tall)
+
+        if log is None:
+            return reader.used_by(process, record)
+
+        def alone(record: tf.Tensor) -> tf.data.Dataset:
+            good = reader.if_usable(process, record)
+            # What follows the filter never runs; it gives the noted, empty dataset the structure of a good one.
+            bad = tf.data.Dataset.from_tensors(record).filter(noted).map(lambda _: nothing_of(good.element_spec))
+            return good.concatenate(bad)
+
+        others = tf.data.Dataset.range(_TRIES).map(lambda attempt: pools.any_record(tall, place * _TRIES + attempt))
+        first = tf.data.Dataset.from_tensors(record)
+        last = tf.data.Dataset.from_tensors(record).flat_map(lambda record: reader.used_by(process, record))
+        return first.concatenate(others).flat_map(alone).concatenate(last).take(1)
+
+    def one_by_one(records: tf.Tensor, places: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
+        singles = tf.data.Dataset.from_tensor_slices((records, places))
+        singles = singles.flat_map(lambda record, place: usable(record, place, tall[0]))
+        return _batch_again(singles, tf.shape(records, tf.int64)[0])
+
+    def fast(records: tf.Tensor, places: tf.Tensor, tall: tf.Tensor):
+        return assemble(lambda i: reader.bytes_of(records[i]), places, tall[0])
+
+    def fast_then_careful(*batch: tf.Tensor) -> tf.data.Dataset:
+        whole = tf.data.Dataset.from_tensors(batch).map(fast).ignore_errors()
+        return whole.concatenate(one_by_one(*batch)).take(1)
+
+    return batches.interleave(
+        unconverted(fast_then_careful), cycle_length=_AT_ONCE, num_parallel_calls=_AT_ONCE, deterministic=True
+    )
+
+
+def _batch_again(singles: tf.data.Dataset, size: tf.Tensor) -> tf.data.Dataset:
+    """`size` batches of one example as one, which has as many places for objects as the fullest of them."""
+    examples = singles.map(lambda *batch: tf.nest.map_structure(lambda value: value[0], batch))
+    images, objects = tf.nest.map_structure(lambda spec: spec.shape, examples.element_spec)
+    return examples.padded_batch(size, (images, objects), (0.0, {"boxes": 0.0, "labels": -1}))
+
+
+def _note(log: DamageLog | None) -> Callable:
+    def note(path: bytes, number: int) -> bool:
+        assert log is not None, "only then are bad records looked for"
+        log.add(path, number)
+        return False
+
+    return note

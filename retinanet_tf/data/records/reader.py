@@ -1,0 +1,107 @@
+"""Records read from their shards by number, in any order, each checked against the index."""
+
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from retinanet_tf.data.records.checksum import checksum_op
+from retinanet_tf.data.records.example import Record, from_example
+from retinanet_tf.data.records.index import ShardIndex, find_shards
+from retinanet_tf.data.records.shards import FOOTER, HEADER
+from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.errors import InputError
+
+
+class RecordReader:
+    """The records of an index inside a `tf.data` graph, named when they are damaged."""
+
+    def __init__(self, index: ShardIndex):
+        columns = (index.shard, index.offset, index.length, index.checksum, index.number)
+        with tf.device("/CPU:0"):  # where they are used; an accelerator would be asked for them again and again
+            self._files = tf.constant(index.files)
+            self._columns = tf.constant(np.stack(columns, axis=1).astype(np.int64))
+
+    def place(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """A record's file and its number in that file."""
+        row = tf.gather(self._columns, record)
+        return tf.gather(self._files, row[0]), row[4]
+
+    def bytes_of(self, record: tf.Tensor) -> tf.Tensor:
+        """A record's bytes, a string scalar; an error if they aren't what was written."""
+        shard, offset, length, expected, _ = tf.unstack(tf.gather(self._columns, record))
+        # The raw op: the public TFRecordDataset begins at a file's start. This one seeks, where a
+        # FixedLengthRecordDataset with a header to skip reads all of the header, so that a record costs what its shard
+        # holds before it. The buffer is one record: one read, and no byte of the next.
+        rest_of_file = tf.raw_ops.TFRecordDatasetV2(
+            filenames=tf.gather(self._files, shard)[None],
+            compression_type="",
+            buffer_size=HEADER + length + FOOTER,
+            byte_offsets=(offset - HEADER)[None],
+        )
+        records = tf.data.experimental.from_variant(rest_of_file, tf.TensorSpec((), tf.string))
+        data = records.take(1).get_single_element()
+        # The raw op: tf.debugging.Assert is a conditional with a function call of its own, for every record.
+        same = tf.raw_ops.Assert(condition=tf.equal(checksum_op(data), expected), data=[tf.constant("not as written")])
+        with tf.control_dependencies([same]):
+            return tf.identity(data)
+
+    def if_usable(self, process: Callable[[tf.Tensor], object], record: tf.Tensor) -> tf.data.Dataset:
+        """A dataset of one element, `process(bytes)`, or of none if that fails."""
+        return tf.data.Dataset.from_tensors(record).map(lambda number: process(self.bytes_of(number))).ignore_errors()
+
+    def used_by(self, process: Callable[[tf.Tensor], object], record: tf.Tensor) -> tf.data.Dataset:
+        """A dataset of one element, `process(bytes)`; an error that names file and record if there can't be one."""
+        good = self.if_usable(process, record)
+        bad = tf.data.Dataset.from_tensors(record).map(lambda number: self._refused(number, good.element_spec))
+        return good.concatenate(bad).take(1)
+
+    def _refused(self, record: tf.Tensor, spec: object) -> object:
+        """The error; an element of `spec` for the graph, which never is one."""
+        path, number = self.place(record)
+        # Without apostrophes, which TensorFlow would show escaped.
+        why = (
+            " is damaged: it cannot be read, is not as it was written, its image does not decode, or it has a category "
+            "that labels.json lacks. Run prepare_data again, or go on without such records by --on_bad_record=skip."
+        )
+        message = tf.strings.join(["record ", tf.strings.as_string(number), " of ", path, why])
+        with tf.control_dependencies([tf.debugging.Assert(False, [message])]):
+            return nothing_of(spec)
+
+
+def nothing_of(spec: object) -> object:
+    """Tensors as a dataset's `element_spec` has them, with no element along the axes whose length it leaves open."""
+    return tf.nest.map_structure(lambda part: tf.zeros([size or 0 for size in part.shape], part.dtype), spec)
+
+
+def labels_beside(pattern: str | os.PathLike, labels: LabelMap | str | os.PathLike | None = None) -> LabelMap:
+    """The label map given, or read from the path given, or from labels.json in the shards' folder."""
+    if isinstance(labels, LabelMap):
+        return labels
+    return LabelMap.load(labels or os.path.join(os.path.dirname(find_shards(pattern)[0]), "labels.json"))
+
+
+def to_labels(category_ids: tf.Tensor, labels: LabelMap) -> tf.Tensor:
+    """(N,) int64 category ids as int32 labels 0..K-1; an id that the label map lacks is an error."""
+    ids = tf.constant(labels.ids, tf.int64)
+    found = tf.minimum(tf.searchsorted(ids, category_ids), labels.num_classes - 1)
+    same = tf.reduce_all(tf.equal(tf.gather(ids, found), category_ids))
+    with tf.control_dependencies(
+        [tf.raw_ops.Assert(condition=same, data=["an id isn't in labels.json", category_ids])]
+    ):
+        return tf.identity(found)
+
+
+def read_records(pattern: str | os.PathLike) -> Iterator[Record]:
+    """Yields every `Record` in Python, in the order of the files; raises InputError naming a damaged one."""
+    for path in find_shards(pattern):
+        number = 0
+        try:
+            for serialized in tf.data.TFRecordDataset(path):
+                record: Record = from_example(serialized.numpy())
+                yield record
+                number += 1
+        except (ValueError, tf.errors.OpError) as error:
+            reason = getattr(error, "message", None) or str(error)
+            raise InputError(f"record {number} of {path} is damaged ({reason}); run prepare_data again.") from None

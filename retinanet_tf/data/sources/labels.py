@@ -1,0 +1,104 @@
+"""Category ids of a dataset (sparse, any order) and the contiguous labels 0..K-1 a model is trained on."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from retinanet_tf.errors import InputError
+from retinanet_tf.files import read_text, write_json
+
+
+class LabelMap:
+    """The K categories of a dataset, sorted by id; a category's place in that order is its label.
+
+    COCO numbers its 80 categories 1..90 with gaps, so an id is never used as a label: `ids[label]` and
+    `to_index(id)` translate. Stored as `labels.json`: a list of {"id": int, "name": str}.
+
+    >>> labels = LabelMap([90, 1, 17], ["toothbrush", "person", "cat"])
+    >>> labels.names
+    ('person', 'cat', 'toothbrush')
+    >>> labels.to_index(17), labels.ids[1]
+    (1, 17)
+    """
+
+    def __init__(self, ids: Sequence[int], names: Sequence[str]):
+        """ids: K different integers; names: K strings, in the same order. Raises InputError if an id repeats."""
+        if len(ids) != len(names):
+            raise ValueError(f"{len(ids)} ids and {len(names)} names")
+        pairs = sorted(zip((int(i) for i in ids), (str(n) for n in names), strict=True))
+        for (first, _), (second, name) in zip(pairs, pairs[1:], strict=False):
+            if first == second:
+                raise InputError(f"category id {first} is defined twice (again as {name!r}); give each its own id.")
+        if not pairs:
+            raise InputError("the dataset defines no categories; a detector needs at least one.")
+        self.ids: tuple[int, ...] = tuple(i for i, _ in pairs)
+        self.names: tuple[str, ...] = tuple(n for _, n in pairs)
+        self._index = {category: label for label, category in enumerate(self.ids)}
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of categories."""
+        return len(self.ids)
+
+    def to_index(self, category_id: int | np.ndarray) -> int | np.ndarray:
+        """Labels 0..K-1 (int, or an int64 array of the same shape) of one category id or an array of them.
+
+        Raises InputError for an id that isn't in the map.
+        """
+        if np.ndim(category_id) == 0:
+            try:
+                return self._index[int(category_id)]
+            except KeyError:
+                raise InputError(
+                    f"category id {category_id} isn't one of the dataset's {self.num_classes} categories."
+                ) from None
+        flat = [self.to_index(category) for category in np.ravel(category_id)]
+        return np.array(flat, np.int64).reshape(np.shape(category_id))
+
+    def to_json(self) -> list[dict]:
+        """The list of {"id", "name"} that `save` writes and COCO calls `categories`."""
+        return [{"id": i, "name": n} for i, n in zip(self.ids, self.names, strict=True)]
+
+    @classmethod
+    def from_json(cls, entries: Iterable[dict], source: str = "labels") -> "LabelMap":
+        """The map of a list of {"id", "name"}; `source` names the file in an InputError."""
+        try:
+            entries = list(entries)
+            ids = [entry["id"] for entry in entries]
+            names = [entry.get("name", str(entry["id"])) for entry in entries]
+            if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
+                raise TypeError
+        except (TypeError, KeyError, AttributeError):
+            raise InputError(f'{source} must hold a list of {{"id": integer, "name": text}}.') from None
+        try:
+            return cls(ids, names)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes labels.json, aside first and then renamed, so that it is whole or absent."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "LabelMap":
+        """Reads labels.json; raises InputError if it is missing or isn't one."""
+        text = read_text(path, "the label map")
+        try:
+            entries = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{os.fspath(path)} is not JSON ({error}); prepare_data writes a new one.") from None
+        return cls.from_json(entries, os.fspath(path))
+
+    def __eq__(self, other) -> bool:
+        """Same ids with the same names."""
+        return isinstance(other, LabelMap) and (self.ids, self.names) == (other.ids, other.names)
+
+    def __hash__(self) -> int:
+        """Of ids and names."""
+        return hash((self.ids, self.names))
+
+    def __repr__(self) -> str:
+        """For messages: how many categories."""
+        return f"LabelMap({self.num_classes} categories, ids {self.ids[0]}..{self.ids[-1]})"

@@ -1,0 +1,1 @@
+"""Generated pictures with exact labels."""

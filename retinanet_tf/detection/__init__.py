@@ -1,0 +1,1 @@
+"""Boxes, anchors, assignment and post-processing: pure functions without a network."""

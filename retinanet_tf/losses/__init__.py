@@ -1,0 +1,1 @@
+"""Classification and box losses, their normalizers, hard example mining."""

@@ -1,0 +1,132 @@
+"""Losses on box deltas: smooth L1, L1, GIoU, summed over the positive anchors (§4.1)."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from retinanet_tf.detection import boxes as box_geometry
+from retinanet_tf.errors import InputError
+
+
+def smooth_l1(difference: tf.Tensor, beta: float) -> tf.Tensor:
+    """0.5 d²/β where |d| < β, |d| − 0.5 β beyond: continuous with its slope, element by element.
+
+    β = 0 is L1; its slope at 0 is 0. (Huber's loss with δ = β is β times this.)
+    """
+    distance = tf.abs(difference)
+    if beta == 0.0:
+        return distance
+    return tf.where(distance < beta, 0.5 * difference * difference / beta, distance - 0.5 * beta)
+
+
+def giou_of_deltas(targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
+    """GIoU of the two boxes that deltas `(..., 4)` describe, exactly, without their anchor → `(...)`.
+
+    Shifting an axis or scaling it changes all areas alike, so the boxes may be decoded from a unit anchor at the
+    origin. The clamp of decoding holds; beyond it the gradient is 0.
+    """
+    unit = tf.constant([-0.5, -0.5, 0.5, 0.5], deltas.dtype)
+    return box_geometry.giou(box_geometry.decode(targets, unit), box_geometry.decode(deltas, unit))
+
+
+class BoxLoss(keras.losses.Loss):
+    """Common part of the losses on `box_deltas`.
+
+    Called with `(B, A, 5)`: dx, dy, dw, dh and 1 for a positive anchor, 0 for any other, and deltas `(B, A, 4)`; sums
+    over positive anchors to one value an image, `(B,)` float32. What stands in the place of other anchors, even NaN,
+    has neither loss nor gradient. `static`: compute with static shapes alone, as XLA wants where it compiles the whole
+    training step.
+    """
+
+    def __init__(self, weight: float, name: str, static: bool = False, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.static = static
+        if not 0.0 <= weight < math.inf:
+            raise InputError(f"box_weight={weight} must be 0 or more, and finite.")
+        self.weight = float(weight)
+
+    def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
+        """Losses `(...)` of positive anchors, from `(..., 4)` each."""
+        raise TypeError(f"{type(self).__name__} is no loss by itself; use SmoothL1Loss, L1Loss or GIoULoss.")
+
+    def call(self, y_true, y_pred):
+        """Targets with their mask `(B, A, 5)`, deltas `(B, A, 4)` → `(B,)`."""
+        y_pred = tf.convert_to_tensor(y_pred)
+        if self.static:
+            positive = y_true[..., 4:] > 0.0
+            targets = tf.where(positive, tf.cast(y_true[..., :4], tf.float32), 0.0)
+            # Masked before the loss, not after it: see below.
+            losses = self.per_box(targets, tf.where(positive, tf.cast(y_pred, tf.float32), 0.0))
+            return self.weight * tf.reduce_sum(tf.where(positive[..., 0], losses, 0.0), axis=1)
+        # Positives are one anchor in hundreds: only they are computed. Nothing of the others comes near the sum or
+        # the gradient, whereas a NaN that is masked afterwards would poison both.
+        positive = tf.where(y_true[..., 4] > 0.0)
+        targets, deltas = (tf.cast(tf.gather_nd(part, positive), tf.float32) for part in (y_true, y_pred))
+        losses = self.per_box(targets[:, :4], deltas)
+        return self.weight * tf.math.unsorted_segment_sum(losses, positive[:, 0], tf.shape(y_pred)[0])
+
+    def get_config(self) -> dict:
+        """What rebuilds the loss."""
+        return {**super().get_config(), "weight": self.weight, "static": self.static}
+
+
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class SmoothL1Loss(BoxLoss):
+    """Smooth L1 summed over dx, dy, dw, dh. β = 0.11 is the authors' code; the paper says "standard".
+
+    The fifth number of a target tells the positive anchors; the others count for nothing:
+
+    >>> targets = tf.constant([[[0.0, 0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]]])
+    >>> deltas = tf.constant([[[1.0, 0.0, 0.0, 0.1], [9.0, 9.0, 9.0, 9.0]]])
+    >>> print(SmoothL1Loss(beta=0.2)(targets, deltas).numpy().round(4))  # 1 − 0.2/2 + 0.1²/(2·0.2)
+    0.925
+    """
+
+    def __init__(self, beta: float = 0.11, weight: float = 1.0, name: str = "smooth_l1_loss", **kwargs):
+        super().__init__(weight, name, **kwargs)
+        if not 0.0 <= beta < math.inf:
+            raise InputError(f"box_beta={beta} must be 0 (L1) or more, and finite.")
+        self.beta = float(beta)
+
+    def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
+        """`(...)`."""
+        return tf.reduce_sum(smooth_l1(deltas - targets, self.beta), axis=-1)
+
+    def get_config(self) -> dict:
+        """What rebuilds the loss."""
+        return {**super().get_config(), "beta": self.beta}
+
+
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class L1Loss(BoxLoss):
+    """|d| summed over dx, dy, dw, dh: smooth L1 with β = 0.
+
+    >>> targets, deltas = tf.constant([[[0.0, 0.0, 0.0, 0.0, 1.0]]]), tf.constant([[[1.0, 0.0, -0.5, 0.0]]])
+    >>> print(L1Loss()(targets, deltas).numpy())
+    1.5
+    """
+
+    def __init__(self, weight: float = 1.0, name: str = "l1_loss", **kwargs):
+        super().__init__(weight, name, **kwargs)
+
+    def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
+        """`(...)`."""
+        return tf.reduce_sum(smooth_l1(deltas - targets, 0.0), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class GIoULoss(BoxLoss):
+    """1 − GIoU of the decoded boxes (Rezatofighi et al. 2019).
+
+    >>> targets, deltas = tf.constant([[[0.0, 0.0, 0.0, 0.0, 1.0]]]), tf.constant([[[1.0, 0.0, 0.0, 0.0]]])
+    >>> print(GIoULoss()(targets, deltas).numpy())  # beside each other: IoU 0, no gap
+    1.0
+    """
+
+    def __init__(self, weight: float = 1.0, name: str = "giou_loss", **kwargs):
+        super().__init__(weight, name, **kwargs)
+
+    def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
+        """`(...)`."""
+        return 1.0 - giou_of_deltas(targets, deltas)

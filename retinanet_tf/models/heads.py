@@ -1,0 +1,114 @@
+"""The class and the box subnet: small fully convolutional networks shared by all pyramid levels (§4)."""
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from retinanet_tf.models.layers import normalization, regularizer
+
+
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class Subnet(keras.layers.Layer):
+    """`depth` 3×3 convolutions with ReLU and one last 3×3 convolution, the same for every level.
+
+    Args:
+      outputs_per_anchor: K for the class subnet, 4 for the box subnet.
+      anchors_per_cell: A.
+      depth: convolutions before the last one (§4: 4).
+      channels: their filters (§4: 256).
+      norm: 'none' (§4), 'group', or 'batch'; statistics and affine of 'batch' are each level's own, because levels
+        see features of different scale through the same convolutions.
+      prior: π for the class subnet's last bias, −ln((1 − π)/π) (§4.1); None leaves that bias 0.
+      init_std: standard deviation of the initial kernels (§4.1: 0.01, for 256 channels).
+      weight_decay: coupled L2 on the kernels.
+    """
+
+    def __init__(
+        self,
+        outputs_per_anchor: int,
+        anchors_per_cell: int,
+        depth: int = 4,
+        channels: int = 256,
+        norm: str = "none",
+        prior: float | None = None,
+        init_std: float = 0.01,
+        weight_decay: float = 0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.settings: dict[str, Any] = {
+            "outputs_per_anchor": outputs_per_anchor,
+            "anchors_per_cell": anchors_per_cell,
+            "depth": depth,
+            "channels": channels,
+            "norm": norm,
+            "prior": prior,
+            "init_std": init_std,
+            "weight_decay": weight_decay,
+        }
+        self.outputs_per_anchor = outputs_per_anchor
+        self.norm = norm
+
+        def conv(filters, **options):
+            # An initializer a layer: one that is shared gives every layer the same numbers.
+            return keras.layers.Conv2D(
+                filters,
+                3,
+                padding="same",
+                kernel_initializer=keras.initializers.RandomNormal(stddev=init_std),
+                kernel_regularizer=regularizer(weight_decay),
+                **options,
+            )
+
+        self.convs = [conv(channels, use_bias=norm == "none", name=f"conv{i}") for i in range(depth)]
+        bias = keras.initializers.Constant(0.0 if prior is None else -math.log((1.0 - prior) / prior))
+        self.predictor = conv(anchors_per_cell * outputs_per_anchor, bias_initializer=bias, name="predictor")
+        self.norms: list = []
+
+    def build(self, input_shape):
+        """Builds every convolution once, and the normalisations (one a level for 'batch')."""
+        shape = tuple(input_shape[0])
+        if self.norm != "none":
+            copies = len(input_shape) if self.norm == "batch" else 1
+            # One flat list, copy after copy: Keras 2 doesn't save what is in a list of lists.
+            self.norms = [
+                normalization(self.norm, self.settings["channels"], name=f"norm{i}_{copy}")
+                for copy in range(copies)
+                for i in range(len(self.convs))
+            ]
+        for index, layer in enumerate(self.convs):
+            layer.build(shape)
+            shape = (*shape[:-1], layer.filters)
+            for norm in self.norms[index :: len(self.convs)]:
+                norm.build(shape)
+        self.predictor.build(shape)
+        super().build(input_shape)
+
+    def call(self, pyramid, training=None):
+        """Maps each level `(B, H_l, W_l, C)` to `(B, H_l·W_l·A, outputs_per_anchor)`, in anchor order."""
+        results = []
+        for level, features in enumerate(pyramid):
+            for index, layer in enumerate(self.convs):
+                features = layer(features)
+                if self.norms:
+                    place = (level * len(self.convs) + index) % len(self.norms)
+                    features = self.norms[place](features, training=training)
+                features = tf.nn.relu(features)
+            features = self.predictor(features)
+            results.append(tf.reshape(features, [tf.shape(features)[0], -1, self.outputs_per_anchor]))
+        return results
+
+    def compute_output_shape(self, input_shape):
+        """One `(B, H_l·W_l·A, outputs_per_anchor)` a level."""
+        per_cell = self.settings["anchors_per_cell"]
+
+        def count(shape):
+            return None if None in shape[1:3] else shape[1] * shape[2] * per_cell
+
+        return [(shape[0], count(shape), self.outputs_per_anchor) for shape in input_shape]
+
+    def get_config(self) -> dict:
+        """What rebuilds the layer."""
+        return {**super().get_config(), **self.settings}

@@ -1,0 +1,122 @@
+"""Optimizers and learning-rate schedules (§4.1)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from retinanet_tf.config.config import TrainConfig
+from retinanet_tf.errors import InputError
+from retinanet_tf.models.sgd import FusedSGD
+
+
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then a tenth of the rate at every boundary (§4.1; warm-up from the authors' code).
+
+    Args:
+      learning_rate: rate between warm-up and the first boundary.
+      boundaries: steps from which on the rate is divided by ten once more.
+      warmup_steps: steps of the warm-up; 0 for none.
+      warmup_start: first rate as a share of `learning_rate`.
+    """
+
+    def __init__(
+        self, learning_rate: float, boundaries: Sequence[int], warmup_steps: int = 0, warmup_start: float = 1 / 3
+    ):
+        self.learning_rate, self.boundaries = learning_rate, tuple(boundaries)
+        self.warmup_steps, self.warmup_start = warmup_steps, warmup_start
+
+    def __call__(self, step):
+        """The float32 rate of an integer step, counted from 0."""
+        step = tf.cast(step, tf.float32)
+        passed = sum((tf.cast(step >= boundary, tf.float32) for boundary in self.boundaries), tf.constant(0.0))
+        return _warmed_up(self.learning_rate * 10.0**-passed, step, self.warmup_steps, self.warmup_start)
+
+    def get_config(self) -> dict:
+        """What rebuilds the schedule."""
+        return dict(vars(self))
+
+
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class WarmupCosineSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then half a cosine down to zero at the last step."""
+
+    def __init__(self, learning_rate: float, steps: int, warmup_steps: int = 0, warmup_start: float = 1 / 3):
+        self.learning_rate, self.steps = learning_rate, steps
+        self.warmup_steps, self.warmup_start = warmup_steps, warmup_start
+
+    def __call__(self, step):
+        """The float32 rate of an integer step, counted from 0."""
+        step = tf.cast(step, tf.float32)
+        progress = tf.clip_by_value((step - self.warmup_steps) / max(1, self.steps - self.warmup_steps), 0.0, 1.0)
+        rate = 0.5 * self.learning_rate * (1.0 + tf.cos(math.pi * progress))
+        return _warmed_up(rate, step, self.warmup_steps, self.warmup_start)
+
+    def get_config(self) -> dict:
+        """What rebuilds the schedule."""
+        return dict(vars(self))
+
+
+def _warmed_up(rate, step, warmup_steps, start):
+    if not warmup_steps:
+        return rate
+    share = tf.minimum(step / warmup_steps, 1.0)
+    return rate * (start + (1.0 - start) * share)
+
+
+def make_schedule(config: TrainConfig) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The schedule that `config` describes."""
+    warmup: dict[str, Any] = {"warmup_steps": config.warmup_steps, "warmup_start": config.warmup_start}
+    if config.schedule == "cosine":
+        return WarmupCosineSchedule(config.learning_rate, config.steps, **warmup)
+    return WarmupStepSchedule(config.learning_rate, config.decay_steps, **warmup)
+
+
+def linear_rule_excess(config: TrainConfig, batch_size: int) -> float:
+    """How many times SGD's learning rate is the paper's for this batch (§4.1: 0.01 for 16); 0 for other optimizers."""
+    return config.learning_rate / (0.01 * batch_size / 16) if config.optimizer == "sgd" else 0.0
+
+
+def make_optimizer(config: TrainConfig, weight_decay: float = 0.0) -> keras.optimizers.Optimizer:
+    """The optimizer that `config` describes, with its schedule.
+
+    Args:
+      config: of the optimizer and its schedule.
+      weight_decay: the model's coupled L2 (§4.1), which SGD adds itself; under other optimizers it stays in the loss.
+
+    Raises:
+      InputError: an optimizer of TensorFlow Addons where that can't be imported.
+    """
+    common = {"learning_rate": make_schedule(config), "global_clipnorm": config.clip_norm or None}
+    if config.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(weight_decay=config.adamw_decay, **common)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+        return optimizer
+    if config.optimizer == "sgd":
+        return FusedSGD(momentum=config.momentum, coupled_decay=weight_decay, **common)
+    return _from_addons(config, common["learning_rate"])
+
+
+def _from_addons(config: TrainConfig, rate: keras.optimizers.schedules.LearningRateSchedule):
+    try:
+        import tensorflow_addons as tfa
+    except ImportError as error:
+        raise InputError(
+            f"--optimizer={config.optimizer} is TensorFlow Addons', which this Python can't import ({error}); use "
+            "Python 3.10 or 3.11, or --optimizer=sgd or adamw."
+        ) from None
+    clip = {"global_clipnorm": config.clip_norm} if config.clip_norm else {}
+    make = {
+        "lamb": lambda: tfa.optimizers.LAMB(rate, weight_decay_rate=config.adamw_decay, **clip),
+        "novograd": lambda: tfa.optimizers.NovoGrad(rate, weight_decay=config.adamw_decay, **clip),
+        "rectified_adam": lambda: tfa.optimizers.RectifiedAdam(rate, weight_decay=config.adamw_decay, **clip),
+        "lazy_adam": lambda: tfa.optimizers.LazyAdam(rate, **clip),
+        "sgdw": lambda: tfa.optimizers.SGDW(config.adamw_decay, rate, config.momentum, **clip),
+        "lookahead_sgd": lambda: tfa.optimizers.Lookahead(
+            keras.optimizers.legacy.SGD(rate, momentum=config.momentum, **clip)
+        ),
+    }
+    return make[config.optimizer]()

@@ -1,0 +1,106 @@
+"""The run directory: what a training job leaves behind, and how others read it.
+
+flags.txt      every setting as a flagfile: `python -m experiments.train --flagfile=DIR/flags.txt` repeats the run
+run.json       the configuration, data, versions, seed, git commit
+labels.json    the dataset's category ids and names
+checkpoints/   the newest training states, by step
+log.csv        losses, learning rate, images a second, AP by epoch (an epoch ends at every checkpoint)
+tensorboard/   the same and pictures, for TensorBoard
+best.weights.h5    (with best.json, best.run.json, best.labels.json) the weights of the best AP while training
+model.weights.h5   the trained weights, written at the end
+metrics.json   the twelve COCO numbers at the end, where there is validation data
+training.png   the curves of log.csv
+lock           held by the job at work
+"""
+
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+
+from retinanet_tf import files
+from retinanet_tf.config.config import Config
+from retinanet_tf.config.flagfile import flagfile
+from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.errors import InputError
+from retinanet_tf.inference.checkpoint import SUFFIX, read_json, save_weights
+from retinanet_tf.models.retinanet import RetinaNet
+from retinanet_tf.provenance import provenance
+
+LOG = "log.csv"
+BEST_METRICS = "best.json"
+
+
+def save_best(model: RetinaNet, run_dir: Path, metrics: dict) -> None:
+    """Keeps weights beside the last ones, with all that `load_detector(run_dir / "best.weights.h5")` needs."""
+    save_weights(model, run_dir / f"best{SUFFIX}")
+    for name in ("run.json", "labels.json"):
+        files.write_text(run_dir / f"best.{name}", (run_dir / name).read_text())
+    files.write_json(run_dir / BEST_METRICS, metrics)
+
+
+def trim_log(run_dir: Path, step: int) -> None:
+    """Removes the rows of log.csv after `step`, which are about to be made again."""
+    path = run_dir / LOG
+    if not path.exists():
+        return
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [row for row in rows if row.get("step") and float(row["step"]) <= step]
+    if not kept:
+        path.unlink()
+    elif len(kept) < len(rows):
+        with files.written_aside(path) as aside, open(aside, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(kept[0]))
+            writer.writeheader()
+            writer.writerows(kept)
+
+
+def start(
+    run_dir: str | os.PathLike,
+    config: Config,
+    label_map: LabelMap,
+    *,
+    data: str,
+    validation: str,
+    init_weights: str = "",
+) -> bool:
+    """Prepares a run directory, or finds the same job in it.
+
+    Returns:
+      Whether the job was started before.
+
+    Raises:
+      InputError: another job's directory (the differing fields are named), or one that can't be written.
+    """
+    run_dir = Path(run_dir)
+    paths = {"data": data, "validation": validation, "init_weights": init_weights}
+    record = {"config": config.to_dict(), **paths, "labels": label_map.to_json()}
+    # Through JSON and back, tuples are lists as in the file.
+    record = json.loads(json.dumps(record))
+    existing = run_dir / "run.json"
+    if existing.exists():
+        before = {"init_weights": "", **read_json(existing)}
+        # A field that is newer than the run had its default then.
+        before["config"] = json.loads(json.dumps(Config.from_dict(before["config"]).to_dict()))
+        differing = sorted(_differences(before, record))
+        if differing:
+            raise InputError(
+                f"run_dir={run_dir} holds a job that differs in {', '.join(differing)}; choose another run_dir, or the "
+                f"settings of {run_dir / 'flags.txt'}."
+            )
+        return True
+    files.make_folder(run_dir, "run_dir")
+    files.write_text(run_dir / "flags.txt", flagfile(config, **paths, run_dir=str(run_dir)))
+    label_map.save(run_dir / "labels.json")
+    files.write_json(existing, {**record, "made_by": {**provenance(), "command": " ".join(sys.argv)}})
+    return False
+
+
+def _differences(before: dict, after: dict):
+    for key, value in after.items():
+        if isinstance(value, dict) and isinstance(before.get(key), dict):
+            yield from _differences(before[key], value)
+        elif before.get(key) != value:
+            yield key

@@ -1,0 +1,90 @@
+"""TensorBoard: scalars, the pipeline's first images, and predicted beside true boxes at every evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from retinanet_tf.evaluation.source import Source
+from retinanet_tf.inference.detector import Detector, to_image
+from retinanet_tf.training.callbacks import Progress
+from retinanet_tf.visualize import draw_detections
+
+PICTURES = 4
+"""Pictures a log."""
+
+
+class Board(keras.callbacks.Callback):
+    """Writes the job's course into `folder` for TensorBoard.
+
+    Args:
+      folder: of the event files.
+      progress: the job's; it comes before this callback.
+      every: steps between scalars.
+    """
+
+    def __init__(self, folder: Path, progress: Progress, every: int):
+        super().__init__()
+        self.progress, self.every = progress, every
+        self.writer = tf.summary.create_file_writer(str(folder))
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Scalars: the losses' means since the epoch's beginning."""
+        if self.progress.step % self.every == 0:
+            self._scalars({"learning_rate": float(self.progress.rate(self.progress.step - 1)), **(logs or {})})
+
+    def on_epoch_end(self, epoch, logs=None):
+        """What is known once an epoch: AP, images a second."""
+        self._scalars({name: value for name, value in (logs or {}).items() if np.isfinite(value)})
+        self.writer.flush()
+
+    def on_train_end(self, logs=None):
+        """Everything reaches the disk."""
+        self.writer.flush()
+
+    def _scalars(self, values: dict[str, float]) -> None:
+        with self.writer.as_default(self.progress.step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def inputs(self, batch: tuple[tf.Tensor, dict[str, tf.Tensor]], names: Sequence[str]) -> None:
+        """Shows images of a training batch as the network sees them, with their boxes."""
+        images, objects = (tf.nest.map_structure(lambda value: value[:PICTURES].numpy(), part) for part in batch)
+        pictures = [
+            draw_detections(np.clip(image, 0, 255).astype(np.uint8), boxes, labels, names=names)
+            for image, boxes, labels in zip(images, objects["boxes"], objects["labels"], strict=True)
+        ]
+        self._pictures("input", pictures)
+
+    def detections(self, detector: Detector, source: Source) -> None:
+        """Shows the first images of the evaluation: predictions in colour, the truth dashed."""
+        truth: dict[int, list] = {}
+        for annotation in source.ground_truth["annotations"]:
+            truth.setdefault(annotation["image_id"], []).append(annotation["bbox"])
+        pictures: list[np.ndarray] = []
+        if source.encoded is None:
+            return
+        for record, encoded in zip(source.ground_truth["images"][:PICTURES], source.encoded(), strict=False):
+            found = {name: value[0].numpy() for name, value in detector([encoded]).items()}
+            boxes = np.array(truth.get(record["id"], []), float).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+            pictures.append(
+                draw_detections(
+                    np.asarray(to_image(encoded, 0), np.uint8),
+                    found["boxes"],
+                    found["labels"],
+                    found["scores"],
+                    names=detector.label_map.names,
+                    ground_truth=(boxes, np.zeros(len(boxes), int)),
+                    min_score=0.3,
+                )
+            )
+        self._pictures("evaluation", pictures)
+
+    def _pictures(self, name: str, pictures: list[np.ndarray]) -> None:
+        with self.writer.as_default(self.progress.step):
+            for number, picture in enumerate(pictures):
+                tf.summary.image(f"{name}/{number}", picture[None])
+        self.writer.flush()

@@ -1,0 +1,117 @@
+"""A job's own judgement: COCO numbers while it trains and at its end, the best weights, logs and pictures."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from retinanet_tf import files
+from retinanet_tf.config.config import Config
+from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.evaluation.evaluator import evaluate
+from retinanet_tf.evaluation.source import Source
+from retinanet_tf.inference import checkpoint
+from retinanet_tf.inference.detector import Detector
+from retinanet_tf.models.ema import WeightAverage
+from retinanet_tf.models.retinanet import RetinaNet
+from retinanet_tf.training import run_directory
+from retinanet_tf.training.callbacks import EvaluateAndKeep, Progress
+from retinanet_tf.training.strategies import Worker
+from retinanet_tf.training.tensorboard import Board
+
+
+class Validation:
+    """Evaluates a model in training, or what an average makes of it.
+
+    Args:
+      config: of the job.
+      model: in training.
+      label_map: the dataset's.
+      run_dir: the job's folder.
+      source: validation data; None for none, and where the worker isn't the chief.
+      worker: this process; the chief alone evaluates and writes, with weights that all workers read together.
+      average: of the weights, evaluated in their place.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: RetinaNet,
+        label_map: LabelMap,
+        run_dir: Path,
+        source: Source | None,
+        worker: Worker,
+        average: WeightAverage | None,
+    ):
+        self.config, self.model, self.label_map, self.run_dir = config, model, label_map, run_dir
+        self.worker, self.average = worker, average
+        self.source = source
+        # Several workers' variables answer when all workers ask. The chief evaluates a copy.
+        self.judged = RetinaNet.from_config(config) if worker.count > 1 else model
+        self.detector = Detector.from_config(config, self.judged, label_map)
+        self.board: Board | None = None
+
+    def callbacks(self, progress: Progress, first_batches: Callable[[], tf.data.Dataset]) -> list:
+        """For `model.fit`, after `progress`: evaluation, log.csv, TensorBoard."""
+        settings = self.config.train
+        made: list[keras.callbacks.Callback] = []
+        if settings.eval_steps and (self.source or self.worker.count > 1):
+            made.append(
+                EvaluateAndKeep(self._numbers, self._keep, progress, settings.eval_steps, self._best(), self._weights)
+            )
+        if self.worker.is_chief:
+            made.append(keras.callbacks.CSVLogger(str(self.run_dir / run_directory.LOG), append=True))
+            if settings.log_steps:
+                self.board = Board(self.run_dir / "tensorboard", progress, settings.log_steps)
+                if progress.step == 0:
+                    self.board.inputs(next(iter(first_batches())), self.label_map.names)
+                made.append(self.board)
+        return made
+
+    def finish(self) -> None:
+        """Writes metrics.json and, last, the weights: they are the mark of a finished run."""
+        if self.average:
+            self.average.keep()
+        with self._weights():
+            if not self.worker.is_chief:
+                return
+            if self.source:
+                metrics = self._numbers()
+                files.write_json(self.run_dir / "metrics.json", metrics)
+                print(f"{self.run_dir}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+            checkpoint.save_weights(self.judged, self.run_dir / checkpoint.WEIGHTS)
+
+    @contextmanager
+    def _weights(self) -> Iterator[None]:
+        """`judged` has the weights to judge inside the block."""
+        if self.judged is self.model:
+            if self.average is None:
+                yield
+            else:
+                with self.average.swapped():
+                    yield
+            return
+        if self.average is None:
+            self.judged.set_weights(self.model.get_weights())
+        else:
+            with self.average.swapped():
+                self.judged.set_weights(self.model.get_weights())
+        yield
+
+    def _numbers(self) -> dict[str, float]:
+        if self.source is None:
+            return {"AP": -math.inf, "AP50": -math.inf, "AP75": -math.inf}
+        if self.board:
+            self.board.detections(self.detector, self.source)
+        return evaluate(self.detector, self.source)
+
+    def _best(self) -> float:
+        path = self.run_dir / run_directory.BEST_METRICS
+        return json.loads(path.read_text())["AP"] if path.exists() else -math.inf
+
+    def _keep(self, step: int, metrics: dict[str, float]) -> None:
+        run_directory.save_best(self.judged, self.run_dir, {"step": step, **metrics})

@@ -1,0 +1,160 @@
+"""The configuration holds the paper's numbers, refuses what it doesn't know, and survives files and flags."""
+
+import dataclasses
+import json
+
+import pytest
+from absl import flags
+
+from retinanet_tf import presets
+from retinanet_tf.cli import flags as config_flags
+from retinanet_tf.config.config import AnchorConfig, Config
+from retinanet_tf.errors import InputError
+
+
+def test_the_defaults_are_the_papers():
+    """PAPER.md, §2 and §3, number by number."""
+    config = Config()
+    assert (config.loss.gamma, config.loss.alpha, config.loss.box_beta) == (2.0, 0.25, 0.11)
+    assert (config.anchors.min_level, config.anchors.max_level, config.anchors.anchors_per_cell) == (3, 7, 9)
+    assert (config.model.subnet_depth, config.model.fpn_channels, config.model.prior) == (4, 256, 0.01)
+    assert (config.assign.positive_iou, config.assign.negative_iou, config.assign.promote) == (0.5, 0.4, "never")
+    train = config.train
+    assert (train.steps, train.decay_steps, train.learning_rate) == (90_000, (60_000, 80_000), 0.01)
+    assert (train.momentum, config.model.weight_decay, config.data.batch_size) == (0.9, 1e-4, 16)
+    assert (config.model.image_size, config.model.max_size) == (600, 1000)
+    detect = config.detect
+    assert (detect.score_threshold, detect.pre_nms_top_k, detect.nms_iou, detect.max_detections) == (
+        0.05,
+        1000,
+        0.5,
+        100,
+    )
+
+
+def test_field_names_are_unique_and_explained():
+    """A flag needs no section in its name, and every one says what it is."""
+    fields = [field for section in dataclasses.fields(Config) for field in dataclasses.fields(section.type)]
+    names = [field.name for field in fields]
+    assert len(names) == len(set(names))
+    assert all(len(field.metadata["help"]) > 10 for field in fields)
+
+
+def test_the_detectron_preset_differs_from_the_paper_where_the_authors_code_does():
+    paper, detectron = presets["paper"].flat(), presets["detectron"].flat()
+    assert {name: value for name, value in detectron.items() if value != paper[name]} == {
+        "normalizer": "replica",
+        "promote": "above_negative",
+        "warmup_steps": 500,
+        "bias_lr_factor": 2.0,
+    }
+
+
+@pytest.mark.parametrize("name", presets)
+def test_configurations_survive_json(name):
+    assert Config.from_dict(json.loads(json.dumps(presets[name].to_dict()))) == presets[name]
+
+
+def test_unknown_names_and_values_are_refused_by_name():
+    with pytest.raises(InputError, match="'gama' is no field"):
+        Config().replace(gama=1.0)
+    with pytest.raises(InputError, match="normalizer='batch' is not one of 'image', 'replica', 'global'"):
+        Config().replace(normalizer="batch")
+
+
+def test_replace_reaches_into_sections_and_leaves_the_rest():
+    changed = Config().replace(gamma=0.0, backbone="resnet101")
+    assert changed.loss.gamma == 0.0 and changed.model.backbone == "resnet101"
+    assert changed.replace(gamma=2.0, backbone="resnet50") == Config()
+
+
+@pytest.fixture
+def parsed():
+    """Parses arguments into a fresh set of flags, as a command would."""
+    before = flags.FLAGS
+    values = flags.FlagValues()
+
+    def parse(*arguments):
+        values(["command", *arguments])
+        return config_flags.read()
+
+    try:
+        flags.FLAGS = config_flags.flags.FLAGS = values
+        for section in dataclasses.fields(Config):
+            for field in dataclasses.fields(section.type):
+                config_flags.define_field(section.name, field, values)
+        flags.DEFINE_enum("preset", "paper", list(presets), "", flag_values=values)
+        yield parse
+    finally:
+        flags.FLAGS = config_flags.flags.FLAGS = before
+
+
+def test_flags_change_the_preset(parsed):
+    config = parsed("--preset=mini", "--gamma=0.5", "--decay_steps=10,20", "--anchor_ratios=1", "--promote=always")
+    assert config == presets["mini"].replace(gamma=0.5, decay_steps=(10, 20), anchor_ratios=(1.0,), promote="always")
+
+
+def test_a_list_of_the_wrong_kind_names_its_flag(parsed):
+    with pytest.raises(InputError, match="--decay_steps=10,soon must be a list of int values"):
+        parsed("--decay_steps=10,soon")
+
+
+@pytest.mark.parametrize("name", presets)
+def test_a_flagfile_repeats_the_configuration(parsed, name, tmp_path):
+    from retinanet_tf.training.run_directory import flagfile
+
+    changed = presets[name].replace(anchor_scales=(1.0, 2 ** (1 / 3)), momentum=0.1 + 0.2, seed=7)
+    path = tmp_path / "flags.txt"
+    path.write_text(flagfile(changed))
+    flags.DEFINE_string("flagfile", "", "", flag_values=flags.FLAGS) if "flagfile" not in flags.FLAGS else None
+    assert parsed(f"--flagfile={path}") == changed
+
+
+def test_anchor_levels():
+    assert list(AnchorConfig().levels) == [3, 4, 5, 6, 7]
+
+
+def test_another_batch_size_brings_the_schedule_with_it():
+    """The linear rule: twice the batch, twice the rate, half the steps; what is given by a flag stays as given."""
+    scaled = presets["paper"].scaled_to_batch(32)
+    assert (scaled.data.batch_size, scaled.train.learning_rate, scaled.train.steps) == (32, 0.02, 45_000)
+    assert scaled.train.decay_steps == (30_000, 40_000)
+    with pytest.raises(InputError, match="batch_size=0 must be at least 1"):
+        presets["paper"].scaled_to_batch(0)
+
+
+def test_a_batch_size_flag_scales_what_no_other_flag_sets(parsed):
+    config = parsed("--batch_size=8", "--steps=100")
+    assert (config.train.learning_rate, config.train.steps) == (0.005, 100)
+    assert config.train.decay_steps == (120_000, 160_000)
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"prior": 0.0}, r"prior=0.0 must lie in \(0, 1\)\."),
+        ({"positive_iou": 1.1}, r"positive_iou=1.1 must lie in \(0, 1\]\."),
+        ({"steps": 0}, r"steps=0 must lie in \[1, inf\)\."),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must lie in"),
+        ({"gamma": float("inf")}, "gamma=inf must lie in"),
+        ({"anchor_ratios": (0.5, -1.0)}, r"anchor_ratios=0.5,-1.0 must lie in \(0, inf\)\."),
+        ({"anchor_scales": ()}, "need at least one number each"),
+        ({"pixel_mean": (1.0, 2.0)}, "pixel_mean=1.0,2.0 must be 3 numbers"),
+        ({"negative_iou": 0.6}, "negative_iou=0.6 must be at most positive_iou=0.5"),
+        ({"scale_jitter": (1.2, 0.8)}, "scale_jitter=1.2,0.8 must name the smaller first"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(change, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Config().replace(**change)
+
+
+def test_every_number_has_a_range_and_every_default_lies_in_it():
+    """Only pyramid levels, which the pyramid checks itself, and mean pixels have none."""
+    fields = [field for section in dataclasses.fields(Config) for field in dataclasses.fields(section.type)]
+
+    def is_number(value):
+        return isinstance(value[0] if isinstance(value, tuple) else value, int | float) and not isinstance(value, bool)
+
+    free = {field.name for field in fields if is_number(field.default) and not field.metadata["within"]}
+    assert free == {"min_level", "max_level", "pixel_mean"}

@@ -1,0 +1,172 @@
+"""`load` from a cache, and when records turn out damaged: named, or skipped, listed and replaced."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from retinanet_tf.data import pipeline
+from retinanet_tf.data.records.damage import DamageLog
+from retinanet_tf.data.records.evaluation_reader import ground_truth, load_for_evaluation
+from retinanet_tf.data.records.index import read_index
+from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.data.records.reader import read_records
+from retinanet_tf.data.records.salvage import masked_crc, whole_records
+from retinanet_tf.errors import InputError
+from tests.batches import SMALL, TALL, WIDE, identify, same, seen, write_shards
+from tests.datasets import write_coco
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Pattern of three shards of eleven images, seven wide and four tall."""
+    return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_a_cache_changes_nothing_but_the_decoding(shards, tmp_path, cache):
+    plain = list(pipeline.load(shards, **SMALL).take(8))
+    same(plain, pipeline.load(shards, cache=cache, cache_dir=str(tmp_path / "c"), **SMALL).take(8))
+    if cache == "disk":
+        before = {p: p.stat().st_mtime_ns for p in (tmp_path / "c").iterdir()}
+        assert len(before) == 6
+        same(plain, pipeline.load(shards, cache=cache, cache_dir=str(tmp_path / "c"), **SMALL).take(8))
+        assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "c").iterdir()}
+
+
+# --- Damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Like `shards`, to be damaged."""
+    # Other pictures than those of `shards`: a cache goes by content.
+    path, images = write_coco(tmp_path, [WIDE] * 8 + [TALL] * 4, seed=100)
+    prepare(path, images, tmp_path / "out", shards=3, progress=False)
+    return str(tmp_path / "out" / "train-*.tfrecord")
+
+
+def damage(shards, shard=1, number=2, where=0.5):
+    """Flips a byte of a record and returns its file and the image's id."""
+    index = read_index(shards)
+    (record,) = np.flatnonzero((index.shard == shard) & (index.number == number))
+    image_id = list(read_records(shards))[record].annotations.image_id
+    path = pathlib.Path(index.files[shard])
+    data = bytearray(path.read_bytes())
+    data[int(index.offset[record] + where * index.length[record])] ^= 0x55
+    path.write_bytes(data)
+    return path, image_id
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_damaged_record_names_its_file_and_number(own, indexed):
+    path, _ = damage(own)
+    if not indexed:
+        (path.parent / "train.index.npz").unlink()
+        with pytest.raises(InputError, match=f"record 2 of {path} is damaged"):
+            pipeline.load(own, **SMALL)
+        return
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"record 2 of .*{path.name}.* is damaged"):
+        list(pipeline.load(own, **SMALL).take(10))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"record 2 of .*{path.name}.* is damaged"):
+        list(load_for_evaluation(own))
+    with pytest.raises(InputError, match=f"record 2 of {path} is damaged"):
+        ground_truth(own)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_damaged_records_are_skipped_listed_and_replaced(own, indexed):
+    known = identify(own)
+    path, image_id = damage(own)
+    if not indexed:
+        (path.parent / "train.index.npz").unlink()
+    log = DamageLog()
+    batches = seen(pipeline.load(own, flip=0.0, on_bad_record="skip", damage_log=log, **SMALL).take(12), known)
+    assert log.records == [(str(path), 2)]
+    assert image_id not in {i for batch in batches for i in batch} and all(len(batch) == 4 for batch in batches)
+    assert len({i for batch in batches for i in batch}) == 11
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_damage_met_while_caching(own, tmp_path, cache):
+    path, _ = damage(own, number={"ram": 2, "disk": 3}[cache])
+    with pytest.raises((InputError, tf.errors.InvalidArgumentError), match="record [23] of"):
+        pipeline.load(own, cache=cache, **SMALL)
+    log = DamageLog()
+    assert len(list(pipeline.load(own, cache=cache, on_bad_record="skip", damage_log=log, **SMALL).take(6))) == 6
+    assert log.records == [(str(path), {"ram": 2, "disk": 3}[cache])]
+
+
+def test_a_shard_cut_before_the_start_loses_only_what_is_missing(own):
+    index = read_index(own)
+    path = pathlib.Path(index.files[2])
+    rows = np.flatnonzero(index.shard == 2)
+    with open(path, "r+b") as file:
+        file.truncate(int(index.offset[rows[2]] + 10))
+    with pytest.raises(InputError, match="train-00002-of-00003.tfrecord has .* bytes but was written with"):
+        pipeline.load(own, **SMALL)
+    log = DamageLog()
+    kept = read_index(own, log.add)
+    assert log.records == [(str(path), 2), (str(path), 3)] and len(kept) == 10
+    # Without an index the same is found by going through the file.
+    (path.parent / "train.index.npz").unlink()
+    log = DamageLog()
+    assert len(read_index(own, log.add)) == 10 and log.records == [(str(path), 2)]
+
+
+def test_a_shard_cut_in_the_middle_of_training_does_not_end_it(own, tmp_path):
+    log = DamageLog(tmp_path / "damaged.txt")
+    stream = iter(pipeline.load(own, on_bad_record="skip", damage_log=log, **SMALL))
+    for _ in range(3):
+        next(stream)
+    path = pathlib.Path(read_index(own).files[0])
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    for _ in range(20):
+        images, objects = next(stream)
+        assert len(images) == 4
+    # Only what is missing is lost: the file's first half still holds its first record.
+    assert log.records and {name for name, _ in log.records} == {str(path)} and (str(path), 0) not in log.records
+    listed = (tmp_path / "damaged.txt").read_text().splitlines()
+    assert listed == [f"{name} record {number}" for name, number in log.records]
+
+
+def test_an_image_that_was_only_checked_by_its_header_is_named_when_it_does_not_decode(tmp_path):
+    path, images = write_coco(tmp_path, [WIDE] * 4, seed=200)
+    whole = (images / "000001.jpg").read_bytes()
+    (images / "000001.jpg").write_bytes(whole[:-100])  # the header is whole
+    prepare(path, images, tmp_path / "out", verify="header", progress=False)
+    pattern = str(tmp_path / "out" / "train-*")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="record 1 of .*its image does not decode"):
+        list(pipeline.load(pattern, **SMALL).take(2))
+    log = DamageLog()
+    assert len(list(pipeline.load(pattern, on_bad_record="skip", damage_log=log, **SMALL).take(3))) == 3
+    assert [number for _, number in log.records] == [1]
+
+
+def test_a_dataset_that_is_damaged_throughout_still_ends_with_a_name(own):
+    for shard in range(3):
+        for number in range(4):
+            damage_all(own, shard, number)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="record .* is damaged"):
+        list(pipeline.load(own, on_bad_record="skip", **SMALL).take(1))
+
+
+def damage_all(shards, shard, number):
+    index = read_index(shards)
+    (record,) = np.flatnonzero((index.shard == shard) & (index.number == number))
+    path = pathlib.Path(index.files[shard])
+    data = bytearray(path.read_bytes())
+    data[int(index.offset[record]) + 30] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_the_checksum_of_tfrecord_is_the_published_one(shards):
+    # RFC 3720, B.4: CRC-32C of 32 zero bytes is 8a9136aa; then TFRecord's mask.
+    crc = 0x8A9136AA
+    assert masked_crc(bytes(32)) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    index = read_index(shards)
+    found = [item for path in index.files for item in whole_records(path)]
+    assert [(n, o) for n, o, _ in found] == list(zip(index.number.tolist(), index.offset.tolist(), strict=True))
+    assert all(data is not None for _, _, data in found)

@@ -1,0 +1,179 @@
+"""Image files before training: every awkward file of the real collection has its outcome, and the rules have tests."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from retinanet_tf.data.records.example import decode_image
+from retinanet_tf.data.records.images import BadImage, ImagePolicy, prepare_image
+from tests.datasets import picture
+
+# What each file becomes: "kept" (its own bytes), a format it is converted to, or the words that refuse it. The number
+# is the mean difference from the reference pixels that its coding explains; None where there is no reference.
+OUTCOMES = {
+    "animated.gif": ("png", 6),
+    "bmp_named.jpg": ("png", 0),
+    "cmyk.jpg": ("jpeg", 4),
+    "corrupt_middle.jpg": ("kept", 9),
+    "empty.jpg": ("is empty", None),
+    "exif3.jpg": ("EXIF orientation 3", None),
+    "exif6.jpg": ("EXIF orientation 6", None),
+    "gif_named.jpg": ("png", 6),
+    "gray.jpg": ("jpeg", 13),
+    "gray16.png": ("png", 12),
+    "gray_alpha.png": ("png", 12),
+    "header_only.jpg": ("no image that can be read", None),
+    "huge_dims.png": ("20000x20000 pixels, more than --max_pixels", None),
+    "one_pixel.jpg": ("kept", None),
+    "onebit.png": ("png", 85),
+    "palette_trns.png": ("png", 7),
+    "plain.jpg": ("kept", 4),
+    "png_named.jpg": ("kept", 0),
+    "progressive.jpg": ("kept", 6),
+    "real_bad_exif.jpg": ("jpeg", None),
+    "real_broken.png": ("no image that can be read", None),
+    "real_cmyk_adobe.jpg": ("jpeg", None),
+    "real_exif_orientation6.jpg": ("EXIF orientation 6", None),
+    "real_gray.jpg": ("jpeg", None),
+    "real_junk_header.jpg": ("kept", None),
+    "real_multiframe_mpo.jpg": ("kept", None),
+    "real_truncated.jpg": ("doesn't decode", None),
+    "real_truncated.png": ("doesn't decode", None),
+    "real_zero_width.gif": ("no image that can be read", None),
+    "reference_rgb.png": ("kept", 0),
+    "rgb16.png": ("png", 1),
+    "rgba.png": ("png", 0),
+    "text_named.jpg": ("no image that can be read", None),
+    "trailing_garbage.jpg": ("kept", 4),
+    "truncated_60pct.jpg": ("doesn't decode", None),
+    "very_wide.jpg": ("kept", None),
+    "webp_named.jpg": ("jpeg", 5),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OUTCOMES))
+def test_every_awkward_file_has_its_outcome(test_data, name):
+    encoded = (test_data / "awkward" / name).read_bytes()
+    outcome, tolerance = OUTCOMES[name]
+    if outcome not in ("kept", "png", "jpeg"):
+        with pytest.raises(BadImage, match=outcome):
+            prepare_image(encoded, (None, None), ImagePolicy())
+        return
+    prepared = prepare_image(encoded, (None, None), ImagePolicy())
+    assert (prepared.encoded == encoded) == (outcome == "kept") == (not prepared.changed)
+    # The pixels that training sees, through TensorFlow's decoder:
+    pixels = decode_image(tf.constant(prepared.encoded)).numpy()
+    assert pixels.shape == (prepared.height, prepared.width, 3)
+    assert prepared.encoded[:2] == {"png": b"\x89P", "jpeg": b"\xff\xd8"}[prepared.format]
+    if tolerance is not None:
+        reference = np.asarray(Image.open(test_data / "awkward" / "reference_rgb.png"), np.float64)
+        assert np.abs(pixels - reference).mean() <= tolerance
+
+
+def test_the_list_of_awkward_files_is_complete(test_data):
+    assert set(OUTCOMES) == set(json.loads((test_data / "awkward" / "MANIFEST.json").read_text()))
+
+
+def test_a_header_check_finds_what_the_header_shows(test_data):
+    quick = ImagePolicy(verify="header")
+    whole = prepare_image((test_data / "awkward" / "plain.jpg").read_bytes(), (320, 213), quick)
+    assert (whole.width, whole.height, whole.changed) == (320, 213, "")
+    with pytest.raises(BadImage, match="no image"):
+        prepare_image((test_data / "awkward" / "header_only.jpg").read_bytes(), (None, None), quick)
+    with pytest.raises(BadImage, match="max_pixels"):
+        prepare_image((test_data / "awkward" / "huge_dims.png").read_bytes(), (None, None), quick)
+
+
+def encoded(image, kind="JPEG", orientation=None, **more):
+    out = io.BytesIO()
+    if orientation:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        more["exif"] = exif
+    image.save(out, kind, **more)
+    return out.getvalue()
+
+
+# Where the four quarters of the stored picture (in reading order) come to lie in the upright view, per EXIF's
+# definition: value n says which visual corner the stored row 0 and column 0 are.
+UPRIGHT = {1: "abcd", 2: "badc", 3: "dcba", 4: "cdab", 5: "acbd", 6: "cadb", 7: "dbca", 8: "bdac"}
+COLOURS = {"a": (250, 10, 10), "b": (10, 250, 10), "c": (10, 10, 250), "d": (240, 240, 10)}
+
+
+def quarters(width=64, height=32):
+    pixels = np.zeros((height, width, 3), np.uint8)
+    for letter, (row, column) in zip("abcd", ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
+        pixels[row * height // 2 :, column * width // 2 :] = COLOURS[letter]
+    pixels[height // 2 :, : width // 2] = COLOURS["c"]
+    pixels[height // 2 :, width // 2 :] = COLOURS["d"]
+    pixels[: height // 2, width // 2 :] = COLOURS["b"]
+    return Image.fromarray(pixels)
+
+
+def read_quarters(data):
+    pixels = decode_image(tf.constant(data)).numpy().astype(int)
+    height, width = pixels.shape[:2]
+    centres = [pixels[r, c] for r in (height // 4, 3 * height // 4) for c in (width // 4, 3 * width // 4)]
+    return "".join(min(COLOURS, key=lambda k: np.abs(COLOURS[k] - centre).sum()) for centre in centres)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_is_applied_when_the_annotation_is_of_the_upright_view(orientation):
+    data = encoded(quarters(), quality=95, orientation=orientation)
+    turned = orientation > 4
+    upright = (32, 64) if turned else (64, 32)
+    prepared = prepare_image(data, upright, ImagePolicy(exif="upright"))
+    assert (prepared.width, prepared.height) == upright
+    assert read_quarters(prepared.encoded) == UPRIGHT[orientation]
+    assert prepared.exif == ("applied" if turned else "" if orientation == 1 else "ambiguous")
+    # The bytes written carry no orientation any more: nobody turns them twice.
+    assert Image.open(io.BytesIO(prepared.encoded)).getexif().get(0x0112, 1) == 1 or orientation == 1
+
+
+@pytest.mark.parametrize("orientation", range(5, 9))
+def test_exif_is_left_when_the_annotation_is_of_the_stored_view(orientation):
+    data = encoded(quarters(), orientation=orientation)
+    for policy in (ImagePolicy(), ImagePolicy(exif="upright")):
+        prepared = prepare_image(data, (64, 32), policy)
+        assert (prepared.encoded, prepared.exif) == (data, "left")
+
+
+@pytest.mark.parametrize("size, orientation", [((40, 40), 6), ((64, 32), 3), ((64, 32), 2)])
+def test_ambiguous_exif_stops_until_it_is_settled(size, orientation):
+    data = encoded(quarters(*size), orientation=orientation)
+    with pytest.raises(BadImage, match=f"EXIF orientation {orientation}.*--exif=upright or --exif=stored"):
+        prepare_image(data, size, ImagePolicy())
+    stored = prepare_image(data, size, ImagePolicy(exif="stored"))
+    assert (stored.encoded, stored.exif) == (data, "ambiguous")
+    upright = prepare_image(data, size, ImagePolicy(exif="upright"))
+    assert read_quarters(upright.encoded) == UPRIGHT[orientation]
+
+
+def test_a_size_that_is_neither_view_is_refused():
+    data = encoded(quarters(), orientation=6)
+    with pytest.raises(BadImage, match=r"64x32 \(32x64 upright\).*says 100x50"):
+        prepare_image(data, (100, 50), ImagePolicy())
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped():
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    prepared = prepare_image(encoded(Image.fromarray(values), "PNG"), (16, 16), ImagePolicy())
+    pixels = decode_image(tf.constant(prepared.encoded)).numpy()
+    np.testing.assert_array_equal(pixels[..., 0], np.arange(256).reshape(16, 16))
+
+
+def test_a_cut_anywhere_is_found_by_the_default_check():
+    data = encoded(Image.fromarray(picture(200, 150)), quality=95)
+    for share in (0.3, 0.6, 0.9, 0.97):
+        with pytest.raises(BadImage):
+            prepare_image(data[: int(len(data) * share)], (200, 150), ImagePolicy())
+
+
+def test_the_pillow_limit_is_left_as_it_was():
+    before = Image.MAX_IMAGE_PIXELS
+    prepare_image(encoded(Image.new("RGB", (5, 5))), (5, 5), ImagePolicy())
+    assert before == Image.MAX_IMAGE_PIXELS

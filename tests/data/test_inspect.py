@@ -1,0 +1,216 @@
+"""The dataset doctor: reach against all anchors by brute force, findings on planted faults, and the pages."""
+
+import html
+import json
+import os
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from retinanet_tf.config.config import AnchorConfig
+from retinanet_tf.config.presets import presets
+from retinanet_tf.data.inspect import anchor_coverage as reach
+from retinanet_tf.data.inspect.inspect_dataset import visit
+from retinanet_tf.data.inspect.page import text_page
+from retinanet_tf.data.inspect.report import inspect
+from retinanet_tf.data.records.index import read_index
+from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
+from retinanet_tf.data.sources.coco import read_coco
+from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.detection import boxes as geometry
+from retinanet_tf.detection.anchors import anchors_by_level
+from retinanet_tf.errors import InputError
+from tests.datasets import annotation, write_coco
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        AnchorConfig(),
+        AnchorConfig(min_level=3, max_level=5, anchor_multiplier=2.0, anchor_ratios=(0.4, 1.0)),
+        AnchorConfig(anchor_offset=0.0, anchor_scales=(1.0,)),
+    ],
+)
+def test_the_nearest_anchor_is_the_best_of_all(config):
+    rng = np.random.default_rng(0)
+    for height, width in ((96, 160), (130, 70)):
+        low = rng.uniform(0, (width, height), (60, 2))
+        high = np.minimum(low + rng.uniform(1, 120, (60, 2)), (width, height))
+        boxes = np.concatenate([low, np.maximum(high, low + 0.5)], axis=1)
+        every = tf.concat(anchors_by_level(height, width, config), 0)
+        brute = tf.reduce_max(geometry.iou(tf.constant(boxes, tf.float32)[:, None], every[None]), axis=1)
+        found = reach.best_iou(boxes, np.tile([height, width], (60, 1)), config)
+        np.testing.assert_allclose(found, brute, atol=1e-5)
+
+
+def test_a_box_like_an_anchor_is_reached_and_a_sliver_is_not():
+    size = np.array([[600, 800]])
+    centre = 12.0  # of the second cell of P3: (1 + 0.5) · 8
+    exact = np.array([[centre - 16, centre - 16, centre + 16, centre + 16]])
+    np.testing.assert_allclose(reach.best_iou(exact, size, AnchorConfig()), 1.0)
+    # 32 x 4 px within the anchor of 32·√2 x 16·√2 (ratio 1/2): 128 / 1024 by hand.
+    sliver = np.array([[centre - 16, centre - 2, centre + 16, centre + 2]])
+    np.testing.assert_allclose(reach.best_iou(sliver, size, AnchorConfig()), 32 * 4 / 1024, rtol=1e-6)
+
+
+def test_suggestions_reach_what_they_promise():
+    # 10-px objects on 480 x 640 images: 12.5 px after the resize to 600, out of reach of 32-px anchors.
+    rng = np.random.default_rng(1)
+    low = rng.uniform(0, (600, 440), (200, 2))
+    boxes, sizes = np.concatenate([low, low + 10], axis=1), np.tile([480, 640], (200, 1))
+    config = AnchorConfig()
+    before = reach.best_iou(*reach.resized(boxes, sizes, 600, 1000)[:2], config)
+    assert (before < 0.5).all()
+    offered = reach.suggestions(boxes, sizes, config, 600, 1000)
+    assert offered and offered[0][1] < 0.6
+    for flags, half, less in offered:
+        given = dict(re.findall(r"--(\w+)=(\S+)", flags))
+        short, long = int(given.pop("image_size", 600)), int(given.pop("max_size", 1000))
+        changes = {k: tuple(float(x) for x in v.split(",")) if "," in v else float(v) for k, v in given.items()}
+        again = reach.best_iou(*reach.resized(boxes, sizes, short, long)[:2], replace(config, **changes))
+        assert ((again < 0.5).mean(), (again < 0.4).mean()) == pytest.approx((half, less), abs=0.01)
+
+
+def faulty(tmp_path):
+    """A dataset with one fault of each kind."""
+    path, images = write_coco(tmp_path, [(640, 480)] * 5, boxes_an_image=0)
+    content = json.loads(path.read_text())
+    content["annotations"] = [
+        annotation(1, 1, [10, 10, 100, 80]),
+        annotation(2, 1, [11, 10, 100, 80]),  # near duplicate of 1
+        annotation(3, 1, [600, 400, 100, 100]),  # overhangs
+        annotation(4, 11, [10, 10, 0, 5]),  # no width
+        annotation(5, 11, [100, 100, 300, 4], 3),  # 75 times as wide as high
+        annotation(6, 21, [0, 0, 640, 480], 3),  # the whole image
+        annotation(7, 21, [50, 50, 20, 20], 3),
+        annotation(8, 21, [50, 50, 20, 20], 3),  # repeats 7
+    ]
+    content["images"][3]["width"] = 333
+    path.write_text(json.dumps(content))
+    (images / "000004.jpg").unlink()
+    return path, images
+
+
+def test_planted_faults_are_found_and_counted(tmp_path):
+    path, images = faulty(tmp_path)
+    found = inspect(read_coco(path), presets["paper"], str(images))
+    assert [sentence.split(" ")[1].rstrip(":") for sentence in found.errors] == [
+        "000003.jpg",
+        "000004.jpg",
+        "annotation",
+    ]
+    assert "640x480 pixels, but its annotation says 333x480" in found.errors[0]
+    assert "annotation 4 [10, 10, 10, 15]: zero size box" in found.errors[2]
+    reasons = {reason: text for reason, _, _, text in found.suspicious}
+    assert "annotations 1 and 2: IoU 0.98" in reasons["near duplicates"]
+    assert "annotation 5" in reasons["longer than ten times its other side"]
+    assert "annotation 6" in reasons["as large as the image"]
+    assert "annotation 8 repeats annotation 7" in reasons["duplicate boxes"]
+    assert "annotation 3" in reasons["clipped boxes"]
+    facts = found.facts
+    assert (facts["images"], facts["boxes"], facts["images without objects"]) == (5, 8, 2)
+    assert facts["categories"] == {"dog": 4, "cat": 4, "cup": 0}
+    assert any("1 categories have no object: cup" in warning for warning in found.warnings)
+    # 500 x 375 px to 4 px high at 600 px: 5 px high, out of every anchor's reach.
+    assert facts["unreached at IoU 0.5 by class"]["dog"].endswith("of 4)")
+    page = text_page(found)
+    for words in ("3 errors", "Settings that reach more", "objects an image", "annotations 1 and 2: IoU 0.98"):
+        assert words in page
+
+
+@pytest.mark.parametrize(
+    "corner, sentence",
+    [(90.0, ""), (150.0, "2 of 2 boxes overhang their images"), (0.9, "every box lies between 0 and 1")],
+)
+def test_boxes_of_another_format_are_doubted(corner, sentence):
+    """Two boxes from (60, 60) to (90, 90): as they are, with corners taken for sides, and as shares of the image."""
+    first = 0.6 if corner < 1 else 60.0
+    boxes = np.array([[first, first, corner, corner]] * 2) - [[0] * 4, [0.1] * 4]
+    image = ImageAnnotations(1, "a.jpg", 100, 100, boxes, np.ones(2, int), np.ones(2), np.zeros(2, bool), np.arange(2))
+    found = inspect(Annotations("mine.json", [image], LabelMap([1], ["thing"])), presets["paper"])
+    said = [line for line in [*found.errors, *found.warnings[:1]] if "overhang" in line or "between" in line]
+    assert len(said) == bool(sentence) and sentence in " ".join(said)
+
+
+def test_the_real_dataset_gives_known_numbers(test_data):
+    found = inspect(
+        read_coco(test_data / "bccd" / "instances_train.json"), presets["paper"], str(test_data / "bccd" / "images")
+    )
+    raw = json.loads((test_data / "bccd" / "instances_train.json").read_text())
+    assert not found.errors
+    assert found.facts["images"] == 205 and found.facts["boxes"] == len(raw["annotations"])
+    # Of the seven near duplicates that SOURCE.txt lists, those in the training half.
+    names = {i["file_name"] for i in raw["images"]}
+    listed = {f"BloodImage_{n}.jpg" for n in ("00020", "00100", "00104", "00251", "00284", "00331", "00403")} & names
+    near = {image.file_name for reason, image, _, _ in found.suspicious if reason == "near duplicates"}
+    assert near == listed
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("doctor")
+    path, images = write_coco(folder, [(80, 60)] * 6 + [(60, 80)] * 3)
+    prepare(path, images, folder / "out", shards=2, progress=False)
+    return folder
+
+
+def test_a_json_and_its_shards_give_one_page_with_pictures(small, tmp_path):
+    from_json = visit(small / "instances.json", presets["mini"], tmp_path / "a", images=str(small / "images"))
+    from_shards = visit(str(small / "out" / "train-*"), presets["mini"], tmp_path / "b")
+    assert from_json.facts.keys() == from_shards.facts.keys()
+    same = [k for k in from_json.facts if k != "expected positives an image"]
+    assert {k: from_json.facts[k] for k in same} == {k: from_shards.facts[k] for k in same}
+    assert not from_json.errors and not from_shards.errors
+    for folder in ("a", "b"):
+        page = (tmp_path / folder / "report.html").read_text()
+        text = (tmp_path / folder / "report.txt").read_text()
+        assert page.count("data:image/jpeg;base64,") >= 1 and "http" not in page
+        # The same as text: every line of it, apart from the bars, is in the page.
+        body = html.unescape(re.sub("<[^>]+>", "|", page.replace("</td><td>", ": ")))
+        for line in text.splitlines():
+            words = line.split(":")[0].strip(" #-|")
+            assert words in body or re.split(r" {2,}", words)[0] in body, line
+        assert json.loads((tmp_path / folder / "report.json").read_text())["facts"]["images"] == 9
+        assert tf.io.decode_jpeg((tmp_path / folder / "samples.jpg").read_bytes()).shape[2] == 3
+
+
+def test_damaged_shards_are_errors_not_a_crash(small, tmp_path):
+    pattern = str(small / "out" / "train-*")
+    index = read_index(pattern)
+    copies = tmp_path / "shards"
+    copies.mkdir()
+    for name in ("labels.json", "train.index.npz", *(os.path.basename(f) for f in index.files)):
+        (copies / name).write_bytes((small / "out" / name).read_bytes())
+    broken = copies / "train-00000-of-00002.tfrecord"
+    data = bytearray(broken.read_bytes())
+    data[int(index.offset[1]) + 20] ^= 1
+    broken.write_bytes(data)
+    found = visit(str(copies / "train-*"), presets["mini"], tmp_path / "out")
+    assert found.errors == [f"record 1 of {broken} is damaged."]
+    assert found.facts["images"] == 8
+    assert "record 1 of" in (tmp_path / "out" / "report.txt").read_text()
+
+
+def test_thumbnails_of_suspicious_boxes_are_on_the_page(tmp_path):
+    path, images = faulty(tmp_path)
+    found = visit(path, presets["mini"], tmp_path / "out", images=str(images))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<figure>") == len(found.suspicious) == 6
+
+
+def test_data_that_is_not_there_is_named(tmp_path):
+    for data in (tmp_path / "none.json", str(tmp_path / "none-*")):
+        with pytest.raises(InputError, match="none"):
+            visit(data, presets["mini"], tmp_path / "out")
+
+
+def test_the_command_ends_with_status_1_on_errors(tmp_path, forked):
+    path, images = faulty(tmp_path)
+    flags = [f"--data={path}", f"--images={images}", f"--output={tmp_path / 'out'}", "--preset=mini"]
+    status, output = forked.run("experiments.inspect_data", flags)
+    assert status == 1 and "Traceback" not in output, output
+    assert "3 errors" in output and "report.html" in output

@@ -1,0 +1,276 @@
+"""`load`: batches are right, a function of (seed, step), the same on N workers, and made elsewhere on request."""
+
+import collections
+import contextlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from retinanet_tf.data import pipeline, position, transforms
+from retinanet_tf.data.records.evaluation_reader import ground_truth, load_for_evaluation
+from retinanet_tf.data.records.index import read_index
+from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.data.records.reader import RecordReader, read_records
+from retinanet_tf.data.shuffle import Pools, shuffled
+from retinanet_tf.errors import InputError
+from tests.batches import SMALL, WIDE, identify, same, seen, write_shards
+from tests.datasets import annotation, write_coco
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Pattern of three shards of eleven images, seven wide and four tall."""
+    return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+def test_an_unshuffled_pass_is_every_image_resized_padded_and_labelled(shards):
+    records = {r.annotations.image_id: r for r in read_records(shards)}
+    order = [i for i, r in records.items() if r.annotations.width >= r.annotations.height]
+    order += [i for i in records if i not in order]
+    batches = list(pipeline.load(shards, training=False, **SMALL))
+    assert [len(images) for images, _ in batches] == [4, 3, 4]
+    mean = np.float32(pipeline.PIXEL_MEAN)
+    samples = [(i, {k: v[n] for k, v in o.items()}) for images, o in batches for n, i in enumerate(images)]
+    for image_id, (image, objects) in zip(order, samples, strict=True):
+        record = records[image_id]
+        tall = record.annotations.height > record.annotations.width
+        assert image.shape == ((64, 32, 3) if tall else (32, 64, 3))
+        resized, scale = transforms.resize(tf.io.decode_image(record.encoded), 30, 50)
+        height, width = resized.shape[:2]
+        np.testing.assert_array_equal(image[:height, :width], resized)
+        np.testing.assert_array_equal(image[height:], np.broadcast_to(mean, image[height:].shape))
+        np.testing.assert_array_equal(image[:, width:], np.broadcast_to(mean, image[:, width:].shape))
+        real = record.annotations.select(~record.annotations.iscrowd)
+        count = len(real)
+        expected = real.boxes * np.array([scale[1], scale[0]] * 2)
+        np.testing.assert_allclose(objects["boxes"][:count], expected, atol=1e-4)
+        assert objects["labels"][:count].numpy().tolist() == [{3: 0, 7: 1, 90: 2}[i] for i in real.category_ids]
+        assert (objects["labels"][count:].numpy() == -1).all() and not objects["boxes"][count:].numpy().any()
+    assert sum(int(r.annotations.iscrowd.sum()) for r in records.values()) == 1  # the crowd was there to leave out
+
+
+def test_shapes_are_static_as_far_as_they_can_be(shards):
+    images, objects = pipeline.load(shards, **SMALL).element_spec
+    assert images.shape == (4, None, None, 3) and images.dtype == tf.float32
+    assert objects["boxes"].shape == (4, None, 4) and objects["labels"].shape == (4, None)
+    _, objects = pipeline.load(shards, static=True, **SMALL).element_spec
+    assert objects["boxes"].shape == (4, 8, 4) and objects["labels"].shape == (4, 8)
+    square, _ = pipeline.load(shards, **{**SMALL, "max_size": 30}).element_spec
+    assert square.shape == (4, 32, 32, 3)
+    assert {tuple(i.shape) for i, _ in pipeline.load(shards, **SMALL).take(12)} == {(4, 32, 64, 3), (4, 64, 32, 3)}
+
+
+def test_a_batch_has_places_for_the_objects_of_its_fullest_image_and_static_ones_for_those_of_all(tmp_path):
+    path, images = write_coco(tmp_path, [(20, 20)] * 8)
+    coco = json.loads(path.read_text())
+    owners = [1, 1, 1, 21, 31, 31, 41] + [51] * 9
+    boxes = [[1, 1, 5 + 0.1 * n, 5] for n in range(len(owners))]  # all different: duplicates would be named
+    coco["annotations"] = [annotation(n + 1, owners[n], box) for n, box in enumerate(boxes)]
+    path.write_text(json.dumps(coco))
+    prepare(path, images, tmp_path / "out", shards=1, progress=False)
+    load = lambda **more: pipeline.load(  # noqa: E731
+        tmp_path / "out" / "train-*", training=False, **{**SMALL, "batch_size": 2, **more}
+    )
+    for batches, places in ((load(), [3, 2, 9, 1]), (load(static=True), [16] * 4), (load(max_boxes=10), [10] * 4)):
+        batches = [objects for _, objects in batches]
+        assert [o["boxes"].shape for o in batches] == [(2, m, 4) for m in places]
+        assert [o["labels"].shape for o in batches] == [(2, m) for m in places]
+        counts = [int(n) for o in batches for n in tf.reduce_sum(tf.cast(o["labels"] >= 0, tf.int32), axis=1)]
+        assert counts == [3, 0, 1, 2, 1, 9, 0, 0]
+
+
+def test_every_epoch_has_every_image_once_in_another_order_and_runs_agree(shards):
+    known = identify(shards)
+    assert len(known) == 11
+    load = lambda **more: pipeline.load(shards, flip=0.0, **{**SMALL, "batch_size": 2}, **more)  # noqa: E731
+    batches = seen(load().take(33), known)
+    records = {r.annotations.image_id: r.annotations for r in read_records(shards)}
+    for images, number in ((lambda a: a.width >= a.height, 7), (lambda a: a.height > a.width, 4)):
+        mine = [i for batch in batches for i in batch if images(records[i])]
+        epochs = [mine[start : start + number] for start in range(0, len(mine) - number + 1, number)]
+        assert len(epochs) >= 5 and all(len(set(epoch)) == number for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > len(epochs) // 2
+        assert all(bool(images(records[i])) == bool(images(records[batch[0]])) for batch in batches for i in batch)
+    assert batches[:12] == seen(load().take(12), known)
+    assert batches[:5] != seen(load(seed=1).take(5), known)
+
+
+def test_a_start_step_continues_exactly(shards):
+    options = {**SMALL, "flip": 0.5, "vertical_flip": 0.3, "scale_jitter": (0.7, 1.4), "colour_jitter": 0.2}
+    whole = list(pipeline.load(shards, **options).take(15))
+    same(whole[9:], pipeline.load(shards, start_step=9, **options).take(6))
+    same(whole, pipeline.load(shards, **options).take(15))
+
+
+def test_what_is_skipped_is_not_decoded(shards, tmp_path):
+    # Step 4,000,000,000 would take days to reach by decoding, or even by reading.
+    far = next(iter(pipeline.load(shards, start_step=4_000_000_000, **SMALL)))
+    assert np.isfinite(far[0]).all()
+
+
+def test_a_record_costs_its_own_bytes_wherever_in_its_shard_it_lies(tmp_path):
+    """Bytes that the process asks the system for: as many for the last record of a shard as for the first."""
+    path, images = write_coco(tmp_path, [(320, 320)] * 30)
+    prepare(path, images, tmp_path / "out", shards=1, progress=False)
+    index = read_index(tmp_path / "out" / "train-*")
+    reader = RecordReader(index)
+    read = tf.function(reader.bytes_of)
+
+    def asked_for():
+        with open("/proc/self/io", encoding="ascii") as file:
+            return int(file.readline().split()[1])
+
+    def cost(record):
+        before = asked_for()
+        data = read(tf.constant(record, tf.int64)).numpy()
+        assert len(data) == index.length[record]
+        return asked_for() - before
+
+    cost(0)
+    first, last = cost(0), cost(29)
+    assert index.offset[29] > 20 * first and last < 1.5 * first
+
+
+def test_the_workers_batches_together_are_those_of_one_process(shards):
+    whole = list(pipeline.load(shards, **SMALL).take(6))
+    parts = [list(pipeline.load(shards, shard=(worker, 2), **SMALL).take(6)) for worker in range(2)]
+    for step, (images, objects) in enumerate(whole):
+        np.testing.assert_array_equal(images, np.concatenate([part[step][0] for part in parts]))
+        np.testing.assert_array_equal(objects["boxes"], np.concatenate([part[step][1]["boxes"] for part in parts]))
+
+
+def test_by_files_a_worker_reads_its_own_files_alone(shards):
+    six = {**SMALL, "batch_size": 6}
+    known, index = identify(shards), read_index(shards)
+    files = {r.annotations.image_id: index.shard[n] for n, r in enumerate(read_records(shards))}
+    for worker in range(3):
+        own = {"shard": (worker, 3), "shard_by": "files"}
+        batches = seen(pipeline.load(shards, flip=0.0, **six, **own).take(8), known)
+        assert {len(batch) for batch in batches} == {2}
+        assert {image for batch in batches for image in batch} == {i for i, file in files.items() if file == worker}
+        named = [position.image_ids(shards, step, seed=0, **six, **own) for step in range(8)]
+        assert named == [[str(image) for image in batch] for batch in batches]
+
+
+def test_files_too_few_for_the_workers_are_shared_by_records(shards):
+    for worker in range(4):
+        own = {"shard": (worker, 4), **SMALL}
+        same(*(pipeline.load(shards, shard_by=way, **own).take(4) for way in ("records", "files")))
+
+
+def test_the_order_is_a_permutation_that_epochs_do_not_share():
+    for count in (1, 2, 7, 24, 1000):
+        epochs = shuffled(np.arange(count) + 5, tf.range(count * 20, dtype=tf.int64), 3).numpy().reshape(20, count)
+        assert (np.sort(epochs, axis=1) == np.arange(count) + 5).all()
+    # Neighbours of one epoch are neighbours in the next as rarely as chance has it: 1 in 1000.
+    pairs = [set(zip(epoch, epoch[1:], strict=False)) for epoch in epochs]
+    kept = np.mean([len(a & b) for a, b in zip(pairs, pairs[1:], strict=False)]) / 999
+    assert kept < 0.004
+    # And every place is as likely first as any other: chi-squared of 4000 epochs of 8, 7 degrees of freedom.
+    first = shuffled(np.arange(8), tf.range(8 * 4000, dtype=tf.int64), 0).numpy().reshape(-1, 8)[:, 0]
+    assert ((np.bincount(first, minlength=8) - 500) ** 2 / 500).sum() < 30
+
+
+def test_steps_take_the_two_pools_in_proportion():
+    pools = Pools.by_orientation(np.array([4] * 75 + [3] * 25), np.array([3] * 75 + [4] * 25), False)
+    tall = [bool(pools.is_tall(tf.constant(step, tf.int64))) for step in range(400)]
+    assert sum(tall) == 100 and all(sum(tall[start : start + 40]) in (9, 10, 11) for start in range(360))
+    counts = collections.Counter()
+    for step in range(40):
+        counts.update(pools.records(tf.constant(step, tf.int64), 10, 0).numpy().tolist())
+    assert set(counts.values()) == {4} and len(counts) == 100
+
+
+def test_flips_happen_at_their_rate_and_to_the_boxes_too(shards):
+    known = identify(shards)
+    plain = list(pipeline.load(shards, flip=0.0, **SMALL).take(30))
+    flipped = total = 0
+    for (images, objects), (its_images, its_objects) in zip(
+        plain, pipeline.load(shards, **SMALL).take(30), strict=True
+    ):
+        for i in range(len(images)):
+            total += 1
+            if np.array_equal(images[i], its_images[i]):
+                np.testing.assert_array_equal(objects["boxes"][i], its_objects["boxes"][i])
+                continue
+            flipped += 1
+            width = {1: 50, 0: 50}.get(0) and (
+                np.abs(images[i] - np.float32(pipeline.PIXEL_MEAN)).sum((0, 2)) > 0
+            ).sum()
+            mirror, boxes = transforms.flip_horizontal(images[i][:, :width], objects["boxes"][i])
+            np.testing.assert_allclose(its_images[i][:, :width], mirror, atol=1e-2)
+            real = objects["labels"][i].numpy() >= 0
+            np.testing.assert_allclose(its_objects["boxes"][i][real], boxes[real], atol=1e-3)
+    assert len(known) == 11 and 0.3 < flipped / total < 0.7
+
+
+def test_crowded_images_are_never_cut_short(tmp_path):
+    path, images = write_coco(tmp_path, [WIDE] * 2, boxes_an_image=0)
+    content = json.loads(path.read_text())
+    content["annotations"] = [annotation(i, 1, [i % 30, i % 20, 3, 3]) for i in range(1, 131)]
+    path.write_text(json.dumps(content))
+    prepare(path, images, tmp_path / "out", progress=False)
+    (batch,) = pipeline.load(str(tmp_path / "out" / "train-*"), training=False, **SMALL)
+    assert batch[1]["labels"].shape == (2, 130) and (batch[1]["labels"].numpy() >= 0).sum(1).tolist() == [130, 0]
+    with pytest.raises(InputError, match="has 130 objects, more than max_boxes=100"):
+        pipeline.load(str(tmp_path / "out" / "train-*"), max_boxes=100, **SMALL)
+
+
+def test_an_evaluation_sees_every_image_in_order_with_its_truth(shards):
+    records = list(read_records(shards))
+    found = list(load_for_evaluation(shards))
+    assert [int(f["image_id"].numpy()) for f in found] == [r.annotations.image_id for r in records]
+    for element, record in zip(found, records, strict=True):
+        np.testing.assert_array_equal(element["image"], tf.io.decode_image(record.encoded))
+        assert element["encoded"].numpy() == record.encoded
+    truth = ground_truth(shards)
+    assert len(truth["images"]) == 11 and sum(a["iscrowd"] for a in truth["annotations"]) == 1
+
+
+def test_no_shard_and_wrong_settings_are_named(shards, tmp_path):
+    for call in (pipeline.load, load_for_evaluation, ground_truth):
+        with pytest.raises(InputError, match="no file matches .*none-\\*"):
+            call(str(tmp_path / "none-*"))
+    for change, message in (
+        ({"max_size": 20}, "image_size=30"),
+        ({"batch_size": 3, "shard": (0, 2)}, "multiple of the 2 workers"),
+        ({"cache": "tape"}, "--cache=tape"),
+        ({"on_bad_record": "ignore"}, "--on_bad_record=ignore"),
+        ({"data_service": "localhost:1"}, "grpc://HOST:PORT"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipeline.load(shards, **{**SMALL, **change})
+
+
+# --- tf.data service --------------------------------------------------------------------------------------------------
+
+
+def test_two_workers_of_a_data_service_make_different_batches_of_the_same_run(shards):
+    """Dispatcher and workers are processes of their own, started by the command."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*flags):
+            command = [sys.executable, "-m", "experiments.data_service", *flags]
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                cwd=pathlib.Path(__file__).parents[2],
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        dispatcher = start("--port=0").stdout.readline().split()[-1]
+        workers = [start(f"--dispatcher={dispatcher}") for _ in range(2)]
+        assert all("a worker of" in worker.stdout.readline() for worker in workers)
+        expected = [images.numpy() for images, _ in pipeline.load(shards, **SMALL).take(60)]
+        served = [i.numpy() for i, _ in pipeline.load(shards, data_service=dispatcher, **SMALL).take(16)]
+    steps = [next(step for step, images in enumerate(expected) if np.array_equal(images, found)) for found in served]
+    assert len(set(steps)) == 16  # none twice; which first is the workers' affair

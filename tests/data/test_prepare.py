@@ -1,0 +1,335 @@
+"""Shards hold exactly what went in, whatever the number of processes, and nothing half-written is ever left."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from retinanet_tf.data.records.evaluation_reader import ground_truth
+from retinanet_tf.data.records.example import parse_example
+from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.data.records.reader import read_records
+from retinanet_tf.data.sources.coco import read_coco
+from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.errors import InputError
+from tests.datasets import annotation, picture, write_coco
+
+SIZES = [(64, 48), (48, 64), (90, 30), (50, 50), (33, 47)]
+
+
+def digests(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.tfrecord"))}
+
+
+def quiet(*args, **kwargs):
+    return prepare(*args, progress=False, **kwargs)
+
+
+def test_a_shard_read_back_is_what_went_in(tmp_path):
+    path, images = write_coco(tmp_path, SIZES)
+    summary = quiet(path, images, tmp_path / "out", shards=2)
+    source = read_coco(path)
+    records = list(read_records(str(tmp_path / "out" / "train-*.tfrecord")))
+    assert len(records) == len(source.images) == summary["images"]
+    for record, image in zip(records, source.images, strict=True):
+        assert record.encoded == (images / image.file_name).read_bytes() and record.format == "jpeg"
+        found = record.annotations
+        for name in ("image_id", "file_name", "width", "height"):
+            assert getattr(found, name) == getattr(image, name)
+        for name in ("boxes", "category_ids", "area", "iscrowd", "annotation_ids"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(image, name))
+    assert LabelMap.load(tmp_path / "out" / "labels.json") == source.labels
+    assert json.loads((tmp_path / "out" / "train.summary.json").read_text())["boxes"] == source.num_boxes == 8
+    assert (summary["crowds"], summary["images_without_objects"]) == (1, 1)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "labels.json",
+        "train-00000-of-00002.tfrecord",
+        "train-00001-of-00002.tfrecord",
+        "train.index.npz",
+        "train.summary.json",
+    ]
+
+
+def test_real_coco_goes_through_unchanged(test_data, tmp_path):
+    folder = test_data / "coco_ccby"
+    quiet(folder / "instances_val.json", folder / "images", tmp_path, "val", shards=3)
+    raw = json.loads((folder / "instances_val.json").read_text())
+    truth = ground_truth(str(tmp_path / "val-*"))
+    assert [i["id"] for i in truth["images"]] == [i["id"] for i in raw["images"]]
+    by_id = {a["id"]: a for a in raw["annotations"]}
+    assert len(truth["annotations"]) == len(by_id)
+    for found in truth["annotations"]:
+        expected = by_id[found["id"]]
+        np.testing.assert_allclose(found["bbox"], expected["bbox"], atol=1e-11)
+        for key in ("image_id", "category_id", "area", "iscrowd"):
+            assert found[key] == expected[key]
+    assert truth["categories"] == [{"id": c["id"], "name": c["name"]} for c in raw["categories"]]
+
+
+def test_the_keys_are_those_of_the_object_detection_api(tmp_path):
+    path, images = write_coco(tmp_path, SIZES[:1])
+    quiet(path, images, tmp_path / "out")
+    data = next(iter(tf.data.TFRecordDataset(str(tmp_path / "out" / "train-00000-of-00001.tfrecord")))).numpy()
+    feature = tf.train.Example.FromString(data).features.feature
+    assert feature["image/height"].int64_list.value[:] == [48] and feature["image/width"].int64_list.value[:] == [64]
+    assert feature["image/source_id"].bytes_list.value[:] == [b"1"]
+    assert (
+        feature["image/key/sha256"].bytes_list.value[0].decode()
+        == hashlib.sha256(feature["image/encoded"].bytes_list.value[0]).hexdigest()
+    )
+    image = read_coco(path).images[0]
+    for key, column, size in (("xmin", 0, 64), ("ymin", 1, 48), ("xmax", 2, 64), ("ymax", 3, 48)):
+        values = feature[f"image/object/bbox/{key}"].float_list.value
+        np.testing.assert_allclose(values, image.boxes[:, column] / size, rtol=1e-6)
+    assert feature["image/object/class/label"].int64_list.value[:] == image.category_ids.tolist()
+    names = {7: b"cat", 3: b"dog", 90: b"cup"}
+    assert feature["image/object/class/text"].bytes_list.value[:] == [names[i] for i in image.category_ids]
+    assert feature["image/object/is_crowd"].int64_list.value[:] == [0, 1]
+
+
+def test_records_of_other_tools_are_read(tmp_path):
+    jpeg = tf.io.encode_jpeg(picture(20, 10)).numpy()
+    floats = lambda *v: tf.train.Feature(float_list=tf.train.FloatList(value=v))  # noqa: E731
+    example = tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[jpeg])),
+                "image/height": tf.train.Feature(int64_list=tf.train.Int64List(value=[10])),
+                "image/width": tf.train.Feature(int64_list=tf.train.Int64List(value=[20])),
+                "image/object/bbox/xmin": floats(0.1),
+                "image/object/bbox/ymin": floats(0.2),
+                "image/object/bbox/xmax": floats(0.5),
+                "image/object/bbox/ymax": floats(0.9),
+                "image/object/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[7])),
+            }
+        )
+    )
+    with tf.io.TFRecordWriter(str(tmp_path / "other.record")) as writer:
+        writer.write(example.SerializeToString())
+    (record,) = read_records(str(tmp_path / "other.record"))
+    np.testing.assert_allclose(record.annotations.boxes, [[2, 2, 10, 9]], rtol=1e-6)
+    assert record.annotations.area == pytest.approx(56, rel=1e-6) and not record.annotations.iscrowd.any()
+    parsed = parse_example(tf.constant(example.SerializeToString()))
+    np.testing.assert_allclose(parsed["boxes"], [[2, 2, 10, 9]], rtol=1e-6)
+    assert parsed["iscrowd"].numpy().tolist() == [False]
+
+
+def test_the_number_of_processes_does_not_show(tmp_path):
+    path, images = write_coco(tmp_path, SIZES * 3)
+    one = quiet(path, images, tmp_path / "one", shards=4)
+    two = quiet(path, images, tmp_path / "two", shards=4, num_workers=3)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    index = [np.load(tmp_path / name / "train.index.npz")["rows"] for name in ("one", "two")]
+    np.testing.assert_array_equal(*index)
+    assert one == two
+
+
+def test_a_bad_image_in_another_process_is_named(tmp_path):
+    path, images = write_coco(tmp_path, SIZES * 3)
+    (images / "000009.jpg").write_bytes(b"<html>404</html>")
+    with pytest.raises(InputError, match="000009.jpg is no image"):
+        quiet(path, images, tmp_path / "out", shards=4, num_workers=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_odd_boxes_are_treated_by_rule_and_named(tmp_path):
+    path, images = write_coco(tmp_path, [(64, 48), (64, 48)], boxes_an_image=0)
+    content = json.loads(path.read_text())
+    content["annotations"] = [
+        annotation(1, 1, [10, 10, 20, 20]),
+        annotation(2, 1, [-5, 40, 20, 20]),  # overhangs: cut to [0, 40, 15, 48]
+        annotation(3, 1, [10, 10, 0, 5]),  # no width
+        annotation(4, 1, [10, 10, 5, -5]),  # negative height
+        annotation(5, 1, [70, 10, 5, 5]),  # outside
+        annotation(6, 1, [10, 10, 20, 20]),  # repeats 1
+        annotation(7, 1, [10, 10, 20, 20], 3),  # same place, another category: fine
+        annotation(8, 1, [-3, -3, 200, 200], iscrowd=1),
+    ]
+    path.write_text(json.dumps(content))
+    summary = quiet(path, images, tmp_path / "out")
+    named = {kind: [(f["image"], f["detail"][:12]) for f in found] for kind, found in summary["findings"].items()}
+    assert named["clipped_boxes"] == [("000000.jpg", "annotation 2"), ("000000.jpg", "annotation 8")]
+    assert named["zero_size_boxes"] == [("000000.jpg", "annotation 3"), ("000000.jpg", "annotation 4")]
+    assert named["outside_boxes"] == [("000000.jpg", "annotation 5")]
+    assert summary["findings"]["duplicate_boxes"] == [
+        {"image": "000000.jpg", "detail": "annotation 6 repeats annotation 1"}
+    ]
+    first, second = read_records(str(tmp_path / "out" / "train-*"))
+    assert first.annotations.annotation_ids.tolist() == [1, 2, 6, 7, 8]
+    np.testing.assert_array_equal(first.annotations.boxes[[1, 4]], [[0, 40, 15, 48], [0, 0, 64, 48]])
+    assert first.annotations.iscrowd.tolist() == [False] * 4 + [True]
+    assert len(second.annotations) == 0 and summary["images_without_objects"] == 1
+    assert summary["counts"]["zero_size_boxes"] == 2 and summary["boxes"] == 5 and summary["crowds"] == 1
+
+
+def test_the_dirty_boxes_of_bccd_are_dropped_and_named(test_data, tmp_path):
+    raw = json.loads((test_data / "bccd" / "dirty" / "instances_dirty.json").read_text())
+    zero = [a for a in raw["annotations"] if min(a["bbox"][2:]) <= 0]
+    summary = quiet(test_data / "bccd" / "dirty" / "instances_dirty.json", test_data / "bccd" / "images", tmp_path)
+    assert summary["counts"]["zero_size_boxes"] == len(zero) == 2
+    assert summary["boxes"] == len(raw["annotations"]) - 2
+    for box, finding in zip(zero, summary["findings"]["zero_size_boxes"], strict=True):
+        assert finding["detail"].startswith(f"annotation {box['id']} ")
+        assert finding["image"] in [i["file_name"] for i in raw["images"] if i["id"] == box["image_id"]]
+
+
+def test_every_awkward_file_at_once(test_data, tmp_path):
+    names = sorted(p.name for p in (test_data / "awkward").iterdir() if p.suffix in (".jpg", ".png", ".gif"))
+    content = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(names, 1)],
+        "annotations": [annotation(i, i, [0, 0, 1, 1], 7) for i in range(1, len(names) + 1)],
+        "categories": [{"id": 7, "name": "cat"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    summary = quiet(tmp_path / "a.json", test_data / "awkward", tmp_path / "o", on_bad_image="skip", exif="stored")
+    assert len(names) == 37
+    skipped = {f["image"] for f in summary["findings"]["skipped_images"]}
+    assert skipped == {
+        "empty.jpg",
+        "header_only.jpg",
+        "huge_dims.png",
+        "real_broken.png",
+        "real_truncated.jpg",
+        "real_truncated.png",
+        "real_zero_width.gif",
+        "text_named.jpg",
+        "truncated_60pct.jpg",
+    }
+    assert summary["images"] == 37 - 9 and summary["counts"]["exif_ambiguous"] == 3
+    assert summary["counts"]["converted_images"] == 15
+    with pytest.raises(InputError, match=f"image .*{names[0]}|image .*empty.jpg"):
+        quiet(tmp_path / "a.json", test_data / "awkward", tmp_path / "p", exif="stored")
+    assert not (tmp_path / "p").exists()
+
+
+def test_limit_and_a_smaller_number_of_shards_replace_what_was_there(tmp_path):
+    path, images = write_coco(tmp_path, SIZES)
+    quiet(path, images, tmp_path / "out", shards=3)
+    summary = quiet(path, images, tmp_path / "out", shards=2, limit=2)
+    assert summary["images"] == 2 and summary["reused"] == 0
+    assert len(list((tmp_path / "out").glob("train-*.tfrecord"))) == 2
+    quiet(path, images, tmp_path / "out", "val", shards=1)
+    assert len(list((tmp_path / "out").glob("*.tfrecord"))) == 3
+
+
+def test_a_second_run_has_nothing_to_do_until_an_image_changes(tmp_path):
+    path, images = write_coco(tmp_path, SIZES)
+    quiet(path, images, tmp_path / "out", shards=2)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+    assert quiet(path, images, tmp_path / "out", shards=2)["reused"] == 2
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+    Image.fromarray(picture(64, 48, 99)).save(images / "000000.jpg")
+    assert quiet(path, images, tmp_path / "out", shards=2)["reused"] == 0
+    first = next(iter(read_records(str(tmp_path / "out" / "train-*"))))
+    assert first.encoded == (images / "000000.jpg").read_bytes()
+
+
+def test_killed_in_the_middle_it_leaves_whole_shards_and_the_next_run_completes_them(tmp_path):
+    path, images = write_coco(tmp_path, [(1200, 900)] * 24)
+    command = [sys.executable, "-m", "experiments.prepare_data", f"--annotations={path}", f"--images={images}"]
+    command += [f"--output={tmp_path / 'out'}", "--shards=24", "--num_workers=1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    partial = tmp_path / "out" / "train.partial"
+    deadline = time.time() + 300
+    while len(list(partial.glob("train-*.tfrecord.json"))) < 3 and process.poll() is None and time.time() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if process.returncode == 0:
+        pytest.skip("the run was over before it could be killed")
+    assert not list((tmp_path / "out").glob("*.tfrecord")) and not (tmp_path / "out" / "train.summary.json").exists()
+    whole = list(partial.glob("train-*.tfrecord"))
+    for shard in whole:
+        assert len(list(read_records(str(shard)))) == 1
+    summary = quiet(path, images, tmp_path / "out", shards=24)
+    assert summary["reused"] >= 3 and summary["images"] == 24
+    quiet(path, images, tmp_path / "fresh", shards=24)
+    assert digests(tmp_path / "out") == digests(tmp_path / "fresh")
+    assert not partial.exists() and len(list((tmp_path / "out").iterdir())) == 27
+
+
+def bad(tmp_path, case):
+    """Arguments of `prepare` for a case of bad input, and the words that name it."""
+    path, images = write_coco(tmp_path, SIZES)
+    content = json.loads(path.read_text())
+    arguments = {"annotations": path, "images": images, "output": tmp_path / "out"}
+    if case == "missing annotations":
+        return arguments | {"annotations": tmp_path / "no.json"}, "no.json can't be read"
+    if case == "missing image":
+        (images / "000003.jpg").unlink()
+        return arguments, r"image 000003.jpg \(id 31 in .*instances.json\) isn't in"
+    if case == "missing folder":
+        return arguments | {"images": tmp_path / "nowhere"}, "image folder .*nowhere doesn't exist"
+    if case == "no box":
+        path.write_text(json.dumps(content | {"annotations": []}))
+        return arguments, "instances.json has no box at all"
+    if case == "shares":
+        for entry in content["annotations"]:
+            entry["bbox"] = [0.25, 0.25, 0.5, 0.75]
+        path.write_text(json.dumps(content))
+        return arguments, "instances.json: every box lies between 0 and 1"
+    if case == "truncated image":
+        (images / "000002.jpg").write_bytes((images / "000002.jpg").read_bytes()[:-200])
+        return arguments, "000002.jpg doesn't decode"
+    if case == "wrong size":
+        content["images"][1]["width"] = 999
+        path.write_text(json.dumps(content))
+        return arguments, "000001.jpg has 48x64 pixels, but its annotation says 999x64"
+    if case == "other labels":
+        LabelMap([1], ["bird"]).save(tmp_path / "labels.json")
+        return arguments | {"output": tmp_path}, "labels.json has other categories"
+    if case == "output is a file":
+        (tmp_path / "file").write_text("")
+        return arguments | {"output": tmp_path / "file" / "out"}, "file/out can't be created"
+    if case == "a name with a slash":
+        return arguments | {"name": "a/b"}, "--name=a/b"
+    return arguments | {"limit": 0}, "--limit=0"
+
+
+CASES = ["missing annotations", "missing image", "missing folder", "no box", "shares", "truncated image"]
+CASES += ["wrong size", "other labels", "output is a file", "a name with a slash", "limit"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, case):
+    arguments, message = bad(tmp_path, case)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=message) as caught:
+        quiet(**arguments)
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_bad_images_can_be_skipped_with_a_list(tmp_path):
+    path, images = write_coco(tmp_path, SIZES)
+    (images / "000001.jpg").write_bytes(b"")
+    (images / "000003.jpg").unlink()
+    summary = quiet(path, images, tmp_path / "out", on_bad_image="skip")
+    assert [(f["image"], f["detail"].split(":")[0]) for f in summary["findings"]["skipped_images"]] == [
+        ("000001.jpg", "is empty"),
+        ("000003.jpg", "can't be read"),
+    ]
+    assert [r.annotations.image_id for r in read_records(str(tmp_path / "out" / "train-*"))] == [1, 21, 41]
+
+
+def test_an_image_above_the_limit_is_refused_before_decoding(tmp_path):
+    path, images = write_coco(tmp_path, SIZES)
+    with pytest.raises(InputError, match="000000.jpg has 64x48 pixels, more than --max_pixels=3000"):
+        quiet(path, images, tmp_path / "out", max_pixels=3000)
+
+
+def test_the_command_ends_with_status_1_and_no_traceback(tmp_path):
+    arguments, _ = bad(tmp_path, "truncated image")
+    command = [sys.executable, "-m", "experiments.prepare_data", "--num_workers=1"]
+    command += [f"--{key}={value}" for key, value in arguments.items()]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: image " in done.stderr.splitlines()[-1] and not (tmp_path / "out").exists()

@@ -1,0 +1,195 @@
+"""Post-processing against a naive reference: random, tied, at the thresholds, degenerate, and a real photo."""
+
+import math
+
+import keras
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from retinanet_tf.config.config import DetectConfig
+from retinanet_tf.config.presets import presets
+from retinanet_tf.detection.postprocess import _apart, logit_threshold, select_detections
+from retinanet_tf.inference.detector import Detector
+from retinanet_tf.models.retinanet import RetinaNet
+
+LEVELS = (400, 100, 25)
+
+
+def random_outputs(seed, classes=7, spread=1.5):
+    """Logits around −4, deltas, and anchors of three levels on a 160×200 canvas; many boxes overlap."""
+    rng = np.random.default_rng(seed)
+    logits = [rng.normal(-4, spread, (count, classes)).astype(np.float32) for count in LEVELS]
+    deltas = [rng.normal(0, 0.3, (count, 4)).astype(np.float32) for count in LEVELS]
+    anchors = []
+    for level, count in enumerate(LEVELS):
+        corner = rng.uniform(-10, [190, 150], (count, 2))
+        anchors.append(np.concatenate([corner, corner + 20 * 2**level * rng.uniform(0.7, 1.4, (count, 2))], 1))
+    return logits, deltas, [level.astype(np.float32) for level in anchors]
+
+
+def ours(logits, deltas, anchors, scale, size, anchors_per_cell=1, **config):
+    """Every field of the first image of a batch of two; the second is another image, which must not matter."""
+    logits, deltas = ([np.stack([level, level[::-1]]) for level in part] for part in (logits, deltas))
+    answer = select_detections(
+        [tf.constant(level) for level in logits],
+        [tf.constant(level) for level in deltas],
+        [tf.constant(level) for level in anchors],
+        tf.constant([scale, scale], tf.float32),
+        tf.constant([size, size], tf.float32),
+        DetectConfig(**config),
+        anchors_per_cell,
+    )
+    return {name: value[0].numpy() for name, value in answer.items()}
+
+
+def check(answer, expected, limit):
+    count = len(expected)
+    assert int(answer["num_detections"]) == count
+    np.testing.assert_array_equal(answer["labels"], [label for _, label, _ in expected] + [-1] * (limit - count))
+    np.testing.assert_allclose(answer["scores"], [s for s, _, _ in expected] + [0] * (limit - count), atol=1e-6)
+    boxes = np.array([box for _, _, box in expected] + [[0] * 4] * (limit - count)).reshape(-1, 4)
+    np.testing.assert_allclose(answer["boxes"], boxes, atol=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("top_k", [1000, 60])
+def test_random_outputs(seed, top_k):
+    outputs = random_outputs(seed)
+    expected = oracles.detections(*outputs, (0.5, 0.8), (300, 240), top_k=top_k)
+    assert len(expected) == 100
+    check(ours(*outputs, (0.5, 0.8), (300, 240), pre_nms_top_k=top_k), expected, 100)
+    check(ours(*outputs, (0.5, 0.8), (300, 240), anchors_per_cell=25, pre_nms_top_k=top_k), expected, 100)
+
+
+@pytest.mark.parametrize("limit", [5, 300])
+def test_limits_and_few_detections(limit):
+    outputs = random_outputs(11, classes=3, spread=1.0)
+    expected = oracles.detections(*outputs, (1, 1), (160, 200), score=0.1, nms_iou=0.3, limit=limit)
+    assert len(expected) == 5 if limit == 5 else 5 < len(expected) < 300
+    answer = ours(*outputs, (1, 1), (160, 200), score_threshold=0.1, nms_iou=0.3, max_detections=limit)
+    check(answer, expected, limit)
+
+
+@pytest.mark.parametrize("top_k", [1000, 37])
+def test_ties_go_to_the_finer_level_lower_anchor_lower_class(top_k):
+    """Logits of six values only: hundreds of ties, inside top-k's cut, between levels and at the limit."""
+    logits, deltas, anchors = random_outputs(3)
+    logits = [np.round(level * 1.0) for level in logits]
+    expected = oracles.detections(logits, deltas, anchors, (1, 1), (160, 200), top_k=top_k)
+    check(ours(logits, deltas, anchors, (1, 1), (160, 200), pre_nms_top_k=top_k), expected, 100)
+
+
+def test_nothing_above_the_threshold_and_one_class():
+    logits, deltas, anchors = random_outputs(4, classes=1)
+    empty = [np.full_like(level, -9.0) for level in logits]
+    check(ours(empty, deltas, anchors, (1, 1), (160, 200)), [], 100)
+    expected = oracles.detections(logits, deltas, anchors, (1, 1), (160, 200))
+    check(ours(logits, deltas, anchors, (1, 1), (160, 200)), expected, 100)
+
+
+@pytest.mark.parametrize("score", [0.05, 0.01, 0.3, 0.5, 0.9])
+def test_score_threshold_is_exact(score):
+    """Of the float32 logits next to the threshold, exactly those with a score above it (in float64) pass."""
+    limit = logit_threshold(score)
+    nearby = [np.float32(limit)]
+    for direction in (-np.inf, np.inf):
+        step = np.float32(limit)
+        for _ in range(3):
+            step = np.nextafter(step, np.float32(direction))
+            nearby.append(step)
+    for logit in nearby:
+        above = math.log(score / (1 - score)) < float(logit)
+        assert (float(logit) > limit) == above
+    assert logit_threshold(0.0) == -math.inf
+
+
+def test_iou_at_the_threshold_is_kept_and_above_is_dropped():
+    """Boxes 10×10 shifted by 10/3 overlap by exactly a half; in another class even equal boxes stay."""
+    anchors = [np.array([[0, 0, 12, 12], [4, 0, 16, 12], [3.9, 20, 15.9, 32], [0, 20, 12, 32]], np.float32)]
+    deltas = [np.zeros((4, 4), np.float32)]
+    logits = [np.array([[3, 2.5], [2, -9], [1, -9], [1.5, -9]], np.float32)]
+    answer = ours(logits, deltas, anchors, (1, 1), (64, 64))
+    # (12 − 4)/(12 + 4) = 0.5 stays; (12 − 3.9)/(12 + 3.9) = 0.509 goes.
+    assert answer["num_detections"] == 4
+    np.testing.assert_array_equal(answer["boxes"][:4], anchors[0][[0, 0, 1, 3]])
+    np.testing.assert_array_equal(answer["labels"][:4], [0, 1, 0, 0])
+
+
+def test_boxes_are_clipped_to_the_original_image_and_clamped():
+    anchors = [np.array([[-20, -30, 40, 50], [90, 90, 110, 110], [500, 500, 520, 520]], np.float32)]
+    deltas = [np.array([[0, 0, 0, 0], [0, 0, 90, 90], [0, 0, 0, 0]], np.float32)]
+    logits = [np.array([[3.0], [2.0], [1.0]], np.float32)]
+    answer = ours(logits, deltas, anchors, (2, 0.5), (60, 100))
+    expected = oracles.detections(logits, deltas, anchors, (2, 0.5), (60, 100))
+    check(answer, expected, 100)
+    np.testing.assert_allclose(answer["boxes"][0], [0, 0, 80, 25])
+    np.testing.assert_allclose(answer["boxes"][1], [0, 0, 100, 60])
+    assert np.isfinite(answer["boxes"]).all()
+
+
+def test_saturated_scores_keep_their_order():
+    """Logits that round to the score 1 are still told apart."""
+    anchors = [np.array([[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]], np.float32)]
+    logits = [np.array([[30.0], [40.0], [35.0]], np.float32)]
+    answer = ours(logits, [np.zeros((3, 4), np.float32)], anchors, (1, 1), (64, 64))
+    np.testing.assert_array_equal(answer["boxes"][:3, 0], [20, 40, 0])
+
+
+@pytest.mark.parametrize("size", [(333.0, 500.0), (4000.0, 3000.0), (64.0, 64.0)])
+@pytest.mark.parametrize("classes", [1, 80, 1203])
+def test_tiles_keep_every_difference_to_the_bit(size, classes):
+    """NMS sees widths, heights and overlaps: equal in every class's tile, however far out, and tiles don't touch."""
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, [size[1], size[0]], (500, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(0, [size[1], size[0]] - corner)], 1).astype(np.float32)
+    first = _apart(tf.constant(boxes), tf.zeros(500, tf.int32), tf.constant(size), classes).numpy()
+    assert np.abs(first - boxes).max() <= max(size) * math.sqrt(classes) * 2**-22
+    for label in (classes - 1, classes // 2):
+        moved = _apart(tf.constant(boxes), tf.fill([500], label), tf.constant(size), classes).numpy()
+        np.testing.assert_array_equal(moved[:, None, :2] - moved[None, :, 2:], first[:, None, :2] - first[None, :, 2:])
+        if label:
+            assert np.all((moved[:, 0] > size[1]) | (moved[:, 1] > size[0]))
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_half_precision_outputs(dtype):
+    """The same answer as for their values in float32."""
+    logits, deltas, anchors = random_outputs(5)
+    low = [[tf.cast(level, dtype) for level in part] for part in (logits, deltas)]
+    as_float = [[tf.cast(level, tf.float32).numpy() for level in part] for part in low]
+    answer = select_detections(
+        [level[None] for level in low[0]],
+        [level[None] for level in low[1]],
+        [tf.constant(level) for level in anchors],
+        tf.ones([1, 2]),
+        tf.constant([[160.0, 200.0]]),
+    )
+    expected = oracles.detections(*as_float, anchors, (1, 1), (160, 200))
+    check({name: value[0].numpy() for name, value in answer.items()}, expected, 100)
+
+
+def test_real_photos_through_a_network(test_data):
+    """Photos through a whole (untrained, spread out) network, and its outputs through the naive reference."""
+    keras.utils.set_random_seed(4)
+    config = presets["mini"].replace(num_classes=4, image_size=128, max_size=200, fpn_channels=16, subnet_channels=16)
+    model = RetinaNet.from_config(config)
+    for variable in model.weights:
+        if "class_subnet" in getattr(variable, "path", variable.name) and len(variable.shape) == 4:
+            variable.assign(np.random.default_rng(5).normal(0, 0.2, variable.shape).astype(np.float32))
+    detector = Detector(model)
+    photos = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((test_data / "photos").glob("*.jpg"))[:3]]
+    answer = detector(photos)
+    for index, photo in enumerate(photos):
+        canvas, scale, size = detector.prepare(tf.constant(photo))
+        outputs = detector.levels(canvas[None], training=False)
+        anchors = [level.numpy() for level in model.anchors.by_level(canvas[None])]
+        logits, deltas = ([level[0].numpy() for level in outputs[name]] for name in ("class_logits", "box_deltas"))
+        expected = oracles.detections(logits, deltas, anchors, scale.numpy(), size.numpy())
+        assert len(expected) > 20
+        one = {name: value[index].numpy() for name, value in answer.items()}
+        one["boxes"] = one["boxes"] * 200 / max(photo.shape)
+        scaled = [(s, label, [v * 200 / max(photo.shape) for v in box]) for s, label, box in expected]
+        check(one, scaled, 100)

@@ -1,0 +1,107 @@
+"""Figure 4's distribution against sorting every loss, and what it should say."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from retinanet_tf.config.config import AssignConfig
+from retinanet_tf.errors import InputError
+from retinanet_tf.evaluation.loss_distribution import LossDistribution, loss_distribution
+from retinanet_tf.evaluation.loss_distribution_plot import figure_4
+
+RNG = np.random.default_rng(0)
+
+
+def batch(images=2, anchors=4000, classes=5, spread=2.0):
+    share = RNG.uniform(size=(images, anchors))
+    targets = np.where(share < 0.05, RNG.integers(0, classes, share.shape), np.where(share > 0.9, -2, -1))
+    return targets.astype(np.int32), RNG.normal(-2, spread, (images, anchors, classes)).astype(np.float32)
+
+
+def by_sorting(targets, logits, kind, gamma):
+    """All examples' losses in float64, sorted: exact, and as large as the data."""
+    y = np.where(np.arange(logits.shape[-1]) == targets[..., None], 1, -1)
+    wanted = (y == (1 if kind == "foreground" else -1)) & (targets != -2)[..., None]
+    margin = (y * logits.astype(np.float64))[wanted]
+    losses = np.sort((1 + np.exp(margin)) ** -gamma * np.log1p(np.exp(-margin)))
+    return np.arange(1, len(losses) + 1) / len(losses), np.cumsum(losses) / losses.sum()
+
+
+@pytest.mark.parametrize("kind", ["foreground", "background"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+def test_streaming_is_sorting(kind, gamma):
+    batches = [batch() for _ in range(3)]
+    distribution = LossDistribution()
+    for part in batches:
+        distribution.update(*part)
+    fractions, expected = by_sorting(*(np.concatenate(part) for part in zip(*batches, strict=True)), kind, gamma)
+    examples, loss = distribution.cumulative(kind, gamma)
+    assert distribution.counts[kind].sum() == len(fractions)
+    np.testing.assert_allclose(np.interp(fractions, examples, loss), expected, atol=2e-3)
+    assert (examples[0], loss[0], examples[-1], loss[-1]) == (0, 0, 1, 1)
+
+
+def test_focus_moves_the_background_loss_to_the_hardest_and_uniform_losses_lie_on_the_diagonal():
+    """§5.1: the larger γ, the more of the background's loss lies in few hard examples."""
+    distribution = LossDistribution()
+    distribution.update(*batch())
+    shares = [distribution.share_of_hardest("background", gamma, 0.05) for gamma in (0.0, 0.5, 1.0, 2.0)]
+    assert shares == sorted(shares) and shares[-1] > 1.5 * shares[0]
+    level = LossDistribution()
+    level.update(np.full((1, 50), -1), np.full((1, 50, 3), -1.0, np.float32))
+    assert level.share_of_hardest("background", 2.0, 0.3) == pytest.approx(0.3)
+
+
+def test_parts_merge_and_memory_stays():
+    first, second, both = LossDistribution(), LossDistribution(), LossDistribution()
+    parts = [batch(anchors=100), batch(anchors=100)]
+    first.update(*parts[0])
+    second.update(*parts[1])
+    for part in parts:
+        both.update(*part)
+    first.merge(second)
+    for kind in both.counts:
+        np.testing.assert_array_equal(first.counts[kind], both.counts[kind])
+    assert sum(counts.nbytes for counts in both.counts.values()) < 1e6
+
+
+def test_extreme_margins_stay_in_and_nan_is_refused():
+    distribution = LossDistribution()
+    distribution.update(np.array([[0, -1]]), np.array([[[-1e9], [1e9]]], np.float32))
+    assert distribution.counts["foreground"][0] == 1 and distribution.counts["background"][0] == 1
+    with pytest.raises(InputError, match="diverged"):
+        distribution.update(np.array([[0]]), np.array([[[np.nan]]]))
+    with pytest.raises(InputError, match="no foreground example"):
+        LossDistribution().cumulative("foreground", 0.0)
+
+
+def test_a_model_over_a_dataset():
+    """Counts of a stand-in model whose anchors and logits are known."""
+
+    class Model:
+        assign_config = AssignConfig()
+
+        @staticmethod
+        def anchors(images):
+            return tf.constant([[0.0, 0, 10, 10], [20, 20, 30, 30], [0, 0, 10, 22]])
+
+        def __call__(self, images, training):
+            assert not training
+            return {"class_logits": tf.fill((tf.shape(images)[0], 3, 4), -2.0)}
+
+    truth = {"boxes": tf.constant([[[0.0, 0, 10, 10]]] * 2), "labels": tf.constant([[3]] * 2)}
+    dataset = tf.data.Dataset.from_tensors((tf.zeros((2, 32, 32, 3)), truth)).repeat(5)
+    distribution = loss_distribution(Model(), dataset, max_images=3)
+    # Two batches of two images; the third anchor's IoU, 10/22, is ignored.
+    assert distribution.counts["foreground"].sum() == 4
+    assert distribution.counts["background"].sum() == 4 * 7
+    summary = distribution.summary(points=3)
+    assert summary["background"]["examples"] == 28
+    np.testing.assert_allclose(summary["foreground"]["fraction_of_loss"]["2"], [0, 0.5, 1], atol=1e-9)
+
+
+def test_figure_4_is_a_picture_of_the_curves(tmp_path):
+    distribution = LossDistribution()
+    distribution.update(*batch())
+    path = figure_4(distribution, tmp_path / "figure.png", (0.0, 2.0))
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000

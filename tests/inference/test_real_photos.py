@@ -1,0 +1,122 @@
+"""The library on real photographs: COCO's own annotations, the paper's own configuration.
+
+The commands on the same photographs are in test_documentation.py, as the README has them.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import retinanet_tf as rn
+from retinanet_tf.data.training_data import load_training_data
+from retinanet_tf.training.train import compile_model
+
+
+@pytest.fixture(scope="module")
+def coco(test_data, tmp_path_factory):
+    """Shards of the real COCO photos: `train`, `val`, and `four` pictures of few objects to overfit."""
+    source, output = test_data / "coco_ccby", tmp_path_factory.mktemp("coco")
+    for name in ("train", "val"):
+        rn.data.prepare(source / f"instances_{name}.json", source / "images", output, name, progress=False)
+    content = json.loads((source / "instances_train.json").read_text())
+    boxes = {}
+    for annotation in content["annotations"]:
+        boxes.setdefault(annotation["image_id"], []).append(annotation)
+    few = [image for image in content["images"] if 1 <= len(boxes.get(image["id"], ())) <= 3][:4]
+    assert len(few) == 4
+    chosen = {image["id"] for image in few}
+    content["images"] = few
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] in chosen]
+    (output / "four.json").write_text(json.dumps(content))
+    rn.data.prepare(output / "four.json", source / "images", output, "four", progress=False)
+    return output
+
+
+def test_a_small_network_finds_the_boxes_of_the_photos_it_saw(coco, tmp_path):
+    """Four real photos, overfitted: not a falling loss but found boxes, AP50 of at least 0.9 by pycocotools."""
+    config = rn.presets["mini"].replace(
+        num_classes=80,
+        image_size=128,
+        max_size=208,
+        anchor_multiplier=4.0,
+        promote="always",
+        strategy="one_device",
+        batch_size=4,
+        flip=0.0,
+        learning_rate=4e-3,
+        warmup_steps=20,
+        steps=100,
+        checkpoint_steps=100,
+    )
+    pattern = str(coco / "four-*.tfrecord")
+    model = rn.train(config, data=pattern, run_dir=str(tmp_path / "run"), verbose=2)
+    detector = rn.Detector.from_config(config, model, rn.data.LabelMap.load(coco / "labels.json"))
+    metrics = rn.evaluate(detector, pattern, progress=False)
+    print(metrics)
+    assert metrics["AP50"] >= 0.9
+
+
+@pytest.fixture(scope="module")
+def paper_model(coco):
+    """The paper's configuration after three steps of model.fit on real photos, their history, and how it began."""
+    config = rn.presets["paper"].replace(batch_size=1)
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = compile_model(config)
+    data = load_training_data(config, str(coco / "train-*.tfrecord"))
+    images, _ = next(iter(data))
+    prior = float(tf.reduce_mean(tf.sigmoid(model(images, training=False)["class_logits"])))
+    ends = [time.perf_counter()]
+    clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter()))
+    history = model.fit(data, steps_per_epoch=1, epochs=3, callbacks=[clock], verbose=0).history
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    seconds = min(np.diff(ends))
+    report = f"paper preset, batch 1, 600 px: {seconds:.1f} s a step, peak memory of the process {peak:.1f} GiB"
+    return model, history, prior, report
+
+
+def test_the_papers_configuration_trains_on_real_photos(paper_model, capsys):
+    """ResNet-50-FPN, 600 px, A = 9, K = 80: three real steps of model.fit with finite losses."""
+    model, history, _, report = paper_model
+    with capsys.disabled():
+        print(f"\n{report}", file=sys.stderr)  # stdout of processes that pytest-xdist started is nobody's
+    assert model.config.num_classes == 80 and model.anchors.config.anchors_per_cell == 9
+    for name in ("loss", "class_logits_loss", "box_deltas_loss"):
+        assert len(history[name]) == 3 and np.isfinite(history[name]).all()
+
+
+def test_its_saved_model_answers_for_photos_of_different_sizes(paper_model, test_data, tmp_path):
+    """Eight JPEGs of different sizes as bytes in one batch."""
+    model, _, _, _ = paper_model
+    photos = sorted((test_data / "photos").glob("*.jpg"))
+    assert len(photos) == 8
+    # Three steps from random weights leave every score near π = 0.01: the threshold goes below it.
+    detector = rn.Detector(
+        model, config=rn.Config().replace(score_threshold=0.001).detect, image_size=128, max_size=213
+    )
+    folder = rn.export(detector, tmp_path / "export" / "1")
+    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    answer = signature(tf.constant([photo.read_bytes() for photo in photos]))
+    direct = detector([photo.read_bytes() for photo in photos])
+    assert answer["detection_boxes"].shape == (8, 100, 4)
+    np.testing.assert_array_equal(answer["num_detections"], tf.cast(direct["num_detections"], tf.float32))
+    np.testing.assert_allclose(answer["detection_scores"], direct["scores"], atol=1e-5)
+    assert int(tf.reduce_min(direct["num_detections"])) > 0
+
+
+def test_the_first_step_starts_at_the_prior(paper_model):
+    """Mean foreground probability on a real photo, through the whole fresh network: π = 0.01 within 5 %."""
+    _, _, prior, _ = paper_model
+    assert abs(prior - 0.01) < 0.0005
+
+
+def test_the_data_folder_is_where_ci_says(test_data):
+    """The fixture reads RETINANET_TF_TEST_DATA and nothing else."""
+    assert test_data == Path(os.environ["RETINANET_TF_TEST_DATA"])

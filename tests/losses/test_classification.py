@@ -1,0 +1,280 @@
+"""The losses as theorems: the paper's statements, its derivatives, other implementations, the extremes."""
+
+import math
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from retinanet_tf.config.config import LossConfig
+from retinanet_tf.errors import InputError
+from retinanet_tf.losses import classification as losses
+
+RNG = np.random.default_rng(0)
+MARGINS = tf.constant(np.linspace(-12, 12, 241), tf.float64)
+GAMMAS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 3.5, 5.0)
+BINARY = {
+    "ce": losses.cross_entropy,
+    **{f"focal {gamma}": partial(losses.focal, gamma=gamma) for gamma in GAMMAS},
+    **{f"star {g} {b}": partial(losses.focal_star, gamma=g, beta=b) for g, b in ((2.0, 1.0), (4.0, 0.0), (0.5, -2.0))},
+    "hinge": losses.hinge,
+}
+CLASSES = [
+    losses.CrossEntropyLoss(0.75),
+    losses.FocalLoss(),
+    losses.FocalLoss(0.5, 0.5),
+    losses.FocalStarLoss(),
+    losses.HingeLoss(),
+]
+
+
+def margin_of(p):
+    return tf.constant(np.log(p / (1 - np.asarray(p))), tf.float64)
+
+
+def problem(images=2, anchors=50, classes=7, positives=0.1, ignored=0.1, spread=3.0):
+    """Random class targets and logits."""
+    share = RNG.uniform(size=(images, anchors))
+    targets = np.where(share < positives, RNG.integers(0, classes, share.shape), -1)
+    targets = np.where(share > 1 - ignored, -2, targets).astype(np.int32)
+    return tf.constant(targets), tf.constant(RNG.normal(0, spread, (images, anchors, classes)).astype(np.float32))
+
+
+def value_and_gradient(loss, targets, logits):
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        values = loss(targets, logits)
+    return values, tape.gradient(values, logits)
+
+
+# The paper's statements.
+
+
+def test_gamma_0_is_cross_entropy_gradient_included():
+    for ours, theirs in zip(losses.focal(MARGINS, 0.0), losses.cross_entropy(MARGINS), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(losses.focal(MARGINS, 1e-9)[0], losses.cross_entropy(MARGINS)[0], rtol=1e-6)
+
+
+def test_the_statements_of_section_3_2():
+    """γ = 2: 100× lower at p_t = 0.9, 1000× at ≈ 0.968, at most 4× for p_t ≤ .5."""
+
+    def ratio(p):
+        return (losses.cross_entropy(margin_of(p))[0] / losses.focal(margin_of(p), 2.0)[0]).numpy()
+
+    assert ratio(0.9) == pytest.approx(100)
+    assert ratio(0.968) == pytest.approx(1000, rel=0.03)
+    assert ratio(np.linspace(0.001, 0.5, 100)).max() <= 4 + 1e-9
+    assert ratio(0.5) == pytest.approx(4)
+
+
+def test_alpha_balances_the_two_kinds():
+    """α = 1 leaves the foreground alone, α = 0 the background, and α multiplies what is left."""
+    targets, logits = problem(ignored=0.0)
+    whole = losses.FocalLoss(alpha=0.5).per_anchor(targets, logits)
+    only_foreground = losses.FocalLoss(alpha=1.0).per_anchor(targets, logits)
+    only_background = losses.FocalLoss(alpha=0.0).per_anchor(targets, logits)
+    np.testing.assert_allclose(2 * whole, only_foreground + only_background, rtol=1e-5)
+    assert not only_foreground.numpy()[targets.numpy() == -1].any()
+    quarter = losses.FocalLoss(alpha=0.25).per_anchor(targets, logits)
+    np.testing.assert_allclose(quarter, 0.25 * only_foreground + 0.75 * only_background, rtol=1e-5)
+
+
+def test_focal_star_tends_to_a_straight_ramp():
+    """As γ grows, FL* with β = 0 becomes max(0, −x_t): its slope a step from −1 to 0 at the decision boundary."""
+    margins = tf.constant([-3.0, -1.0, -0.1, 0.1, 1.0, 3.0], tf.float64)
+    values, slopes = losses.focal_star(margins, 400.0, 0.0)
+    np.testing.assert_allclose(values, np.maximum(-margins, 0), atol=1e-3)
+    np.testing.assert_allclose(slopes, [-1, -1, -1, 0, 0, 0], atol=1e-6)
+
+
+def test_focal_star_with_gamma_1_and_beta_0_is_cross_entropy():
+    for ours, theirs in zip(losses.focal_star(MARGINS, 1.0, 0.0), losses.cross_entropy(MARGINS), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_hinge_is_zero_above_its_threshold():
+    p = np.linspace(0.01, 0.99, 99)
+    values, slopes = losses.hinge(margin_of(p), 0.4)
+    np.testing.assert_allclose(values, np.maximum(0.4 - p, 0), atol=1e-12)
+    assert not slopes.numpy()[p > 0.4].any()
+
+
+# Derivatives.
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_float32_is_as_exact_as_float32_can_be(name):
+    """Against float64, relative to the result where it isn't rounded to nothing."""
+    margins = tf.constant(np.linspace(-30, 30, 4001), tf.float32)
+    for ours, exact in zip(BINARY[name](margins), BINARY[name](tf.cast(margins, tf.float64)), strict=True):
+        rough = 5e-6 if name.startswith("focal") else 2e-6
+        np.testing.assert_allclose(ours, exact, rtol=rough, atol=1e-7 if name == "hinge" else 1e-36)
+
+
+def test_the_derivatives_of_appendix_b():
+    """Eqs. 9, 10, 11 for both labels, written with y, p_t and p*_t as the paper does."""
+    x = MARGINS.numpy()
+    for y in (1, -1):
+        p_t = 1 / (1 + np.exp(-y * x))
+        margin = tf.constant(y * x)
+        np.testing.assert_allclose(y * losses.cross_entropy(margin)[1], y * (p_t - 1), atol=1e-12)
+        for gamma in GAMMAS:
+            expected = y * (1 - p_t) ** gamma * (gamma * p_t * np.log(p_t) + p_t - 1)
+            np.testing.assert_allclose(y * losses.focal(margin, gamma)[1], expected, atol=1e-10)
+        p_star = 1 / (1 + np.exp(-(2 * y * x + 1)))
+        np.testing.assert_allclose(y * losses.focal_star(margin, 2.0, 1.0)[1], y * (p_star - 1), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_slopes_are_the_values_differences(name):
+    """Central differences in float64; the hinge's corner lies off the grid."""
+    step, margins = 1e-5, MARGINS + 0.0123
+    values = [BINARY[name](margins + sign * step)[0] for sign in (1, -1)]
+    np.testing.assert_allclose(BINARY[name](margins)[1], (values[0] - values[1]) / (2 * step), atol=1e-8)
+
+
+@pytest.mark.parametrize("loss", CLASSES, ids=lambda loss: loss.name)
+def test_gradients_of_the_sum_over_anchors(loss):
+    """The tape's gradient of the Keras loss is the slope of every (anchor, class) pair; none where ignored."""
+    targets, logits = problem()
+    _, gradient = value_and_gradient(loss.call, targets, logits)
+    y = np.where(np.arange(7) == targets.numpy()[..., None], 1.0, -1.0)
+    alpha_t = np.where(y > 0, loss.alpha, 1 - loss.alpha)
+    expected = alpha_t * y * loss.binary(tf.constant(y * logits.numpy()))[1].numpy()
+    expected[targets.numpy() == -2] = 0.0
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+def test_a_second_derivative_is_refused_by_name():
+    targets, logits = problem()
+    with tf.GradientTape() as outer:
+        outer.watch(logits)
+        _, first = value_and_gradient(losses.FocalLoss().call, targets, logits)
+    with pytest.raises(InputError, match="first derivative only"):
+        outer.gradient(first, logits)
+
+
+# Other implementations.
+
+
+def onehot(targets, classes=7):
+    return tf.one_hot(targets, classes)
+
+
+@pytest.mark.parametrize(("gamma", "alpha"), [(0.0, 0.75), (0.5, 0.5), (2.0, 0.25), (5.0, 0.1)])
+def test_it_is_keras_binary_focal_crossentropy(gamma, alpha):
+    targets, logits = problem(ignored=0.0)
+    keras_loss = keras.losses.BinaryFocalCrossentropy(
+        apply_class_balancing=True, alpha=alpha, gamma=gamma, from_logits=True, reduction="none"
+    )
+    theirs = 7 * keras_loss(onehot(targets), logits)
+    np.testing.assert_allclose(losses.FocalLoss(gamma, alpha).per_anchor(targets, logits), theirs, rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("gamma", "alpha"), [(0.5, 0.5), (2.0, 0.25), (5.0, 0.1)])
+def test_it_is_tensorflow_addons_sigmoid_focal_crossentropy(gamma, alpha):
+    addons = pytest.importorskip("tensorflow_addons")
+    targets, logits = problem(ignored=0.0)
+    theirs = addons.losses.sigmoid_focal_crossentropy(onehot(targets), logits, alpha, gamma, from_logits=True)
+    np.testing.assert_allclose(losses.FocalLoss(gamma, alpha).per_anchor(targets, logits), theirs, rtol=1e-4, atol=1e-6)
+
+
+# Extremes.
+
+
+EXTREMES = [-1e4, -200.0, -90.0, -17.0, 0.0, 17.0, 90.0, 200.0, 1e4]
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_values_and_slopes_are_finite_at_the_extremes(name):
+    """Margins to ±1e4 in float32, for every γ; nothing costs a lot where p_t is near 1, or has slope there."""
+    values, slopes = BINARY[name](tf.constant(EXTREMES))
+    assert np.isfinite(values).all() and np.isfinite(slopes).all()
+    assert abs(float(values[-1])) < 1e-6 and abs(float(slopes[-1])) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_losses_are_finite_at_the_extremes_in_every_precision(gamma, dtype):
+    """Both labels through the fused kernel; in the limit half of 1e4 with α = 0.5."""
+    logits = tf.cast(tf.constant(EXTREMES)[None, :, None], dtype)
+    loss = losses.FocalLoss(gamma, 0.5)
+    for target, wrong, right in ((0, 0, -1), (-1, -1, 0)):
+        values, gradient = value_and_gradient(loss.per_anchor, tf.fill((1, len(EXTREMES)), target), logits)
+        assert gradient.dtype == logits.dtype and values.dtype == tf.float32
+        assert np.isfinite(values).all() and np.isfinite(tf.cast(gradient, tf.float32)).all()
+        assert float(values[0, wrong]) == pytest.approx(5e3, rel=1e-2) and abs(float(values[0, right])) < 1e-6
+
+
+@pytest.mark.parametrize("loss", CLASSES, ids=lambda loss: loss.name)
+def test_eager_graph_and_half_precision_agree(loss):
+    targets, logits = problem(spread=2.0)
+    eager = value_and_gradient(loss.call, targets, logits)
+    graph = tf.function(partial(value_and_gradient, loss.call))(targets, logits)
+    for a, b in zip(eager, graph, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    half = tf.cast(tf.cast(logits, tf.bfloat16), tf.float32)
+    np.testing.assert_allclose(loss.call(targets, tf.cast(half, tf.bfloat16)), loss.call(targets, half), rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", CLASSES, ids=lambda loss: loss.name)
+def test_static_shapes_give_the_same_losses_inside_xla(loss):
+    """As XLA compiles a whole training step: values and gradients are those of the usual way."""
+    targets, logits = problem()
+    static = type(loss).from_config({**loss.get_config(), "static": True})
+    compiled = tf.function(lambda logits: value_and_gradient(static.per_anchor, targets, logits), jit_compile=True)
+    for ours, theirs in zip(compiled(logits), value_and_gradient(loss.per_anchor, targets, logits), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
+
+
+def test_no_anchors_have_no_loss():
+    targets, logits = tf.zeros((2, 0), tf.int32), tf.zeros((2, 0, 5))
+    values, gradient = value_and_gradient(losses.FocalLoss().call, targets, logits)
+    assert values.numpy().tolist() == [0.0, 0.0] and gradient.shape == (2, 0, 5)
+
+
+# Configuration.
+
+
+@pytest.mark.parametrize("loss", CLASSES, ids=lambda loss: loss.name)
+def test_classes_survive_serialisation(loss):
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    targets, logits = problem()
+    np.testing.assert_array_equal(again(targets, logits), loss(targets, logits))
+    assert again.get_config() == loss.get_config()
+
+
+@pytest.mark.parametrize(
+    ("make", "culprit"),
+    [
+        (lambda: losses.FocalLoss(gamma=-0.1), "gamma=-0.1"),
+        (lambda: losses.FocalLoss(alpha=1.5), "alpha=1.5"),
+        (lambda: losses.FocalStarLoss(gamma=0.0), "gamma=0.0"),
+        (lambda: losses.HingeLoss(threshold=0.0), "hinge_threshold=0.0"),
+        (lambda: losses.SmoothL1Loss(beta=-1.0), "box_beta=-1.0"),
+        (lambda: losses.L1Loss(weight=-2.0), "box_weight=-2.0"),
+        # NaN is neither below nor above a limit.
+        (lambda: losses.FocalLoss(gamma=math.nan), "gamma=nan"),
+        (lambda: losses.FocalLoss(gamma=math.inf), "gamma=inf"),
+        (lambda: losses.FocalLoss(alpha=math.nan), "alpha=nan"),
+        (lambda: losses.FocalStarLoss(gamma=math.nan), "gamma=nan"),
+        (lambda: losses.FocalStarLoss(beta=math.inf), "star_beta=inf"),
+        (lambda: losses.HingeLoss(threshold=math.nan), "hinge_threshold=nan"),
+        (lambda: losses.SmoothL1Loss(beta=math.nan), "box_beta=nan"),
+        (lambda: losses.GIoULoss(weight=math.nan), "box_weight=nan"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(make, culprit):
+    with pytest.raises(InputError, match=culprit):
+        make()
+
+
+def test_the_configuration_chooses_the_losses():
+    chosen = losses.retinanet_losses(LossConfig(classification="focal_star", gamma=4.0, star_beta=0.0, box="giou"))
+    assert chosen["class_logits"].get_config()["beta"] == 0.0 and chosen["class_logits"].gamma == 4.0
+    assert isinstance(chosen["box_deltas"], losses.GIoULoss)
+    default = losses.retinanet_losses()
+    assert isinstance(default["class_logits"], losses.FocalLoss) and default["box_deltas"].beta == 0.11

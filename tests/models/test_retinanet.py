@@ -1,0 +1,275 @@
+"""The network as a whole: the paper's architecture, its initialisation, saving, and one step of plain model.fit."""
+
+import collections
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import retinanet_tf as rn
+from retinanet_tf.config.config import AnchorConfig, ModelConfig
+from retinanet_tf.models.resnet import VARIANTS, resnet
+
+RNG = np.random.default_rng(0)
+SMALL = {"num_classes": 3, "backbone": "resnet10_w16", "fpn_channels": 16, "subnet_channels": 16, "subnet_depth": 1}
+
+
+def small(**changes):
+    return rn.RetinaNet(**{**SMALL, **changes})
+
+
+def images(*shape):
+    return RNG.uniform(0, 255, (*shape, 3)).astype(np.float32)
+
+
+def batch(count=2, size=64):
+    boxes = np.tile(np.array([[4, 4, 40, 40], [20, 10, 60, 50], [0, 0, 0, 0]], np.float32), (count, 1, 1))
+    return images(count, size, size), {"boxes": boxes, "labels": np.tile([0, 2, -1], (count, 1)).astype(np.int32)}
+
+
+def kernels(model):
+    return {v.path if hasattr(v, "path") else v.name: np.array(v) for v in model.weights if "kernel" in v.name}
+
+
+@pytest.fixture(scope="module")
+def paper():
+    """The paper's network with fresh weights."""
+    return rn.RetinaNet.from_config(rn.presets["paper"])
+
+
+def test_the_parameter_count_follows_from_the_paper(paper):
+    """ResNet-50 without its classifier, plus what §4 adds, worked out layer by layer."""
+    backbone = keras.applications.ResNet50(include_top=False, weights=None)
+    # keras.applications gives every convolution a bias that batch normalisation makes pointless: 1 a filter.
+    biases = sum(layer.filters for layer in backbone.layers if isinstance(layer, keras.layers.Conv2D))
+    c = 256
+    laterals = sum(width * c + c for width in (512, 1024, 2048))
+    outputs = 3 * (9 * c * c + c)
+    coarse = (9 * 2048 * c + c) + (9 * c * c + c)
+    towers = 2 * 4 * (9 * c * c + c)
+    predictors = (9 * c * 9 * 80 + 9 * 80) + (9 * c * 9 * 4 + 9 * 4)
+    assert paper.count_params() == backbone.count_params() - biases + laterals + outputs + coarse + towers + predictors
+
+
+FIRST_OF_STAGE_3 = ("stage3_block0_1_conv", "stage3_block0_shortcut_conv")
+
+
+def backward_operations(**changes):
+    """A small model, and the types of all operations of its forward and backward pass that the gradients need.
+
+    The others are in the graph too, and TensorFlow prunes them before it runs it.
+    """
+    model = small(**changes)
+
+    @tf.function
+    def step(pixels):
+        with tf.GradientTape() as tape:
+            outputs = model(pixels, training=True)
+            loss = tf.reduce_sum(outputs["class_logits"]) + tf.reduce_sum(outputs["box_deltas"])
+        return tape.gradient(loss, model.trainable_variables)
+
+    waiting = [tensor.op for tensor in step.get_concrete_function(tf.TensorSpec((1, 64, 64, 3))).graph.outputs]
+    needed = set(waiting)
+    while waiting:
+        operation = waiting.pop()
+        before = {tensor.op for tensor in operation.inputs} - needed
+        needed |= before
+        waiting.extend(before)
+    return model, collections.Counter(operation.type for operation in needed)
+
+
+def test_frozen_parts_cost_nothing_in_the_backward_pass():
+    """No gradient of a frozen kernel, none of what goes into frozen layers, no reduction for frozen norms."""
+    trained, all_operations = backward_operations(freeze_stages=0)
+    _, operations = backward_operations(freeze_stages=2)
+    convolutions = [layer for layer in trained.layers if isinstance(layer, keras.layers.Conv2D)]
+    frozen = [layer for layer in convolutions if layer.name.startswith(("stem", "stage2"))]
+    entrances = [
+        layer for layer in convolutions if layer.name in ("stage3_block0_1_conv", "stage3_block0_shortcut_conv")
+    ]
+    assert len(frozen) >= 3 and len(entrances) == 2
+    kernels, inputs = "Conv2DBackpropFilter", "Conv2DBackpropInput"
+    assert all_operations[kernels] - operations[kernels] == len(frozen)
+    # The image's own gradient is in neither; the first trained layers' inputs need none once stage 2 is frozen.
+    assert all_operations[inputs] - operations[inputs] == len(frozen) - 1 + len(entrances)
+    assert operations["MaxPoolGrad"] == 0 and all_operations["MaxPoolGrad"] == 1
+    # Of frozen norms nothing is summed, so a deeper backbone needs no more sums; a trained one's statistics are.
+    assert backward_operations(freeze_stages=2, backbone="resnet14_w24")[1]["Sum"] == operations["Sum"]
+    normed = backward_operations(freeze_stages=2, norm="batch")[1]
+    assert normed["Sum"] + normed["FusedBatchNormGradV3"] > operations["Sum"]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (608, 352), (75, 130)])
+def test_outputs_fit_the_anchors_at_any_size(size):
+    model = small()
+    out = model(images(1, *size))
+    anchors = model.anchors(images(1, *size)).shape[0]
+    assert out["class_logits"].shape == (1, anchors, 3) and out["box_deltas"].shape == (1, anchors, 4)
+
+
+def test_initialisation_is_the_papers(paper):
+    """§4.1: subnet kernels N(0, 0.01), biases 0, the class predictor's −ln 99; FPN uniform in ±√(3 / fan in)."""
+    for name in ("class_subnet", "box_subnet"):
+        subnet = paper.get_layer(name)
+        for layer in (*subnet.convs, subnet.predictor):
+            kernel, bias = (np.array(value) for value in layer.get_weights())
+            assert kernel.std() == pytest.approx(0.01, rel=0.02) and abs(kernel.mean()) < 1e-4
+            expected = -np.log(99) if layer is subnet.predictor and name == "class_subnet" else 0.0
+            np.testing.assert_allclose(bias, expected, rtol=1e-6)
+    kernel = np.array(paper.get_layer("fpn_output4").get_weights()[0])
+    limit = np.sqrt(3 / (9 * 256))
+    assert np.abs(kernel).max() <= limit and kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.02)
+
+
+def test_no_two_layers_start_alike(paper):
+    """One initializer shared by layers would give all of them the same numbers."""
+    seen = {}
+    for name, kernel in kernels(paper).items():
+        other = seen.setdefault(kernel.ravel()[:8].tobytes(), name)
+        assert other == name, f"{name} starts as {other} does"
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "batch", "freeze_stages": 0, "subnet_norm": "batch"}])
+def test_saving_keeps_the_outputs(changes, tmp_path):
+    """As .keras, rebuilt without a word about its configuration, and as .weights.h5."""
+    model = small(anchors=AnchorConfig(max_level=6), **changes)
+    model.set_weights([RNG.uniform(0.01, 0.1, value.shape).astype(np.float32) for value in model.get_weights()])
+    x = images(1, 64, 96)
+    expected = model(x, training=False)
+    model.save(tmp_path / "model.keras")
+    model.save_weights(str(tmp_path / "model.weights.h5"))
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    fresh = rn.RetinaNet.from_config(model.get_config())
+    fresh.load_weights(str(tmp_path / "model.weights.h5"))
+    for other in (loaded, fresh):
+        assert other.get_config() == model.get_config()
+        for ours, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        for name, value in other(x, training=False).items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_compiled_model_is_saved_and_goes_on(two_devices, tmp_path):
+    """One step of plain model.fit on two devices; the saved file still knows losses and optimizer."""
+    with two_devices.scope():
+        model = small(normalizer="global")
+        model.compile(keras.optimizers.SGD(1e-3), loss=rn.retinanet_losses(), jit_compile=False)
+    x, y = batch()
+    history = model.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history
+    assert np.isfinite(history["loss"][0]) and history["class_logits_loss"][0] > 0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert np.isfinite(loaded.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history["loss"][0])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_step_is_traced_once(optimizer, monkeypatch):
+    """A trace that makes variables, as Keras' own does, is followed by another."""
+    traced = []
+    step = rn.RetinaNet.train_step
+    monkeypatch.setattr(rn.RetinaNet, "train_step", lambda self, data: traced.append(1) or step(self, data))
+    model = small()
+    model.compile(optimizer=optimizer, loss=rn.retinanet_losses())
+    history = model.fit(tf.data.Dataset.from_tensors(batch()).repeat(2), epochs=2, steps_per_epoch=1, verbose=0).history
+    assert len(traced) == 1
+    for values in history.values():
+        assert values[0] != values[1]
+    total = np.array(history["class_logits_loss"]) + history["box_deltas_loss"]
+    assert (np.array(history["loss"]) > total).all(), "the decay is in it"
+
+
+def gradients(model, x, y):
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
+    return tape.gradient(loss, model.trainable_variables)
+
+
+def test_padding_of_boxes_changes_nothing():
+    model = small()
+    model.compile("sgd", loss=rn.retinanet_losses(), jit_compile=False)
+    x, y = batch()
+    more = {
+        "boxes": np.pad(y["boxes"], [(0, 0), (0, 7), (0, 0)]),
+        "labels": np.pad(y["labels"], [(0, 0), (0, 7)], constant_values=-1),
+    }
+    for a, b in zip(gradients(model, x, y), gradients(model, x, more), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("normalizer", ["image", "replica", "global"])
+def test_a_batch_without_objects_still_teaches_the_background(normalizer):
+    model = small(normalizer=normalizer)
+    model.compile("sgd", loss=rn.retinanet_losses(), jit_compile=False)
+    x, y = batch()
+    y = {"boxes": np.zeros((2, 0, 4), np.float32), "labels": np.zeros((2, 0), np.int32)}
+    predictor = model.get_layer("class_subnet").predictor
+    (bias,) = (g for g, v in zip(gradients(model, x, y), model.trainable_variables, strict=True) if v is predictor.bias)
+    # A descent step lowers every class' bias: the gradient is positive.
+    assert (bias.numpy() > 0).all() and np.isfinite(bias).all()
+
+
+def test_frozen_stages_are_out_of_the_backward_pass():
+    """Stem and stage 2 by default: not trainable, and no gradient graph reaches them."""
+    model = small()
+    names = [layer.name for layer in model.layers if layer.trainable_weights]
+    assert not [name for name in names if name.startswith(("stem", "stage2"))]
+    assert [name for name in names if name.startswith("stage3")]
+    pixels = tf.constant(images(1, 64, 64))
+    with tf.GradientTape() as tape:
+        tape.watch(pixels)
+        out = tf.reduce_sum(model(pixels)["class_logits"])
+    assert tape.gradient(out, pixels) is None
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
+@pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
+def test_backbones_give_c3_to_c5(name, stride_in):
+    inputs = keras.Input((None, None, 3))
+    stages = resnet(inputs, ModelConfig(backbone=name, stride_in=stride_in))
+    outer = 512 if VARIANTS[name].bottleneck else 128
+    model = keras.Model(inputs, stages)
+    out = model(images(1, 64, 96))
+    assert [tuple(value.shape) for value in out] == [
+        (1, 8, 12, outer),
+        (1, 4, 6, 2 * outer),
+        (1, 2, 3, 4 * outer),
+    ]
+    assert all(np.isfinite(value).all() for value in out)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
+def test_backbones_are_keras_applications(name):
+    """The same weights in both: C3, C4, C5 equal. keras.applications has a bias before every normalisation."""
+    theirs = {"resnet50": keras.applications.ResNet50, "resnet101": keras.applications.ResNet101}[name](
+        include_top=False, weights=None
+    )
+    inputs = keras.Input((None, None, 3))
+    ours = keras.Model(inputs, resnet(inputs, ModelConfig(backbone=name, norm_epsilon=1.001e-5)))
+    blocks = VARIANTS[name].blocks
+    pairs = [("conv1", "stem")]
+    for stage, count in enumerate(blocks, start=2):
+        for index in range(count):
+            source, target = f"conv{stage}_block{index + 1}", f"stage{stage}_block{index}"
+            pairs += [(f"{source}_{part}", f"{target}_{part}") for part in (1, 2, 3)]
+            pairs += [(f"{source}_0", f"{target}_shortcut")] * (index == 0)
+    for source, target in pairs:
+        kernel, bias = theirs.get_layer(f"{source}_conv").get_weights()
+        bias = RNG.normal(0, 0.1, bias.shape).astype(np.float32)
+        width = len(bias)
+        gamma, beta, mean = RNG.uniform(0.4, 0.8, width), RNG.normal(0, 0.1, width), RNG.normal(0, 0.1, width)
+        variance = RNG.uniform(0.5, 1.5, width)
+        theirs.get_layer(f"{source}_conv").set_weights([kernel, bias])
+        theirs.get_layer(f"{source}_bn").set_weights([gamma, beta, mean, variance])
+        ours.get_layer(f"{target}_conv").set_weights([kernel])
+        ours.get_layer(f"{target}_norm").set_weights([gamma, beta, mean - bias, variance])
+    taps = [f"conv{stage}_block{blocks[stage - 2]}_out" for stage in (3, 4, 5)]
+    reference = keras.Model(theirs.input, [theirs.get_layer(tap).output for tap in taps])
+    x = RNG.normal(0, 50, (1, 96, 64, 3)).astype(np.float32)
+    for mine, expected in zip(ours(x, training=False), reference(x, training=False), strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_an_unknown_backbone_is_refused_by_name():
+    with pytest.raises(rn.InputError, match="backbone='resnet51' is not known; choose one of resnet18"):
+        rn.RetinaNet(backbone="resnet51")

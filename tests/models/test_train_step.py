@@ -1,0 +1,144 @@
+"""Gradient accumulation, the biases' rate and averaged weights, each against the plain step it is made of."""
+
+from functools import lru_cache
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import retinanet_tf as rn
+from retinanet_tf.config.config import AnchorConfig
+from retinanet_tf.models.ema import WeightAverage
+from retinanet_tf.models.train_step import Step
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.uniform(0, 255, (8, 64, 64, 3)).astype(np.float32)
+BOXES = np.tile(np.array([[4.0, 8, 36, 40], [20, 20, 60, 52]], np.float32), (8, 1, 1))
+# The first half of the batch has most of the objects: parts with unequal counts.
+LABELS = np.where(np.arange(2) < np.array([2, 2, 1, 2, 0, 0, 1, 0])[:, None], [0, 2], -1).astype(np.int32)
+
+
+@lru_cache
+def plain_weights(normalizer="image"):
+    """`weights_after` without anything beyond Keras' step, which several tests compare with; no model."""
+    return weights_after(normalizer=normalizer)[:4]
+
+
+@lru_cache
+def plain_trail():
+    """Trainable weights before three plain steps, and after each of them."""
+    trail = []
+
+    def record(model):
+        keep = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: trail.append([np.array(w) for w in model.trainable_variables])
+        )
+        fit = model.fit
+        model.fit = lambda *args, **kwargs: fit(*args, callbacks=[keep], **kwargs)
+
+    before = weights_after(record, rate=0.01, steps=3)[1]
+    assert len(trail) == 3
+    return before, trail
+
+
+def weights_after(step=None, strategy=None, rate=1.0, steps=1, **model_changes):
+    """Names and trainable weights after `steps` of SGD on one batch, and what they were before."""
+    keras.utils.set_random_seed(0)
+    data = tf.data.Dataset.from_tensors((IMAGES, {"boxes": BOXES, "labels": LABELS})).repeat()
+    data = data.map(lambda x, y: (tf.ensure_shape(x, IMAGES.shape), y))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    settings = {
+        "num_classes": 3,
+        "backbone": "resnet10_w16",
+        "fpn_channels": 16,
+        "subnet_channels": 16,
+        "subnet_depth": 1,
+        "freeze_stages": 0,
+        "anchors": AnchorConfig(max_level=5),
+        **model_changes,
+    }
+    with (strategy or tf.distribute.get_strategy()).scope():
+        model = rn.RetinaNet(**settings)
+        model.compile(optimizer=keras.optimizers.SGD(rate), loss=rn.retinanet_losses(), jit_compile=False)
+        model.step = step(model) if callable(step) and not isinstance(step, Step) else step
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(0, 0.05, w.shape) if w.ndim == 4 else w for w in model.get_weights()])
+    before = [np.array(w) for w in model.trainable_variables]
+    history = model.fit(data.with_options(options), epochs=1, steps_per_epoch=steps, verbose=0).history
+    after = [np.array(w) for w in model.trainable_variables]
+    names = [getattr(v, "path", v.name).split(":")[0] for v in model.trainable_variables]
+    return names, before, after, {name: values[-1] for name, values in history.items()}, model
+
+
+@pytest.mark.parametrize("normalizer", ["image", "replica", "global"])
+def test_accumulated_gradients_are_those_of_the_whole_batch(normalizer):
+    """8 images at once, and in 4 parts of 2: the same step to 1e-5, the same losses in the logs."""
+    _, before, whole, logs = plain_weights(normalizer=normalizer)
+    _, _, parts, logs_of_parts, _ = weights_after(Step(accumulation=4), normalizer=normalizer)
+    largest = max(np.abs(new - old).max() for new, old in zip(whole, before, strict=True))
+    assert largest > 1e-3
+    for ours, theirs in zip(parts, whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest)
+    assert logs.keys() == logs_of_parts.keys()
+    for name, value in logs.items():
+        assert logs_of_parts[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_accumulation_on_two_devices(two_devices):
+    """Each device cuts its half; the global normaliser still counts all 8 images."""
+    _, before, whole, logs = plain_weights(normalizer="global")
+    _, _, parts, logs_of_parts, _ = weights_after(Step(accumulation=2), two_devices, normalizer="global")
+    largest = max(np.abs(new - old).max() for new, old in zip(whole, before, strict=True))
+    for ours, theirs in zip(parts, whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest)
+    assert logs_of_parts["loss"] == pytest.approx(logs["loss"], rel=1e-5)
+
+
+def test_biases_learn_twice_as_fast_and_nothing_else_does():
+    """Authors' code: one SGD step moves biases by twice as much, kernels by as much as before."""
+    names, before, plain, _ = plain_weights()
+    _, _, doubled, _, _ = weights_after(Step(bias_lr_factor=2.0))
+    kinds = set()
+    for name, old, once, twice in zip(names, before, plain, doubled, strict=True):
+        factor = 2.0 if name.endswith("bias") else 1.0
+        kinds.add(factor)
+        np.testing.assert_allclose(twice - old, factor * (once - old), rtol=1e-4, atol=1e-6, err_msg=name)
+    assert kinds == {1.0, 2.0}
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_average_is_the_one_written_by_hand(devices, two_devices):
+    """Three steps of a ← a + (1 − d)(w − a), d = min(decay, (1 + t)/(10 + t)), from the same steps without it."""
+    expected, trail = plain_trail()
+    for t, weights in enumerate(trail):
+        kept = min(0.15, (1 + t) / (10 + t))
+        expected = [a + (1 - kept) * (w - a) for a, w in zip(expected, weights, strict=True)]
+
+    made = []
+
+    def with_average(model):
+        made.append(WeightAverage(model.weights, 0.15))
+        return Step(average=made[0])
+
+    def restarted(model):
+        step = with_average(model)
+        assign = model.set_weights
+        model.set_weights = lambda values: (assign(values), step.average.restart())
+        return step
+
+    strategy = two_devices if devices == 2 else None
+    _, _, after, _, model = weights_after(restarted, strategy, rate=0.01, steps=3, normalizer="image")
+    average = made[0]
+    with average.swapped():
+        averaged = [np.array(w) for w in model.trainable_variables]
+    for ours, theirs in zip(averaged, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    for restored, last in zip(model.trainable_variables, after, strict=True):
+        np.testing.assert_array_equal(np.array(restored), last)
+
+
+def test_a_batch_that_does_not_divide_is_said():
+    with pytest.raises(ValueError, match="8 images a device don't divide into 3 parts"):
+        weights_after(Step(accumulation=3))

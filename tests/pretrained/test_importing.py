@@ -1,0 +1,240 @@
+"""Checkpoints of others, made in their own names: the imported network answers what theirs does."""
+
+import json
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+from published import Published, write
+
+import retinanet_tf as rn
+from retinanet_tf import pretrained
+from retinanet_tf.inference import checkpoint
+from retinanet_tf.pretrained import importing, reading
+from retinanet_tf.pretrained.coco_labels import COCO
+from retinanet_tf.pretrained.importing import class_columns
+
+RNG = np.random.default_rng(0)
+CASES = {
+    "detectron": ("detectron", "detectron", "resnet50", 80),
+    "torchvision v1": ("torchvision", "torchvision", "resnet50", 91),
+    "torchvision v2": ("torchvision", "torchvision2", "resnet50", 91),
+    "mlperf": ("torchvision", "torchvision", "resnext50_32x4d", 10),
+}
+DEEP = {
+    "detectron R101": ("detectron", "resnet101"),
+    "detectron X101-32x8d": ("detectron", "resnext101_32x8d"),
+    "detectron X101-64x4d": ("detectron", "resnext101_64x4d"),
+    "detectron2 R101": ("detectron2", "resnet101"),
+}
+
+
+def picture():
+    """A real photo where there is one, else noise: `(1, 96, 64, 3)` in 0–255."""
+    folder = os.environ.get("RETINANET_TF_TEST_DATA")
+    photos = sorted(Path(folder).glob("coco_ccby/**/*.jpg")) if folder else []
+    if not photos:
+        return RNG.uniform(0, 255, (1, 96, 64, 3)).astype(np.float32)
+    return tf.image.resize(tf.io.decode_jpeg(photos[0].read_bytes(), 3), (96, 64), antialias=True)[None].numpy()
+
+
+IMAGE = picture()
+
+
+@pytest.fixture(scope="module")
+def detectron2():
+    """A checkpoint of detectron2 and its class logits and box deltas on IMAGE."""
+    theirs = Published("detectron2")
+    return theirs, *theirs.outputs(IMAGE)
+
+
+def close(ours, expected):
+    """1e-3 relative to the largest value."""
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_the_imported_network_is_the_published_one(case, tmp_path):
+    source, *kind = CASES[case]
+    theirs = Published(*kind)
+    logits, deltas = theirs.outputs(IMAGE)
+    assert 0.1 < logits.std() < 100 and 0.01 < deltas.std() < 100
+    wrap = {"detectron": "blobs", "detectron2": "model"}.get(source)
+    extra = {"conv1_w_momentum": np.ones(3, np.float32)} if source == "detectron" else {}
+    file = write(tmp_path / "file.pkl", {**theirs.tensors, **extra}, wrap)
+    report = pretrained.import_weights(source, file, tmp_path / "out")
+    assert not report.missing and report.unused == list(extra)
+    assert set(report.matched.values()) == set(theirs.tensors)
+
+    detector = rn.load_detector(tmp_path / "out")
+    config = detector.model.config
+    assert (config.backbone, config.p6_from) == (theirs.backbone, "c5" if theirs.p6_from_c5 else "p5")
+    out = detector.model(IMAGE, training=False)
+    columns = COCO.ids if theirs.columns == 91 else range(theirs.columns)
+    close(out["class_logits"][0], logits[:, list(columns)])
+    close(out["box_deltas"][0], deltas)
+    check_detections(source, detector, logits[:, list(columns)], deltas)
+
+
+@pytest.mark.parametrize("case", list(DEEP))
+def test_the_deep_networks_too(case, tmp_path, monkeypatch):
+    """Of the large ones, what import_weights builds from their tensors; the files are as those above."""
+    source, backbone = DEEP[case]
+    theirs = Published(source, backbone)
+    logits, deltas = theirs.outputs(IMAGE)
+    made = {}
+    monkeypatch.setattr(reading, "read_tensors", lambda file: theirs.tensors)
+    monkeypatch.setattr(importing, "_write", lambda model, config, labels, *_: made.update(model=model, config=config))
+    report = pretrained.import_weights(source, "file.pkl", tmp_path)
+    assert not report.missing and not report.unused and made["config"].model.backbone == backbone
+    out = made["model"](IMAGE, training=False)
+    close(out["class_logits"][0], logits)
+    close(out["box_deltas"][0], deltas)
+    check_detections(source, rn.Detector.from_config(made["config"], made["model"], COCO), logits, deltas)
+
+
+def check_detections(source, detector, logits, deltas):
+    """Through resizing of factor 1, threshold, top k and NMS, against the naive loops on the reference's outputs."""
+    model = detector.model
+    # The levels' sizes for 96×64: P3 12×8 … P7 1×1.
+    counts = np.cumsum([9 * rows * columns for rows, columns in ((12, 8), (6, 4), (3, 2), (2, 1), (1, 1))])
+    anchors = model.anchors(IMAGE).numpy()
+    split = [np.split(value, counts[:-1]) for value in (logits, deltas, anchors)]
+    # The authors' code has no threshold on P7; torchvision gives 300 detections, the others 100.
+    score = [0.05, 0.05, 0.05, 0.05, 0.0 if source == "detectron" else 0.05]
+    limit = 300 if source == "torchvision" else 100
+    expected = oracles.detections(*split, scale=(1, 1), size=(96, 64), score=score, limit=limit)
+    found = rn.Detector(model, detector.label_map, detector.config, image_size=64, max_size=96)([IMAGE[0]])
+    count = int(found["num_detections"][0])
+    assert count == len(expected) > 20
+    scores = np.array([row[0] for row in expected])
+    np.testing.assert_allclose(found["scores"][0][:count], scores, atol=1e-3)
+    # Equal scores may come in another order; the sets of boxes are compared.
+    boxes = np.asarray(found["boxes"][0][:count])
+    for score, label, box in expected:
+        near = (np.abs(boxes - box).max(axis=1) < 0.5) & (np.asarray(found["labels"][0][:count]) == label)
+        assert (near & (np.abs(found["scores"][0][:count] - score) < 1e-3)).any()
+
+
+@pytest.mark.parametrize("source", ["detectron", "detectron2"])
+def test_imagenet_backbones_of_the_two_programs(source, tmp_path):
+    """The flat file that training starts from, classifier included: C3–C5 are those of the published backbone."""
+    theirs = Published(source)
+    stages = theirs.backbone_outputs(IMAGE)
+    classifier = {"fc1000_w": np.ones((3, 2), np.float32), "fc1000_b": np.ones(3, np.float32)}
+    bias = {"conv1_b": np.zeros(64, np.float32)} if source == "detectron" else {}
+    file = write(tmp_path / "R-50.pkl", {**theirs.tensors, **classifier, **bias})
+    report = pretrained.import_weights(source, file, tmp_path / "out")
+    assert report.parts == "backbone" and set(report.unused) == {*classifier, *bias}
+    model = checkpoint.load_model(tmp_path / "out")
+    taps = ("stage3_block3_relu", "stage4_block5_relu", "stage5_block2_relu")
+    ours = keras.Model(model.input, [model.get_layer(name).output for name in taps])
+    for mine, expected in zip(ours(IMAGE, training=False), stages, strict=True):
+        close(mine, expected)
+
+
+def keras_file(path):
+    """A keras.applications ResNet-50 with statistics that matter, in the .h5 layout of the published files."""
+    model = keras.applications.ResNet50(include_top=False, weights=None)
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        width = layer.weights[-1].shape[0]
+        if isinstance(layer, keras.layers.BatchNormalization):
+            last = layer.name.endswith(("_3_bn", "_0_bn"))
+            gamma = RNG.uniform(*((0.3, 0.5) if last else (0.6, 1.0)), width)
+            layer.set_weights(
+                [gamma, RNG.normal(0, 0.1, width), RNG.normal(0, 0.1, width), RNG.uniform(0.5, 1.5, width)]
+            )
+        else:
+            layer.set_weights([layer.get_weights()[0], RNG.normal(0, 0.1, width)])
+    model.save(path)
+    return model
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """(keras.applications' model, the folder its file was imported into)."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    theirs = keras_file(folder / "resnet50.h5")
+    report = pretrained.import_weights("keras", folder / "resnet50.h5", folder / "out")
+    assert report.parts == "backbone" and not report.unused
+    return theirs, folder / "out"
+
+
+def test_keras_applications_gives_the_same_stages(imagenet):
+    theirs, folder = imagenet
+    model = checkpoint.load_model(folder)
+    taps = ("stage3_block3_relu", "stage4_block5_relu", "stage5_block2_relu")
+    ours = keras.Model(model.input, [model.get_layer(name).output for name in taps])
+    taps = ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
+    reference = keras.Model(theirs.input, [theirs.get_layer(name).output for name in taps])
+    prepared = keras.applications.resnet50.preprocess_input(IMAGE.copy())
+    for mine, expected in zip(ours(IMAGE, training=False), reference(prepared, training=False), strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_backbone_starts_a_detector_and_is_no_detector(imagenet):
+    _, folder = imagenet
+    with pytest.raises(rn.InputError, match="backbone alone"):
+        rn.load_detector(folder)
+    model = rn.RetinaNet(num_classes=3, norm_epsilon=1.001e-5)
+    report = pretrained.initialize(model, folder)
+    assert {name.split("/")[0] for name in report.missing} >= {"class_subnet", "box_subnet", "fpn_p6"}
+    assert not [name for name in report.missing if name.startswith(("stem", "stage"))]
+    other = checkpoint.load_model(folder)
+    np.testing.assert_array_equal(
+        model.get_layer("stage5_block2_3_conv").kernel, other.get_layer("stage5_block2_3_conv").kernel
+    )
+    with pytest.raises(rn.InputError, match=r"pixel_mean.*--flagfile"):
+        pretrained.initialize(rn.RetinaNet(num_classes=3, pixel_mean=(0, 0, 0)), folder)
+
+
+def test_detectron2s_network_as_one_file(detectron2, tmp_path):
+    theirs, logits, deltas = detectron2
+    tensors = {**theirs.tensors, "pixel_mean": np.float32([103.53, 116.28, 123.675]).reshape(3, 1, 1)}
+    file = write(tmp_path / "model_final.pkl", tensors, "model")
+    pretrained.import_weights("detectron2", file, tmp_path / "r50.weights.h5")
+    assert sorted(path.name for path in tmp_path.glob("r50.*")) == [
+        "r50.flags.txt", "r50.import.json", "r50.labels.json", "r50.run.json", "r50.weights.h5",
+    ]  # fmt: skip
+    detector = rn.load_detector(tmp_path / "r50.weights.h5")
+    assert detector.label_map.names[:2] == ("person", "bicycle") and detector.label_map.ids[-1] == 90
+    assert (detector.image_size, detector.max_size) == (800, 1333)
+    out = detector.model(IMAGE, training=False)
+    close(out["class_logits"][0], logits)
+    close(out["box_deltas"][0], deltas)
+    report = json.loads((tmp_path / "r50.import.json").read_text())
+    assert report["unused"] == ["pixel_mean"] and len(report["matched"]) == len(theirs.tensors)
+
+
+def refused(source, tensors, tmp_path, match):
+    with pytest.raises(rn.InputError, match=match):
+        pretrained.import_weights(source, write(tmp_path / "f.pkl", tensors), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_what_source_says_is_refused(detectron2, tmp_path):
+    theirs = detectron2[0]
+    refused("detectron", theirs.tensors, tmp_path, "not a checkpoint of detectron.*--source=detectron2")
+    refused("torchvision", {"a": np.zeros(3)}, tmp_path, "it has a")
+    lacking = {name: value for name, value in theirs.tensors.items() if name != "head.bbox_pred.weight"}
+    refused("detectron2", lacking, tmp_path, "not a checkpoint of detectron2")
+    lacking = {name: value for name, value in theirs.tensors.items() if name != "backbone.fpn_lateral4.bias"}
+    refused("detectron2", lacking, tmp_path, "lacks 1 tensors of the detector, e.g. for fpn_lateral4/bias")
+    name = "backbone.bottom_up.res4.1.conv3.norm.weight"
+    refused("detectron2", {**theirs.tensors, name: np.ones(7)}, tmp_path, rf"{name} has shape \(7,\).*wants \(1024,\)")
+
+
+def test_class_columns_go_by_id_where_a_background_is_counted():
+    labels = rn.data.LabelMap([1, 3, 7], ["a", "b", "c"])
+    assert class_columns(3, labels).tolist() == [0, 1, 2]
+    assert class_columns(8, labels).tolist() == [1, 3, 7]
+    with pytest.raises(rn.InputError, match="fits neither"):
+        class_columns(5, labels)
+    assert COCO.num_classes == 80 and COCO.names[COCO.to_index(90)] == "toothbrush"
+    assert COCO.names[COCO.to_index(13)] == "stop sign" and COCO.names[COCO.to_index(18)] == "dog"

@@ -1,0 +1,101 @@
+"""Training states: what was saved stays whole whatever happens to the next save, and a damaged one is passed over."""
+
+import resource
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+import retinanet_tf as rn
+from retinanet_tf.training.checkpoints import TrainingState
+from retinanet_tf.training.locking import exclusive
+from retinanet_tf.training.stopping import StopRequest
+
+
+def small():
+    """A compiled network of one layer and its optimizer."""
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64, name="dense")])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", jit_compile=False)
+    return model
+
+
+def train(model, steps):
+    """Deterministic steps, so that momentum matters."""
+    x = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    for _ in range(steps):
+        model.train_on_batch(x, x[:, ::-1].copy())
+    return model.get_weights()
+
+
+def test_a_restored_state_goes_on_as_if_nothing_had_happened(tmp_path):
+    model = small()
+    state = TrainingState(tmp_path, model)
+    train(model, 3)
+    state.save(3)
+    expected = train(model, 2)
+    other = small()
+    again = TrainingState(tmp_path, other)
+    assert again.restore() == 3 and again.newest == 3
+    for ours, theirs in zip(train(other, 2), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
+    """The system refuses the file's bytes, as a full disk does: one sentence, the older state whole, no rest."""
+    model = small()
+    state = TrainingState(tmp_path, model)
+    state.save(1)
+    saved = model.get_weights()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    train(model, 1)
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(rn.InputError, match=r"the checkpoint of step 2 can't be written to .*step-1 is whole"):
+            state.save(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    other = small()
+    assert TrainingState(tmp_path, other).restore() == 1
+    for ours, theirs in zip(other.get_weights(), saved, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
+    model = small()
+    state = TrainingState(tmp_path, model)
+    state.save(1)
+    first = model.get_weights()
+    train(model, 1)
+    state.save(2)
+    (tmp_path / "step-2.index").write_bytes(b"")
+    other = small()
+    assert TrainingState(tmp_path, other).restore() == 1
+    np.testing.assert_array_equal(other.get_weights()[0], first[0])
+    (tmp_path / "step-1.index").write_bytes(b"")
+    with pytest.raises(rn.InputError, match="none of the checkpoints in .* can be read"):
+        TrainingState(tmp_path, small()).restore()
+
+
+def test_two_jobs_in_one_directory(tmp_path):
+    refusal = pytest.raises(rn.InputError, match=r"run_dir=.* is in use by another job \(process \d+ on ")
+    with exclusive(tmp_path), refusal, exclusive(tmp_path):
+        pass
+    with exclusive(tmp_path):
+        pass
+
+
+def test_signals_wait_for_the_step_and_leave_as_asked():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        with pytest.raises(SystemExit) as left:
+            stop.leave()
+    assert left.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
