@@ -90,6 +90,26 @@ def test_the_public_surface_is_annotated(name):
     assert not missing
 
 
+NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("retinanet_tf")])
+def test_no_private_name_of_another_library(name):
+    """Neither `other._name` nor `getattr(other, "_name")`; an object's own private names are its own."""
+    private = []
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Attribute):
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            attribute = node.attr if owner not in ("self", "cls") else ""
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
+            attribute = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
+        else:
+            continue
+        if attribute.startswith("_") and not attribute.endswith("__") and attribute not in NAMED_TUPLE:
+            private.append(f"line {node.lineno}: {attribute}")
+    assert not private
+
+
 def test_every_setting_is_used():
     """Each field of the configuration is read somewhere outside the modules that define and list it."""
     text = "\n".join(path.read_text() for name, path in MODULES.items() if folder_of(name) != "config")
