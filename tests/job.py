@@ -24,7 +24,6 @@ TINY = {
     "weight_decay": 1e-4,
     "learning_rate": 2e-3,
     "decay_steps": (),
-    "log_steps": 0,
 }
 """No statistics of a replica's own images, so that one device, several, and several processes compute the same."""
 

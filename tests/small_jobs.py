@@ -19,7 +19,6 @@ TINY = rn.presets["mini"].replace(
     warmup_steps=2,
     learning_rate=1e-3,
     eval_steps=4,
-    log_steps=3,
 )
 
 

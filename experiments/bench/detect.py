@@ -110,7 +110,7 @@ def _trained_scores(rows: Rows) -> None:
     def ours():
         deltas = outputs["box_deltas"]
         return select_detections(
-            logits, deltas, anchors, tf.ones([1, 2]), size, DetectConfig(), config.anchors_per_cell
+            logits, deltas, anchors, tf.ones([1, 2]), size, DetectConfig(), config
         )
 
     above = sum(int(tf.reduce_sum(tf.cast(tf.sigmoid(level) > 0.05, tf.int32))) for level in logits)
@@ -132,7 +132,7 @@ def _decoders(canvas: tuple[int, int], objects: int, peer):
     @tf.function
     def ours():
         return select_detections(
-            logits, deltas, anchors, tf.ones([1, 2]), size, DetectConfig(), config.anchors_per_cell
+            logits, deltas, anchors, tf.ones([1, 2]), size, DetectConfig(), config
         )
 
     if peer is None:

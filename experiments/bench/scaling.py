@@ -148,7 +148,7 @@ def _detections_of(classes: int) -> Point:
     size = tf.constant([[_SIDE, _SIDE]], tf.float32)
     return tf.function(
         lambda: select_detections(
-            logits, deltas, levels, tf.ones([1, 2]), size, DetectConfig(), config.anchors_per_cell
+            logits, deltas, levels, tf.ones([1, 2]), size, DetectConfig(), config
         )
     )
 

@@ -43,11 +43,10 @@ BASE = presets["mini"].replace(
     warmup_steps=70,
     weight_decay=1e-4,
     checkpoint_steps=200,
-    log_steps=0,
 )
 """The configuration that rows change; the drops are where the paper's are, at six and eight ninths of the steps."""
 
-_BEFORE = presets["mini"].replace(steps=2_400, checkpoint_steps=800, log_steps=0)
+_BEFORE = presets["mini"].replace(steps=2_400, checkpoint_steps=800)
 """How the backbones are trained beforehand: the demo's recipe on other pictures, with other sizes of shapes."""
 
 

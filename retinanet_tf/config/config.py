@@ -1,7 +1,6 @@
-"""Every setting of a detector and its training, as frozen dataclasses whose defaults are the paper's.
+"""The configuration of a detector and its training: frozen dataclasses whose defaults are the paper's.
 
-`config_fields.py` has the sections. Each field carries its meaning and its source in `metadata["help"]`, from which the
-command-line flags are made (`config_flags.py`).
+`fields.py` has the sections. The command-line flags are made from the fields and their help texts (`cli/flags.py`).
 """
 
 import dataclasses
@@ -18,6 +17,7 @@ from retinanet_tf.config.fields import (
     TrainConfig,
 )
 from retinanet_tf.errors import InputError
+from retinanet_tf.version import __version__
 
 __all__ = [
     "AnchorConfig",
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """All of a job. Sections are dataclasses; `replace(gamma=0.0, backbone="resnet101")` reaches into them.
+    """All settings of a job by section; `replace` changes fields of any section by name.
 
     >>> from retinanet_tf import presets
     >>> config = presets["paper"].replace(gamma=0.5, backbone="resnet101")
@@ -50,7 +50,7 @@ class Config:
     detect: DetectConfig = DetectConfig()
 
     def replace(self, **changes: Any) -> "Config":
-        """Returns a copy with fields changed by their own names, whichever section they are in.
+        """Returns a copy with fields of any section changed by name.
 
         >>> Config().replace(normalizer="globl")
         Traceback (most recent call last):
@@ -58,19 +58,19 @@ class Config:
         retinanet_tf.errors.InputError: normalizer='globl' is not one of 'image', 'replica', 'global'.
 
         Raises:
-          InputError: a name that is no field, or a value outside the field's choices.
+          InputError: an unknown field, or a value outside the field's choices.
         """
         sections = {}
         for section in dataclasses.fields(self):
             value = getattr(self, section.name)
-            mine = {f.name: changes.pop(f.name) for f in dataclasses.fields(value) if f.name in changes}
-            sections[section.name] = dataclasses.replace(value, **mine)
+            changed = {f.name: changes.pop(f.name) for f in dataclasses.fields(value) if f.name in changes}
+            sections[section.name] = dataclasses.replace(value, **changed)
         if changes:
-            raise InputError(f"{', '.join(map(repr, changes))} is no field of the configuration.")
+            raise InputError(f"{', '.join(map(repr, changes))} is not a field of the configuration.")
         return Config(**sections)
 
     def scaled_to_batch(self, batch_size: int) -> "Config":
-        """The same training at another batch size, by the linear rule of Goyal et al. 2017.
+        """The same training at another batch size: learning rate by the linear rule of Goyal et al. 2017.
 
         The learning rate grows with the batch; steps and decay_steps shrink with it, so that the job sees
         as many images. Warm-up keeps its steps. Raises InputError for a batch below 1.
@@ -86,7 +86,7 @@ class Config:
         )
 
     def flat(self) -> dict[str, Any]:
-        """Every field by its name, over all sections, in order."""
+        """Every field of all sections by name, in order."""
         return {
             field.name: getattr(getattr(self, section.name), field.name)
             for section in dataclasses.fields(self)
@@ -94,10 +94,20 @@ class Config:
         }
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Nested plain containers that JSON can hold; `from_dict` is the way back."""
+        """The sections as nested plain containers for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> "Config":
-        """The inverse of `to_dict`; sections and fields that aren't named keep the paper's values."""
-        return cls().replace(**{name: value for section in values.values() for name, value in section.items()})
+        """The inverse of `to_dict`; missing sections and fields get the paper's values.
+
+        Raises:
+          InputError: fields that this version doesn't have (an older run.json), all named.
+        """
+        flat = {name: value for section in values.values() for name, value in section.items()}
+        unknown = [name for name in flat if name not in cls().flat()]
+        if unknown:
+            raise InputError(
+                f"the configuration is another version's: retinanet_tf {__version__} has no field {', '.join(unknown)}."
+            )
+        return cls().replace(**flat)

@@ -1,21 +1,59 @@
-"""The sections of the configuration, field by field: defaults are the paper's, each with its meaning and its source.
+"""The sections of the configuration: every field with its default, its meaning, its source and its allowed values.
 
-Sections (§) are those of "Focal Loss for Dense Object Detection"; "authors' code" is Detectron. Field names are unique
-over all sections, so that a flag needs no prefix.
+Defaults are the paper's. Sections (§) are those of "Focal Loss for Dense Object Detection"; "authors' code" is
+Detectron. Field names are unique over all sections, so that a flag needs no prefix.
 """
 
 import dataclasses
+import typing
+from typing import Any
 
-from retinanet_tf.config.section import Section, setting
 from retinanet_tf.errors import InputError
+
+
+def setting(default: Any, help: str, allowed: tuple | str = "") -> Any:
+    """A dataclass field with its default, its help text and its allowed values.
+
+    `allowed` is a tuple of choices, or an interval such as "(0, 1]" for a number (for each number of a tuple), or ''.
+    """
+    choices, interval = (None, allowed) if isinstance(allowed, str) else (allowed, "")
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "within": interval})
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """Base class of the sections: checks every value and names the field of a wrong one."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            choices, interval = field.metadata["choices"], field.metadata["within"]
+            value, is_tuple = getattr(self, field.name), isinstance(field.default, tuple)
+            if choices and value not in choices:
+                raise InputError(f"{field.name}={value!r} is not one of {', '.join(map(repr, choices))}.")
+            if is_tuple:  # from JSON it comes as a list
+                object.__setattr__(self, field.name, tuple(value))
+                types = typing.get_args(field.type)
+                if Ellipsis not in types and len(value) != len(types):
+                    raise InputError(f"{field.name}={_text(value)} must be {len(types)} numbers.")
+            if interval and not all(_inside(number, interval) for number in (value if is_tuple else (value,))):
+                raise InputError(f"{field.name}={_text(value)} must lie in {interval}.")
+
+
+def _inside(number: float, interval: str) -> bool:
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = number >= low if interval[0] == "[" else number > low
+    return above and (number <= high if interval[-1] == "]" else number < high)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)
 class AnchorConfig(Section):
-    """Which anchors stand at each position of which pyramid level."""
+    """Pyramid levels and anchors (§4)."""
 
-    min_level: int = setting(3, "Finest pyramid level; P3 has stride 8 (§4, no P2).")
-    max_level: int = setting(7, "Coarsest pyramid level; P7 has stride 128 (§4).")
+    max_level: int = setting(7, "Coarsest pyramid level: 5, 6 or 7; P7 has stride 128 (§4).", "[5, 7]")
     anchor_multiplier: float = setting(
         4.0, "Base anchor side over the level's stride: 4 gives 32 px on P3 to 512 px on P7 (§4).", "(0, inf)"
     )
@@ -25,34 +63,23 @@ class AnchorConfig(Section):
         "(0, inf)",
     )
     anchor_ratios: tuple[float, ...] = setting((0.5, 1.0, 2.0), "Aspect ratios, height over width (§4).", "(0, inf)")
-    anchor_offset: float = setting(
-        0.5,
-        "Anchor centre within its cell, in strides. 0.5 is the cell's centre; detectron2 and torchvision use 0.",
-        "[0, 1]",
-    )
-    anchor_rounding: str = setting(
-        "none",
-        "'none': exact sides; 'detectron': width and height rounded at stride size, before scaling (authors' code); "
-        "'torchvision': integer sizes, rounded corners, and strides of image size // grid size.",
-        ("none", "detectron", "torchvision"),
-    )
-    anchor_order: str = setting(
-        "scale",
-        "Which index is the slower one at a position: 'scale' (scale·ratios + ratio, ours and the authors' code) or "
-        "'ratio' (ratio·scales + scale, torchvision).",
-        ("scale", "ratio"),
+    anchor_style: str = setting(
+        "paper",
+        "Whose anchors: 'paper' (exact sides, centred on the cell, scale-major), or as the weights of 'detectron' "
+        "(rounded base sides; also no score threshold on the coarsest level), 'detectron2' (centred on the cell's "
+        "corner) or 'torchvision' (that, integer sizes, ratio-major, strides of image size // grid size) need them.",
+        ("paper", "detectron", "detectron2", "torchvision"),
     )
 
     def __post_init__(self) -> None:
-        """Checks that there is an anchor at all."""
         super().__post_init__()
         if not self.anchors_per_cell:
             raise InputError("anchor_scales and anchor_ratios need at least one number each.")
 
     @property
     def levels(self) -> range:
-        """The pyramid levels, finest first."""
-        return range(self.min_level, self.max_level + 1)
+        """The pyramid levels, finest first: from P3, stride 8 (§4: no P2)."""
+        return range(3, self.max_level + 1)
 
     @property
     def anchors_per_cell(self) -> int:
@@ -68,10 +95,10 @@ class ModelConfig(Section):
     backbone: str = setting("resnet50", "A name of retinanet_tf.models.resnet.VARIANTS (§4: ResNet-50 and -101).")
     norm: str = setting(
         "frozen",
-        "Normalisation in the backbone: 'frozen' (statistics and affine fixed, authors' code), 'batch' or 'group'.",
+        "Normalization in the backbone: 'frozen' (statistics and affine fixed, authors' code), 'batch' or 'group'.",
         ("frozen", "batch", "group"),
     )
-    norm_epsilon: float = setting(1e-5, "Epsilon of the backbone's normalisation.", "[0, inf)")
+    norm_epsilon: float = setting(1e-5, "Epsilon of the backbone's normalization.", "[0, inf)")
     stride_in: str = setting(
         "1x1",
         "Which convolution of a bottleneck carries the stride: '1x1' (the ResNet release, authors' code) or '3x3' "
@@ -89,7 +116,7 @@ class ModelConfig(Section):
     subnet_channels: int = setting(256, "Filters of those convolutions (§4).", "[1, inf)")
     subnet_norm: str = setting(
         "none",
-        "Normalisation in the subnets: 'none' (§4), 'group', or 'batch' (statistics and affine kept per level).",
+        "Normalization in the subnets: 'none' (§4), 'group', or 'batch' (statistics and affine kept per level).",
         ("none", "group", "batch"),
     )
     subnet_init_std: float = setting(
@@ -102,7 +129,7 @@ class ModelConfig(Section):
         (123.68, 116.779, 103.939), "Subtracted from R, G, B in 0–255; the ResNet release's (keras.applications)."
     )
     pixel_std: tuple[float, float, float] = setting(
-        (1.0, 1.0, 1.0), "Divides R, G, B after the mean is gone.", "(0, inf)"
+        (1.0, 1.0, 1.0), "Divides R, G, B after the mean is subtracted.", "(0, inf)"
     )
     channel_order: str = setting(
         "bgr", "Order in which the backbone sees the channels: 'bgr' (the ResNet release) or 'rgb'.", ("bgr", "rgb")
@@ -118,7 +145,7 @@ class ModelConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class AssignConfig(Section):
-    """Which anchors learn which object (§4)."""
+    """Assignment of anchors to objects (§4)."""
 
     positive_iou: float = setting(
         0.5, "Anchors with at least this IoU with an object are its positives (§4).", "(0, 1]"
@@ -134,7 +161,6 @@ class AssignConfig(Section):
     )
 
     def __post_init__(self) -> None:
-        """Checks the two thresholds against each other."""
         super().__post_init__()
         if self.negative_iou > self.positive_iou:
             raise InputError(f"negative_iou={self.negative_iou} must be at most positive_iou={self.positive_iou}.")
@@ -175,7 +201,7 @@ class LossConfig(Section):
         ("none", "ohem", "ohem_1_3"),
     )
     mining_examples: int = setting(
-        128, "Anchors an image that mining keeps at most (Table 1d: 128, 256, 512).", "[1, inf)"
+        128, "Anchors per image that mining keeps at most (Table 1d: 128, 256, 512).", "[1, inf)"
     )
     mining_nms: float = setting(
         0.5, "IoU above which mining drops the easier of two anchors (Table 1d: 0.5, 0.7).", "[0, 1]"
@@ -184,18 +210,20 @@ class LossConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Section):
-    """What the input pipeline does with an image."""
+    """Batches and augmentation."""
 
-    batch_size: int = setting(16, "Images a step over all devices (§4.1: 8 GPUs of 2 images).", "[1, inf)")
+    batch_size: int = setting(16, "Images per step over all devices (§4.1: 8 GPUs of 2 images).", "[1, inf)")
     flip: float = setting(0.5, "Probability of a horizontal flip (§4.1: the only augmentation).", "[0, 1]")
-    vertical_flip: float = setting(0.0, "Probability of a vertical flip; for pictures without an up.", "[0, 1]")
+    vertical_flip: float = setting(
+        0.0, "Probability of a vertical flip; for images without an upright orientation.", "[0, 1]"
+    )
     scale_jitter: tuple[float, float] = setting(
         (1.0, 1.0),
         "Range of a random factor on the resized image (Table 2's models use scale jitter).",
         "(0, inf)",
     )
     translate_jitter: float = setting(
-        0.0, "How far an image may move into free room, as a share of its frame.", "[0, 1]"
+        0.0, "Largest shift of an image into free room, as a share of its frame.", "[0, 1]"
     )
     colour_jitter: float = setting(0.0, "Largest change of brightness, contrast and saturation, as a share.", "[0, 1]")
     cache: str = setting(
@@ -204,7 +232,7 @@ class DataConfig(Section):
     shard_by: str = setting(
         "records",
         "How the machines of strategy=multi_worker share the data: parts of each batch ('records', the same batches on "
-        "any number of them), or every one its own 'files', which alone it reads and caches.",
+        "any number of machines), or 'files', each machine its own.",
         ("records", "files"),
     )
     on_bad_record: str = setting(
@@ -213,7 +241,6 @@ class DataConfig(Section):
     data_service: str = setting("", "grpc://HOST:PORT of a tf.data service dispatcher that makes the batches.")
 
     def __post_init__(self) -> None:
-        """Checks that the jitter's range has its lower end first."""
         super().__post_init__()
         if self.scale_jitter[0] > self.scale_jitter[1]:
             raise InputError(f"scale_jitter={self.scale_jitter[0]},{self.scale_jitter[1]} must name the smaller first.")
@@ -221,7 +248,7 @@ class DataConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Section):
-    """Optimisation and the training job (§4.1)."""
+    """Optimization and the training job (§4.1)."""
 
     steps: int = setting(90_000, "Training steps (§4.1: 90k at batch 16).", "[1, inf)")
     learning_rate: float = setting(0.01, "Initial learning rate at the configured batch_size (§4.1).", "[0, inf)")
@@ -272,14 +299,13 @@ class TrainConfig(Section):
         "Devices that strategy=mirrored uses; 0 is all. Without a GPU they are logical CPU devices, to try things.",
         "[0, inf)",
     )
-    seed: int = setting(0, "Seed of initialisation, shuffling and augmentation.", "[0, 4294967295]")
+    seed: int = setting(0, "Seed of initialization, shuffling and augmentation.", "[0, 4294967295]")
     checkpoint_steps: int = setting(1_000, "Steps between checkpoints, which are also Keras' epochs.", "[1, inf)")
     eval_steps: int = setting(
         0,
-        "Steps between evaluations on the validation data, at the checkpoint that follows; 0: at the end alone.",
+        "Steps between evaluations on the validation data, at the next checkpoint; 0: only at the end.",
         "[0, inf)",
     )
-    log_steps: int = setting(20, "Steps between TensorBoard's scalars; 0: no TensorBoard logs.", "[0, inf)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,13 +313,8 @@ class DetectConfig(Section):
     """From network outputs to detections (§4.1)."""
 
     score_threshold: float = setting(0.05, "Predictions must score above this (§4.1).", "[0, 1)")
-    coarsest_score_threshold: float = setting(
-        -1.0,
-        "The same on the coarsest level alone; below 0: no exception. The authors' code has 0 there.",
-        "(-inf, 1)",
-    )
-    pre_nms_top_k: int = setting(1_000, "Highest scoring predictions kept a pyramid level (§4.1).", "[1, inf)")
+    pre_nms_top_k: int = setting(1_000, "Highest scoring predictions kept per pyramid level (§4.1).", "[1, inf)")
     nms_iou: float = setting(
         0.5, "Same-class boxes overlapping a better one by more than this are dropped (§4.1).", "[0, 1]"
     )
-    max_detections: int = setting(100, "Detections an image at most (authors' code, COCO's limit).", "[1, inf)")
+    max_detections: int = setting(100, "Detections per image at most (authors' code, COCO's limit).", "[1, inf)")

@@ -1,4 +1,4 @@
-"""Settings as the lines of an absl flagfile."""
+"""A configuration as an absl flagfile."""
 
 from typing import Any
 
@@ -6,15 +6,14 @@ from retinanet_tf.config.config import Config
 
 
 def flagfile(config: Config, **paths: str) -> str:
-    """Every setting as the lines of an absl flagfile."""
-    lines = [f"--{name}={value}\n" for name, value in paths.items() if value]
-    return "".join(lines + flag_lines(config.flat()))
+    """Paths that aren't empty, then every setting, one flag per line."""
+    return "".join(flag_lines({name: path for name, path in paths.items() if path} | config.flat()))
 
 
-def flag_lines(settings: dict[str, Any]) -> list[str]:
-    """Settings as lines of a flagfile."""
+def flag_lines(values: dict[str, Any]) -> list[str]:
+    """`--name=value` lines; tuples comma-separated, booleans in lower case."""
     lines = []
-    for name, value in settings.items():
+    for name, value in values.items():
         text = ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)
         lines.append(f"--{name}={text.lower() if isinstance(value, bool) else text}\n")
     return lines

@@ -1,4 +1,4 @@
-"""Named configurations, each as what it changes in another one."""
+"""Named configurations, each by its differences from another one."""
 
 from retinanet_tf.config.config import Config
 
@@ -47,5 +47,5 @@ _MINI = _PAPER.replace(
 )
 
 presets: dict[str, Config] = {"paper": _PAPER, "detectron": _DETECTRON, "modern": _MODERN, "mini": _MINI}
-"""Named configurations: `paper` (the text), `detectron` (the authors' code), `modern` (what is best today), `mini`
-(a small network for small images: two CPU cores, minutes)."""
+"""`paper` (the text), `detectron` (the authors' code), `modern` (torchvision's v2 recipe), `mini` (a small network for
+small images: minutes on two CPU cores)."""

@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
+from retinanet_tf.detection import boxes as geometry
+
 Size: TypeAlias = int | tf.Tensor
 """A side in pixels."""
 
@@ -51,16 +53,12 @@ def scale_boxes(boxes: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
 
 def flip_horizontal(image: tf.Tensor, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Mirrors left and right; twice gives the original."""
-    width = tf.cast(tf.shape(image)[1], boxes.dtype)
-    x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
-    return tf.reverse(image, [1]), tf.stack([width - x2, y1, width - x1, y2], axis=-1)
+    return tf.reverse(image, [1]), geometry.mirror(boxes, tf.shape(image)[1])
 
 
 def flip_vertical(image: tf.Tensor, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Mirrors top and bottom; twice gives the original."""
-    height = tf.cast(tf.shape(image)[0], boxes.dtype)
-    x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
-    return tf.reverse(image, [0]), tf.stack([x1, height - y2, x2, height - y1], axis=-1)
+    return tf.reverse(image, [0]), geometry.mirror(boxes, tf.shape(image)[0], axis=1)
 
 
 def random_flip(
@@ -96,12 +94,6 @@ def shift_into(
     canvas = tf.concat([_plain(before[0], width, mean), rows, _plain(after[0], width, mean)], 0)
     y, x = tf.unstack(tf.cast(offset, boxes.dtype))
     return canvas, boxes + tf.stack([x, y, x, y])
-
-
-def clip_boxes(boxes: tf.Tensor, height: Size, width: Size) -> tf.Tensor:
-    """Boxes (N, 4) cut to an image of (height, width) pixels."""
-    limits = tf.cast(tf.stack([width, height, width, height]), boxes.dtype)
-    return tf.clip_by_value(boxes, 0.0, limits)
 
 
 def random_jitter(
@@ -140,7 +132,7 @@ def random_jitter(
     offset = tf.cast(tf.round(reach * uniform[1:]), tf.int32)
     shown = tf.minimum(tf.maximum(offset, 0) + new + tf.minimum(offset, 0), frame)
     image, boxes = shift_into(image, boxes, offset, shown[0], shown[1], pixel_mean)
-    boxes = clip_boxes(boxes, shown[0], shown[1])
+    boxes = geometry.clip(boxes, shown[0], shown[1])
     kept = tf.reduce_all(boxes[:, 2:] - boxes[:, :2] >= 1.0, axis=-1)
     return image, tf.boolean_mask(boxes, kept), kept
 

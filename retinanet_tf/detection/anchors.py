@@ -1,4 +1,6 @@
-"""Anchors: the boxes every prediction is relative to (§4)."""
+"""Anchors: the boxes that predictions are relative to (§4)."""
+
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -7,36 +9,56 @@ import tensorflow as tf
 from retinanet_tf.config.config import AnchorConfig
 
 
+class AnchorStyle(NamedTuple):
+    """Conventions of a program's anchors."""
+
+    offset: float = 0.5
+    """The anchors' centre within their cell, in strides."""
+    rounding: str = "none"
+    """'none', 'base' (sides rounded at stride size, before scaling) or 'corners' (integer sizes, rounded corners)."""
+    ratio_major: bool = False
+    """Order at a position: ratio·scales + scale instead of scale·ratios + ratio."""
+    whole_strides: bool = False
+    """Strides are image size // grid size instead of 2^level."""
+
+
+STYLES = {
+    "paper": AnchorStyle(),
+    "detectron": AnchorStyle(rounding="base"),
+    "detectron2": AnchorStyle(offset=0.0),
+    "torchvision": AnchorStyle(offset=0.0, rounding="corners", ratio_major=True, whole_strides=True),
+}
+"""By `anchor_style`."""
+
+
 def cell_anchors(config: AnchorConfig, level: int) -> np.ndarray:
     """The anchors of one cell of one pyramid level, centred on the origin.
 
     Without rounding, size s and ratio r give width s/√r and height s·√r: the area is s² for every ratio (§4).
 
     Returns:
-      `(A, 4)` float64 xyxy pixels, in the configured order.
+      `(A, 4)` float64 xyxy pixels, in the style's order.
     """
-    stride = 2.0**level
-    sizes = config.anchor_multiplier * stride * np.asarray(config.anchor_scales, np.float64)
+    style, stride = STYLES[config.anchor_style], 2.0**level
+    sizes = config.anchor_multiplier * stride * np.asarray(config.anchor_scales, np.float64)[:, None]
     roots = np.sqrt(np.asarray(config.anchor_ratios, np.float64))
-    if config.anchor_rounding == "detectron":
+    if style.rounding == "base":
         base_widths = np.round(stride / roots)
-        base_heights = np.round(base_widths * roots**2)
-        widths = sizes[:, None] / stride * base_widths
-        heights = sizes[:, None] / stride * base_heights
+        widths, heights = sizes / stride * base_widths, sizes / stride * np.round(base_widths * roots**2)
     else:
-        if config.anchor_rounding == "torchvision":
+        if style.rounding == "corners":
             sizes = np.floor(sizes)
-        widths, heights = sizes[:, None] / roots, sizes[:, None] * roots
-    if config.anchor_order == "ratio":
+        widths, heights = sizes / roots, sizes * roots
+    if style.ratio_major:
         widths, heights = widths.T, heights.T
     half = np.stack([widths.reshape(-1), heights.reshape(-1)], axis=-1) / 2
-    if config.anchor_rounding == "torchvision":
+    if style.rounding == "corners":
         half = np.round(half)
     return np.concatenate([-half, half], axis=-1)
 
 
 def grid_sizes(height: tf.Tensor, width: tf.Tensor, config: AnchorConfig) -> list[tuple[tf.Tensor, tf.Tensor]]:
-    """Rows and columns of each level: ⌈size / 2^level⌉, as symmetrically padded stride-2 convolutions give."""
+    """Rows and columns per level: ⌈size / 2^level⌉, as symmetrically padded stride-2 convolutions give."""
     return [(-(-height // 2**level), -(-width // 2**level)) for level in config.levels]
 
 
@@ -46,18 +68,16 @@ def anchors_by_level(height: tf.Tensor, width: tf.Tensor, config: AnchorConfig) 
     Returns:
       A list, finest level first, of `(rows·columns·A, 4)` float32 xyxy pixels; row, then column, then anchor.
     """
-    result = []
+    result, style = [], STYLES[config.anchor_style]
     for level, (rows, columns) in zip(config.levels, grid_sizes(height, width, config), strict=True):
-        if config.anchor_rounding == "torchvision":
+        stride_y = stride_x = 2.0**level
+        if style.whole_strides:
             stride_y, stride_x = tf.cast(height // rows, tf.float32), tf.cast(width // columns, tf.float32)
-        else:
-            stride_y = stride_x = 2.0**level
-        y = (tf.cast(tf.range(rows), tf.float32) + config.anchor_offset) * stride_y
-        x = (tf.cast(tf.range(columns), tf.float32) + config.anchor_offset) * stride_x
+        y = (tf.cast(tf.range(rows), tf.float32) + style.offset) * stride_y
+        x = (tf.cast(tf.range(columns), tf.float32) + style.offset) * stride_x
         xs, ys = tf.meshgrid(x, y)
         centres = tf.stack([xs, ys, xs, ys], axis=-1)[:, :, None, :]
-        cell = tf.constant(cell_anchors(config, level), tf.float32)
-        result.append(tf.reshape(centres + cell, [-1, 4]))
+        result.append(tf.reshape(centres + tf.constant(cell_anchors(config, level), tf.float32), [-1, 4]))
     return result
 
 
@@ -65,7 +85,7 @@ def anchors_by_level(height: tf.Tensor, width: tf.Tensor, config: AnchorConfig) 
 class Anchors(keras.layers.Layer):
     """The anchor layer: images `(B, H, W, C)` in, their anchors `(A, 4)` float32 xyxy pixels out.
 
-    Only the images' size is read; level P3 comes first, then row, column, and the anchors of a cell.
+    Only the images' size is read. Order: level from P3, row, column, anchor of the cell.
 
     >>> anchors = Anchors()(tf.zeros((1, 64, 64, 3)))
     >>> anchors.shape[0] == 9 * (8 * 8 + 4 * 4 + 2 * 2 + 1 + 1)
@@ -79,7 +99,7 @@ class Anchors(keras.layers.Layer):
         self.config = config if isinstance(config, AnchorConfig) else AnchorConfig(**config)
 
     def by_level(self, images: tf.Tensor) -> list[tf.Tensor]:
-        """The same anchors as one `(A_l, 4)` tensor a level."""
+        """The same anchors as one `(A_l, 4)` tensor per level."""
         height, width = images.shape[1], images.shape[2]
         if height is None or width is None:
             shape = tf.shape(images)
@@ -87,11 +107,9 @@ class Anchors(keras.layers.Layer):
         return anchors_by_level(height, width, self.config)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        """`(A, 4)` anchors of the images' size."""
         return tf.concat(self.by_level(images), axis=0)
 
     def compute_output_shape(self, input_shape) -> tuple:
-        """`(A, 4)`; A is None where the images' size is."""
         height, width = input_shape[1], input_shape[2]
         if height is None or width is None:
             return (None, 4)
@@ -99,5 +117,4 @@ class Anchors(keras.layers.Layer):
         return (cells * self.config.anchors_per_cell, 4)
 
     def get_config(self) -> dict:
-        """What rebuilds the layer."""
         return {**super().get_config(), "config": dict(vars(self.config))}

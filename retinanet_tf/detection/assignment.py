@@ -1,4 +1,4 @@
-"""What each anchor should predict: assignment by IoU (§4) and the targets that follow from it."""
+"""Assignment of anchors to ground truth by IoU (§4), and the class and box targets."""
 
 from typing import NamedTuple
 
@@ -17,11 +17,11 @@ class Targets(NamedTuple):
     class_targets: tf.Tensor
     """`(B, A)` int32: the object's class 0…K−1, or BACKGROUND, or IGNORED."""
     box_targets: tf.Tensor
-    """`(B, A, 4)` float32 dx, dy, dw, dh of the assigned object; zeros where there is none."""
+    """`(B, A, 4)` float32 dx, dy, dw, dh of the assigned object; zeros where `positive` is False."""
     positive: tf.Tensor
     """`(B, A)` bool: the anchor is assigned to an object."""
     ignored: tf.Tensor
-    """`(B, A)` bool: the anchor counts for no loss."""
+    """`(B, A)` bool: the anchor is left out of the losses."""
 
 
 def assign(anchors: tf.Tensor, boxes: tf.Tensor, labels: tf.Tensor, config: AssignConfig = AssignConfig()) -> Targets:
@@ -30,15 +30,15 @@ def assign(anchors: tf.Tensor, boxes: tf.Tensor, labels: tf.Tensor, config: Assi
     An anchor whose highest IoU with a box is at least `positive_iou` belongs to that box (to the first of equals);
     one below `negative_iou` is background; between the two it is ignored. With `promote`, an anchor that has the
     highest IoU of all anchors with some box (all of them, on a tie) is positive below `positive_iou` too, for its own
-    best box: 'always', or only from `negative_iou` on, which is what is left of it in the authors' code, where the
-    background is written last.
+    best box: 'always', or 'above_negative' only at IoU ≥ `negative_iou`, as in the authors' code, which assigns the
+    background last.
 
     >>> anchors = tf.constant([[0.0, 0.0, 32.0, 32.0], [0.0, 0.0, 32.0, 72.0], [64.0, 64.0, 96.0, 96.0]])
     >>> boxes = tf.constant([[[0.0, 0.0, 32.0, 32.0]]])
-    >>> found = assign(anchors, boxes, labels=tf.constant([[7]]))
-    >>> print(found.class_targets.numpy())  # IoU 1: class 7; IoU 0.44: ignored; IoU 0: background
+    >>> targets = assign(anchors, boxes, labels=tf.constant([[7]]))
+    >>> print(targets.class_targets.numpy())  # IoU 1: class 7; IoU 0.44: ignored; IoU 0: background
     [[ 7 -2 -1]]
-    >>> print(found.box_targets[0, 0].numpy())
+    >>> print(targets.box_targets[0, 0].numpy())
     [0. 0. 0. 0.]
 
     Args:
@@ -50,7 +50,7 @@ def assign(anchors: tf.Tensor, boxes: tf.Tensor, labels: tf.Tensor, config: Assi
     Returns:
       Targets.
     """
-    # One box that is never valid, so that an image (or a batch) without objects needs no path of its own.
+    # One invalid box more: images and batches without objects need no separate path.
     boxes = tf.pad(boxes, [[0, 0], [0, 1], [0, 0]])
     labels = tf.pad(tf.cast(labels, tf.int32), [[0, 0], [0, 1]], constant_values=BACKGROUND)
     valid = (labels >= 0) & (box_geometry.area(boxes) > 0.0)
@@ -66,7 +66,7 @@ def assign(anchors: tf.Tensor, boxes: tf.Tensor, labels: tf.Tensor, config: Assi
 
     matched_labels = tf.gather(labels, best_box, batch_dims=1)
     matched_boxes = tf.gather(boxes, best_box, batch_dims=1)
-    # An anchor without object takes itself for its box: its deltas are zeros, never the logarithm of nothing.
+    # Unmatched anchors are encoded against themselves: targets of 0 instead of log(0).
     matched_boxes = tf.where(positive[..., None], matched_boxes, anchors[None])
     return Targets(
         class_targets=tf.where(positive, matched_labels, tf.where(background, BACKGROUND, IGNORED)),
@@ -79,35 +79,23 @@ def assign(anchors: tf.Tensor, boxes: tf.Tensor, labels: tf.Tensor, config: Assi
 def _best_boxes(anchors: tf.Tensor, boxes: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Each anchor's highest IoU `(B, A)`, the first box that has it, and whether the anchor is the best of any box.
 
-    Box by box, as many as the fullest image of the batch has: memory stays at (B, A) however many objects there are
-    and however far the batch is padded.
+    Loops over the boxes, up to the fullest image's count: memory stays at `(B, A)` for any number of objects.
     """
     shape = (tf.shape(boxes)[0], tf.shape(anchors)[0])
-    places = tf.where(valid, tf.range(1, tf.shape(boxes)[1] + 1), 0)
+    count = tf.reduce_max(tf.where(valid, tf.range(1, tf.shape(boxes)[1] + 1), 0))
 
-    def compare(place, best_iou, best_box, champion):
-        iou = _iou_with_one(anchors, boxes[:, place])
-        iou = tf.where(valid[:, place, None], iou, -1.0)
+    def compare(index, best_iou, best_box, champion):
+        iou = box_geometry.iou(anchors[None], boxes[:, index, None])
+        iou = tf.where(valid[:, index, None], iou, -1.0)
         better = iou > best_iou
         highest = tf.reduce_max(iou, axis=1, keepdims=True)
         return (
-            place + 1,
+            index + 1,
             tf.where(better, iou, best_iou),
-            tf.where(better, place, best_box),
+            tf.where(better, index, best_box),
             champion | ((iou == highest) & (highest > 0.0)),
         )
 
     start = (tf.constant(0), tf.fill(shape, -1.0), tf.zeros(shape, tf.int32), tf.zeros(shape, tf.bool))
-    _, *result = tf.while_loop(lambda place, *_: place < tf.reduce_max(places), compare, start)
+    _, *result = tf.while_loop(lambda index, *_: index < count, compare, start)
     return tuple(result)
-
-
-def _iou_with_one(anchors: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-    """IoU `(B, A)` of all anchors with one box an image, coordinate by coordinate: half the passes of `boxes.iou`."""
-    ax1, ay1, ax2, ay2 = tf.unstack(anchors[None], axis=-1)
-    bx1, by1, bx2, by2 = tf.unstack(boxes[:, None], axis=-1)
-    width = tf.maximum(tf.minimum(ax2, bx2) - tf.maximum(ax1, bx1), 0.0)
-    height = tf.maximum(tf.minimum(ay2, by2) - tf.maximum(ay1, by1), 0.0)
-    intersection = width * height
-    areas = box_geometry.area(anchors)[None] + box_geometry.area(boxes)[:, None]
-    return tf.math.divide_no_nan(intersection, areas - intersection)

@@ -81,7 +81,7 @@ class ServedDetector(tf.Module):
             scales,
             sizes,
             self._config,
-            self._anchors.config.anchors_per_cell,
+            self._anchors.config,
         )
 
     def _nothing(self, count: tf.Tensor) -> dict[str, tf.Tensor]:

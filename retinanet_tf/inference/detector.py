@@ -166,7 +166,7 @@ class Detector(tf.Module):
             scales,
             sizes,
             self.config,
-            self.model.anchors.config.anchors_per_cell,
+            self.model.anchors.config,
         )
 
     def _nothing(self) -> dict[str, tf.Tensor]:

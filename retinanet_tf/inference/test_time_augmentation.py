@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from retinanet_tf.data import transforms
+from retinanet_tf.detection import boxes
 from retinanet_tf.detection.postprocess import Candidates, candidates, suppress
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference.detector import Detector
@@ -59,9 +60,8 @@ class AugmentedDetector(Detector):
             scale,
             size,
             self.config,
-            self.model.anchors.config.anchors_per_cell,
+            self.model.anchors.config,
         )
         if not mirrored:
             return found
-        x1, y1, x2, y2 = tf.unstack(found.boxes, axis=1)
-        return found._replace(boxes=tf.stack([size[1] - x2, y1, size[1] - x1, y2], axis=1))
+        return found._replace(boxes=boxes.mirror(found.boxes, size[1]))

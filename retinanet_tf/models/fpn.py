@@ -6,7 +6,6 @@ import keras
 import tensorflow as tf
 
 from retinanet_tf.config.config import AnchorConfig, ModelConfig
-from retinanet_tf.errors import InputError
 from retinanet_tf.models.layers import conv, regularizer
 
 
@@ -43,15 +42,7 @@ def feature_pyramid(stages: list, config: ModelConfig, anchors: AnchorConfig) ->
 
     Returns:
       One map `(B, ⌈H/2^l⌉, ⌈W/2^l⌉, fpn_channels)` a level, finest first.
-
-    Raises:
-      InputError: levels other than P3 to P5, P6 or P7.
     """
-    if anchors.min_level != 3 or anchors.max_level not in (5, 6, 7):
-        raise InputError(
-            f"min_level={anchors.min_level}, max_level={anchors.max_level}: the pyramid starts at P3 and ends at P5, "
-            "P6 or P7."
-        )
 
     def layer(kernel_size, strides, name):
         return conv(

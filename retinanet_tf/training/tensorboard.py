@@ -12,8 +12,11 @@ from retinanet_tf.inference.detector import Detector, to_image
 from retinanet_tf.training.callbacks import Progress
 from retinanet_tf.visualize import draw_detections
 
+LOG_STEPS = 20
+"""Steps between scalars."""
+
 PICTURES = 4
-"""Pictures a log."""
+"""Images per evaluation, and of the input."""
 
 
 class Board(keras.callbacks.Callback):
@@ -22,17 +25,16 @@ class Board(keras.callbacks.Callback):
     Args:
       folder: of the event files.
       progress: the job's; it comes before this callback.
-      every: steps between scalars.
     """
 
-    def __init__(self, folder: Path, progress: Progress, every: int):
+    def __init__(self, folder: Path, progress: Progress):
         super().__init__()
-        self.progress, self.every = progress, every
+        self.progress = progress
         self.writer = tf.summary.create_file_writer(str(folder))
 
     def on_train_batch_end(self, batch, logs=None):
         """Scalars: the losses' means since the epoch's beginning."""
-        if self.progress.step % self.every == 0:
+        if self.progress.step % LOG_STEPS == 0:
             self._scalars({"learning_rate": float(self.progress.rate(self.progress.step - 1)), **(logs or {})})
 
     def on_epoch_end(self, epoch, logs=None):

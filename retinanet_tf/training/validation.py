@@ -65,11 +65,10 @@ class Validation:
             )
         if self.worker.is_chief:
             made.append(keras.callbacks.CSVLogger(str(self.run_dir / run_directory.LOG), append=True))
-            if settings.log_steps:
-                self.board = Board(self.run_dir / "tensorboard", progress, settings.log_steps)
-                if progress.step == 0:
-                    self.board.inputs(next(iter(first_batches())), self.label_map.names)
-                made.append(self.board)
+            self.board = Board(self.run_dir / "tensorboard", progress)
+            if progress.step == 0:
+                self.board.inputs(next(iter(first_batches())), self.label_map.names)
+            made.append(self.board)
         return made
 
     def finish(self) -> None:

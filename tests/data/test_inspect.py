@@ -31,8 +31,8 @@ from tests.datasets import annotation, write_coco
     "config",
     [
         AnchorConfig(),
-        AnchorConfig(min_level=3, max_level=5, anchor_multiplier=2.0, anchor_ratios=(0.4, 1.0)),
-        AnchorConfig(anchor_offset=0.0, anchor_scales=(1.0,)),
+        AnchorConfig(max_level=5, anchor_multiplier=2.0, anchor_ratios=(0.4, 1.0)),
+        AnchorConfig(anchor_style="detectron2", anchor_scales=(1.0,)),
     ],
 )
 def test_the_nearest_anchor_is_the_best_of_all(config):

@@ -7,8 +7,8 @@ import tensorflow as tf
 from retinanet_tf.config.config import AnchorConfig
 from retinanet_tf.detection.anchors import Anchors, anchors_by_level, cell_anchors
 
-DETECTRON = AnchorConfig(anchor_rounding="detectron", anchor_ratios=(1.0, 2.0, 0.5))
-TORCHVISION = AnchorConfig(anchor_rounding="torchvision", anchor_order="ratio", anchor_offset=0.0)
+DETECTRON = AnchorConfig(anchor_style="detectron", anchor_ratios=(1.0, 2.0, 0.5))
+TORCHVISION = AnchorConfig(anchor_style="torchvision")
 
 
 def sides(cell):
@@ -16,7 +16,7 @@ def sides(cell):
 
 
 def test_the_papers_anchors():
-    """§4: areas 32² to 512², ratios 1:2, 1:1, 2:1, three scales an octave: 32 to 813 px."""
+    """§4: areas 32² to 512², ratios 1:2, 1:1, 2:1, three scales per octave: 32 to 813 px."""
     p3 = sides(cell_anchors(AnchorConfig(), 3))
     # Scale 1: 32/√½ = 45.25 by 32·√½ = 22.63; 32 by 32; 22.63 by 45.25.
     np.testing.assert_allclose(p3[:3], [[45.2548, 22.6274], [32, 32], [22.6274, 45.2548]], atol=1e-4)

@@ -41,7 +41,7 @@ def test_giou_by_hand():
     np.testing.assert_allclose(boxes.giou(a, b), [-1 / 3, 1, -1], atol=1e-3)
 
 
-def test_giou_is_tensorflow_addons(monkeypatch):
+def test_giou_is_tensorflow_addons():
     addons = pytest.importorskip("tensorflow_addons")
     a, b = random_boxes(50), random_boxes(50)
     swap = [1, 0, 3, 2]
@@ -67,6 +67,18 @@ def test_decode_clamps_at_the_authors_limit():
     decoded = boxes.decode(tf.constant([0.0, 0, 50, 0]), tf.constant([0.0, 0, 16, 16])).numpy()
     assert decoded[2] - decoded[0] == pytest.approx(1000, rel=1e-5)
     assert decoded[3] - decoded[1] == pytest.approx(16)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_mirrored_boxes_are_those_of_the_mirrored_mask(axis):
+    """Integer boxes painted on a 30×20 image; mirroring the pixels moves them to the mirrored boxes."""
+    box = np.array([3.0, 5, 11, 19], np.float32)
+    mask = np.zeros((20, 30))
+    mask[5:19, 3:11] = 1
+    x1, y1, x2, y2 = boxes.mirror(box, (30, 20)[axis], axis).numpy().astype(int)
+    mirrored = np.zeros((20, 30))
+    mirrored[y1:y2, x1:x2] = 1
+    np.testing.assert_array_equal(mirrored, np.flip(mask, 1 - axis))
 
 
 def test_clip():

@@ -1,4 +1,4 @@
-"""Post-processing against a naive reference: random, tied, at the thresholds, degenerate, and a real photo."""
+"""Post-processing against a naive reference: random, tied, at the thresholds, degenerate, and real photos."""
 
 import math
 
@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from retinanet_tf.config.config import DetectConfig
+from retinanet_tf.config.config import AnchorConfig, DetectConfig
 from retinanet_tf.config.presets import presets
-from retinanet_tf.detection.postprocess import _apart, logit_threshold, select_detections
+from retinanet_tf.detection.postprocess import logit_threshold, select_detections
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.retinanet import RetinaNet
 
@@ -30,9 +30,9 @@ def random_outputs(seed, classes=7, spread=1.5):
     return logits, deltas, [level.astype(np.float32) for level in anchors]
 
 
-def ours(logits, deltas, anchors, scale, size, anchors_per_cell=1, **config):
+def ours(logits, deltas, anchors, scale, size, per_cell=1, style="paper", **config):
     """Every field of the first image of a batch of two; the second is another image, which must not matter."""
-    logits, deltas = ([np.stack([level, level[::-1]]) for level in part] for part in (logits, deltas))
+    logits, deltas = ([np.stack([level, level[::-1]]) for level in levels] for levels in (logits, deltas))
     answer = select_detections(
         [tf.constant(level) for level in logits],
         [tf.constant(level) for level in deltas],
@@ -40,7 +40,7 @@ def ours(logits, deltas, anchors, scale, size, anchors_per_cell=1, **config):
         tf.constant([scale, scale], tf.float32),
         tf.constant([size, size], tf.float32),
         DetectConfig(**config),
-        anchors_per_cell,
+        AnchorConfig(anchor_scales=(1.0,) * per_cell, anchor_ratios=(1.0,), anchor_style=style),
     )
     return {name: value[0].numpy() for name, value in answer.items()}
 
@@ -60,8 +60,8 @@ def test_random_outputs(seed, top_k):
     outputs = random_outputs(seed)
     expected = oracles.detections(*outputs, (0.5, 0.8), (300, 240), top_k=top_k)
     assert len(expected) == 100
-    check(ours(*outputs, (0.5, 0.8), (300, 240), pre_nms_top_k=top_k), expected, 100)
-    check(ours(*outputs, (0.5, 0.8), (300, 240), anchors_per_cell=25, pre_nms_top_k=top_k), expected, 100)
+    for per_cell in (1, 25):
+        check(ours(*outputs, (0.5, 0.8), (300, 240), per_cell, pre_nms_top_k=top_k), expected, 100)
 
 
 @pytest.mark.parametrize("limit", [5, 300])
@@ -80,6 +80,16 @@ def test_ties_go_to_the_finer_level_lower_anchor_lower_class(top_k):
     logits = [np.round(level * 1.0) for level in logits]
     expected = oracles.detections(logits, deltas, anchors, (1, 1), (160, 200), top_k=top_k)
     check(ours(logits, deltas, anchors, (1, 1), (160, 200), pre_nms_top_k=top_k), expected, 100)
+
+
+def test_detectrons_coarsest_level_has_no_threshold():
+    logits, deltas, anchors = random_outputs(7, classes=2, spread=1.0)
+    expected = oracles.detections(logits, deltas, anchors, (1, 1), (160, 200), score=[0.1, 0.1, 0.0], limit=300)
+    answer = ours(
+        logits, deltas, anchors, (1, 1), (160, 200), style="detectron", score_threshold=0.1, max_detections=300
+    )
+    check(answer, expected, 300)
+    assert min(score for score, _, _ in expected) < 0.1
 
 
 def test_nothing_above_the_threshold_and_one_class():
@@ -138,20 +148,18 @@ def test_saturated_scores_keep_their_order():
     np.testing.assert_array_equal(answer["boxes"][:3, 0], [20, 40, 0])
 
 
-@pytest.mark.parametrize("size", [(333.0, 500.0), (4000.0, 3000.0), (64.0, 64.0)])
-@pytest.mark.parametrize("classes", [1, 80, 1203])
-def test_tiles_keep_every_difference_to_the_bit(size, classes):
-    """NMS sees widths, heights and overlaps: equal in every class's tile, however far out, and tiles don't touch."""
-    rng = np.random.default_rng(0)
-    corner = rng.uniform(0, [size[1], size[0]], (500, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(0, [size[1], size[0]] - corner)], 1).astype(np.float32)
-    first = _apart(tf.constant(boxes), tf.zeros(500, tf.int32), tf.constant(size), classes).numpy()
-    assert np.abs(first - boxes).max() <= max(size) * math.sqrt(classes) * 2**-22
-    for label in (classes - 1, classes // 2):
-        moved = _apart(tf.constant(boxes), tf.fill([500], label), tf.constant(size), classes).numpy()
-        np.testing.assert_array_equal(moved[:, None, :2] - moved[None, :, 2:], first[:, None, :2] - first[None, :, 2:])
-        if label:
-            assert np.all((moved[:, 0] > size[1]) | (moved[:, 1] > size[0]))
+@pytest.mark.parametrize("size", [(333.0, 500.0), (4000.0, 3000.0)])
+@pytest.mark.parametrize("classes", [80, 1203])
+def test_iou_is_exact_however_far_classes_are_apart(size, classes):
+    """The last class' boxes at the image's far corner: an IoU of exactly the threshold stays, a pixel/64 more goes."""
+    x, y = size[1] - 20, size[0] - 20
+    pair = [[x, y, x + 12, y + 12], [x + 4, y, x + 16, y + 12]]  # (12 − 4)/(12 + 4) = 0.5
+    nearer = [[x, y, x + 12, y + 12], [x + 4 - 1 / 64, y, x + 16 - 1 / 64, y + 12]]
+    logits = np.full((2, classes), -9, np.float32)
+    logits[:, -1] = [3, 2]
+    for anchors, count in ((pair, 2), (nearer, 1)):
+        answer = ours([logits], [np.zeros((2, 4), np.float32)], [np.array(anchors, np.float32)], (1, 1), size)
+        assert answer["num_detections"] == count
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
@@ -166,6 +174,7 @@ def test_half_precision_outputs(dtype):
         [tf.constant(level) for level in anchors],
         tf.ones([1, 2]),
         tf.constant([[160.0, 200.0]]),
+        anchor_config=AnchorConfig(anchor_scales=(1.0,), anchor_ratios=(1.0,)),
     )
     expected = oracles.detections(*as_float, anchors, (1, 1), (160, 200))
     check({name: value[0].numpy() for name, value in answer.items()}, expected, 100)

@@ -18,7 +18,7 @@ from retinanet_tf.training.optimizers import linear_rule_excess
 from retinanet_tf.training.strategies import Worker
 
 # On one device: in one process, models of different sizes get the same key for TensorFlow's CPU collectives.
-SMALLEST = TINY.replace(eval_steps=0, log_steps=0, strategy="one_device")
+SMALLEST = TINY.replace(eval_steps=0, strategy="one_device")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 
 from retinanet_tf.config.config import AnchorConfig
 from retinanet_tf.data.transforms import resized_shape
-from retinanet_tf.detection.anchors import cell_anchors
+from retinanet_tf.detection.anchors import STYLES, cell_anchors
 
 
 def best_iou(boxes: np.ndarray, sizes: np.ndarray, config: AnchorConfig) -> np.ndarray:
@@ -19,13 +19,14 @@ def best_iou(boxes: np.ndarray, sizes: np.ndarray, config: AnchorConfig) -> np.n
     further the centres are apart, along each axis by itself. So one anchor a shape and level is looked at.
     """
     boxes, best = np.asarray(boxes, np.float64), np.zeros(len(boxes))
+    offset = STYLES[config.anchor_style].offset
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     for level in config.levels:
         stride = 2.0**level
         last = np.ceil(sizes[:, ::-1] / stride) - 1
-        cell = np.clip(np.round(centres / stride - config.anchor_offset), 0, last)
-        nearest = (cell + config.anchor_offset) * stride
+        cell = np.clip(np.round(centres / stride - offset), 0, last)
+        nearest = (cell + offset) * stride
         for anchor in cell_anchors(config, level):
             low, high = nearest + anchor[:2], nearest + anchor[2:]
             sides = np.minimum(boxes[:, 2:], high) - np.maximum(boxes[:, :2], low)
