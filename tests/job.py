@@ -1,43 +1,122 @@
-"""A small training job as a process of its own: `python -m tests.job RUN_DIR SHARDS NAME=VALUE…`."""
+"""Small training jobs as processes, forked from one that has imported TensorFlow, which takes longer than the job.
 
-import ast
+`python -m tests.job` reads requests from stdin; `Jobs` is its other end.
+"""
+
+import json
 import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("MPLBACKEND", "Agg")
+ROOT = Path(__file__).resolve().parents[1]
 
-TINY = {
+JOB = {
     "num_classes": 5,
-    "backbone": "resnet10_w16",
-    "norm": "frozen",
     "freeze_stages": 0,
     "max_level": 5,
     "anchor_multiplier": 2.0,
-    "fpn_channels": 16,
-    "subnet_channels": 16,
-    "subnet_depth": 1,
     "image_size": 64,
     "max_size": 64,
     "batch_size": 4,
     "normalizer": "global",
-    "weight_decay": 1e-4,
     "learning_rate": 2e-3,
-    "decay_steps": (),
+    "decay_steps": [],
 }
-"""No statistics of a replica's own images, so that one device, several, and several processes compute the same."""
+"""Frozen statistics: one device, several, and several processes compute the same."""
+
+
+class Jobs:
+    """Starts jobs; a context manager."""
+
+    def __enter__(self):
+        pipe = subprocess.PIPE
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "tests.job"], cwd=ROOT, stdin=pipe, stdout=pipe, text=True
+        )
+        return self
+
+    def __exit__(self, *_):
+        self.server.stdin.close()
+        self.server.wait(timeout=60)
+
+    def start(self, run_dir, shards, environment=None, **changes):
+        """A job that trains JOB with `changes`."""
+        output = Path(f"{run_dir}-{time.monotonic_ns()}.txt")
+        request = {"run_dir": str(run_dir), "shards": str(shards), "output": str(output), "changes": changes}
+        return Job(self, self.ask(environment=environment or {}, **request), output)
+
+    def ask(self, **request):
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+
+class Job:
+    """A started job; `status` is None while it runs."""
+
+    def __init__(self, jobs, pid, output):
+        self.jobs, self.pid, self.output, self.status = jobs, pid, output, None
+
+    def poll(self):
+        if self.status is None:
+            self.status = self.jobs.ask(poll=self.pid)
+        return self.status
+
+    def send(self, number):
+        os.kill(self.pid, number)
+
+    def finish(self):
+        """Its exit status and its output."""
+        deadline = time.monotonic() + 600
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                self.send(signal.SIGKILL)
+            time.sleep(0.02)
+        return self.status, self.output.read_text()
+
+
+def _run(request):
+    """Becomes the job; never returns."""
+    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(request["environment"])
+    sys.argv = ["job"]
+    status = 1
+    try:
+        import retinanet_tf as rn
+        from experiments.cli import run
+        from tests.small_detectors import TINY_NETWORK
+
+        config = rn.Config().replace(**{**TINY_NETWORK, **JOB, **request["changes"]})
+        data = f"{request['shards']}/train-*.tfrecord"
+        run(lambda: rn.train(config, data=data, run_dir=request["run_dir"], verbose=2) and None)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException as error:
+        print(repr(error))
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def main() -> None:
-    """Runs the job; the settings after SHARDS change TINY."""
-    import retinanet_tf as rn
-    from experiments.cli import run
+    """Answers until stdin ends: a request for a job with its pid, {"poll": pid} with its exit status or null."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    import retinanet_tf
 
-    run_dir, shards, *changes = sys.argv[1:]
-    sys.argv = sys.argv[:1]
-    values = {name: ast.literal_eval(value) for name, value in (change.split("=", 1) for change in changes)}
-    config = rn.Config().replace(**{**TINY, **values})
-    run(lambda: rn.train(config, data=f"{shards}/train-*.tfrecord", run_dir=run_dir, verbose=2) and None)
+    assert retinanet_tf.train  # and with it TensorFlow
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork() or _run(request)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

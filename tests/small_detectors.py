@@ -9,6 +9,9 @@ from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.retinanet import RetinaNet
 
+TINY_NETWORK = {"backbone": "resnet10_w16", "fpn_channels": 16, "subnet_channels": 16, "subnet_depth": 1}
+"""Fields of a network that is built in a second."""
+
 
 def small_detector(labels: LabelMap, spread: float = 0.25) -> Detector:
     """Three classes at 64 to 96 pixels, fixed weights; the more `spread` in the class subnet, the more detections."""

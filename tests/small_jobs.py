@@ -1,15 +1,14 @@
-"""A job of six steps on generated shapes, for the tests of what jobs do."""
+"""A job of six steps on generated shapes, for the tests of training."""
 
 import csv
+
+from small_detectors import TINY_NETWORK
 
 import retinanet_tf as rn
 from retinanet_tf.data.synthetic import shapes
 
 TINY = rn.presets["mini"].replace(
-    backbone="resnet10_w16",
-    fpn_channels=16,
-    subnet_channels=16,
-    subnet_depth=1,
+    **TINY_NETWORK,
     max_level=5,
     image_size=64,
     max_size=64,
@@ -19,6 +18,8 @@ TINY = rn.presets["mini"].replace(
     warmup_steps=2,
     learning_rate=1e-3,
     eval_steps=4,
+    # In one process, models of different sizes on several devices get the same key for TensorFlow's CPU collectives.
+    strategy="one_device",
 )
 
 
@@ -31,6 +32,6 @@ def write_shards(folder):
 
 
 def log_of(run_dir):
-    """Rows of log.csv, one an epoch, as dictionaries of strings."""
+    """Rows of log.csv, one per epoch, as dictionaries of strings."""
     with open(run_dir / "log.csv", newline="") as file:
         return list(csv.DictReader(file))

@@ -18,7 +18,7 @@ from retinanet_tf.config.presets import presets
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.synthetic import shapes
 from retinanet_tf.pretrained import keep_backbone
-from retinanet_tf.training.locking import exclusive
+from retinanet_tf.training.run_directory import exclusive
 from retinanet_tf.training.train import train
 
 BASE = presets["mini"].replace(

@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import keras
 import tensorflow as tf
 
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference.detector import Detector
+from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -31,12 +31,8 @@ def with_precision(detector: Detector, precision: str) -> Detector:
         raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}.")
     if precision == "float32":
         return detector
-    before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy(f"mixed_{precision}")
-    try:
+    with precision_policy(precision):
         model = RetinaNet.from_config(detector.model.get_config())
-    finally:
-        keras.mixed_precision.set_global_policy(before)
     model.set_weights(detector.model.get_weights())
     return Detector(model, detector.label_map, detector.config, detector.image_size, detector.max_size)
 

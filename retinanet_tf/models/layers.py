@@ -1,40 +1,21 @@
-"""Layers that backbone, pyramid and subnets share: padded convolution, normalisation, pixels."""
+"""Padded and grouped convolutions, normalisation, weight decay, precision: shared by backbone, pyramid and heads."""
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import keras
 import tensorflow as tf
 
-from retinanet_tf.models.grouped import grouped_conv2d
 
-
-@keras.saving.register_keras_serializable(package="retinanet_tf")
-class CoupledDecay(keras.regularizers.Regularizer):
-    """weight_decay/2 · Σw², whose gradient is weight_decay·w (§4.1).
-
-    `keras.regularizers.L2(weight_decay / 2)` in fewer passes over the weights, which are many.
-    """
-
-    def __init__(self, weight_decay: float):
-        self.weight_decay = float(weight_decay)
-
-    def __call__(self, weights):
-        """A float32 scalar for weights of any shape."""
-        return self.weight_decay * tf.nn.l2_loss(tf.convert_to_tensor(weights))
-
-    def get_config(self) -> dict:
-        """What rebuilds the regularizer."""
-        return {"weight_decay": self.weight_decay}
-
-
-def regularizer(weight_decay: float) -> CoupledDecay | None:
-    """Coupled weight decay for a kernel, None for 0."""
-    return CoupledDecay(weight_decay) if weight_decay else None
+def regularizer(weight_decay: float) -> keras.regularizers.Regularizer | None:
+    """Coupled weight decay of a kernel (§4.1): the gradient of this penalty is weight_decay·w. None for 0."""
+    return keras.regularizers.L2(weight_decay / 2) if weight_decay else None
 
 
 Affine = Callable[[], tuple[tf.Tensor, tf.Tensor]]
-"""Gives a scale and a shift a channel, each `(C,)` float32."""
+"""Returns a scale and a shift per channel, each `(C,)` float32."""
 
 
 def conv(
@@ -54,8 +35,9 @@ def conv(
 class PaddedConv2D(keras.layers.Conv2D):
     """Conv2D `(B, H, W, C)` → `(B, ⌈H/s⌉, ⌈W/s⌉, filters)` with symmetric explicit zero padding.
 
-    affine: a scale and a shift of the outputs, in place of a bias. The scale is folded into the kernel, so that neither
-    pass goes over the activations, which are far more than the weights.
+    Args:
+        affine: a scale and a shift of the outputs, in place of a bias. The scale is folded into the kernel: the
+            activations, which are far larger, are not passed over again.
     """
 
     def __init__(self, filters: int, kernel_size: int, affine: Affine | None = None, **kwargs):
@@ -78,7 +60,6 @@ class PaddedConv2D(keras.layers.Conv2D):
         return outputs if shift is None else tf.nn.bias_add(outputs, shift)
 
     def compute_output_shape(self, input_shape):
-        """⌈size / stride⌉ for each side."""
         height, width = (None if side is None else -(-side // self.strides[0]) for side in input_shape[1:3])
         return (input_shape[0], height, width, self.filters)
 
@@ -99,27 +80,24 @@ class StemPool(keras.layers.Layer):
         return tf.nn.max_pool2d(pad_symmetrically(features, 1), 3, 2, "VALID")
 
     def compute_output_shape(self, input_shape):
-        """⌈size / 2⌉ for each side."""
         height, width = (None if side is None else -(-side // 2) for side in input_shape[1:3])
         return (input_shape[0], height, width, input_shape[3])
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class StopGradient(keras.layers.Layer):
-    """The identity; nothing before it is reached by the backward pass."""
+    """The identity with a gradient of zero: the layers before it are not trained."""
 
     def call(self, features):
-        """`features`, cut off from the gradient."""
         return tf.stop_gradient(features)
 
     def compute_output_shape(self, input_shape):
-        """The input's."""
         return input_shape
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class FrozenBatchNormalization(keras.layers.Layer):
-    """Batch normalisation whose statistics and affine are fixed: one multiply and one add a channel (authors' code).
+    """Batch normalisation whose statistics and affine are fixed: one multiply and one add per channel (authors' code).
 
     Where it follows a convolution, `fold` gives it to that convolution and leaves the identity here.
 
@@ -168,11 +146,9 @@ class FrozenBatchNormalization(keras.layers.Layer):
         return features * scale + shift
 
     def compute_output_shape(self, input_shape):
-        """The input's."""
         return input_shape
 
     def get_config(self) -> dict:
-        """What rebuilds the layer."""
         return {**super().get_config(), "epsilon": self.epsilon, "initial_gamma": self.initial_gamma}
 
 
@@ -196,9 +172,9 @@ class PixelNormalization(keras.layers.Layer):
     """The model's first layer: RGB 0–255 `(B, H, W, 3)` of any dtype → what the backbone was trained on.
 
     Args:
-      mean: subtracted from R, G, B.
-      std: divides R, G, B.
-      channel_order: 'rgb', or 'bgr' to reverse the channels afterwards.
+        mean: subtracted from R, G, B.
+        std: divides R, G, B.
+        channel_order: 'rgb', or 'bgr' to reverse the channels afterwards.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], channel_order: str = "rgb", **kwargs):
@@ -213,9 +189,64 @@ class PixelNormalization(keras.layers.Layer):
         return tf.cast(pixels, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
-        """The input's."""
         return input_shape
 
     def get_config(self) -> dict:
-        """What rebuilds the layer."""
         return {**super().get_config(), "mean": self.mean, "std": self.std, "channel_order": self.channel_order}
+
+
+@contextmanager
+def precision_policy(name: str) -> Iterator[None]:
+    """Mixed precision: layers created inside the block compute in `name`; their variables stay float32."""
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(name if name == "float32" else f"mixed_{name}")
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+
+
+def grouped_conv2d(features: tf.Tensor, kernel: tf.Tensor, strides: int, padding: str) -> tf.Tensor:
+    """`tf.nn.conv2d` of features `(B, H, W, C)` and a kernel `(k, k, C / groups, filters)`, with a gradient anywhere.
+
+    padding: "SAME" or "VALID". Where TensorFlow lacks the gradient it is put together group by group.
+    """
+    convolve = tf.nn.conv2d if _has_gradient() else _convolve_with_gradient
+    outputs = convolve(features, kernel, strides, padding)
+    # A no-op that stops Grappler from fusing Conv2D + BiasAdd + ReLU, which ignores groups on CPUs without oneDNN
+    # (TensorFlow leaves it off on servers without AVX-512 VNNI): the graph would refuse every request. There the
+    # convolution has no gradient either, hence `_convolve_with_gradient`.
+    return tf.ensure_shape(outputs, (None, None, None, None))
+
+
+def _convolve_with_gradient(features: tf.Tensor, kernel: tf.Tensor, strides: int, padding: str) -> tf.Tensor:
+    groups = features.shape[-1] // kernel.shape[2]
+
+    @tf.custom_gradient
+    def convolve(features, kernel):
+        def gradient(upstream):
+            parts = (tf.split(features, groups, 3), tf.split(kernel, groups, 3), tf.split(upstream, groups, 3))
+            of_features, of_kernel = [], []
+            for inputs, weights, gradients in zip(*parts, strict=True):
+                how = {"out_backprop": gradients, "strides": [1, strides, strides, 1], "padding": padding}
+                of_features.append(tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(inputs), filter=weights, **how))
+                of_kernel.append(tf.raw_ops.Conv2DBackpropFilter(input=inputs, filter_sizes=tf.shape(weights), **how))
+            return tf.concat(of_features, 3), tf.concat(of_kernel, 3)
+
+        return tf.nn.conv2d(features, kernel, strides, padding), gradient
+
+    return convolve(features, kernel)
+
+
+@functools.cache
+def _has_gradient() -> bool:
+    """Whether the device that this process computes on by default has it: tried once, on a few pixels."""
+    with tf.init_scope():
+        image, kernel = tf.ones((1, 3, 3, 4)), tf.ones((3, 3, 2, 4))
+        try:
+            tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=image.shape, filter=kernel, out_backprop=image, strides=[1, 1, 1, 1], padding="SAME"
+            )
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            return False
+    return True

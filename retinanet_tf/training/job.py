@@ -1,4 +1,4 @@
-"""What a training job is made of: opened and checked before anything is computed or written."""
+"""A training job's data, weights and devices, opened and validated before anything is computed or written."""
 
 import dataclasses
 from pathlib import Path
@@ -19,10 +19,10 @@ from retinanet_tf.training.strategies import Worker, make_strategy, worker_of
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A configuration, its data, weights to start from and devices, which are known to go together.
+    """A validated configuration with its data and devices.
 
-    paths: "data", "validation" and "init_weights" as they were given, '' for none. source: the validation data, on the
-    chief worker alone. worker: this process.
+    `paths` has "data", "validation" and "init_weights" as they were given, '' for none. `source` is the validation
+    data, on the chief worker only.
     """
 
     config: Config
@@ -34,14 +34,20 @@ class Job:
 
 
 def open_job(config: Config, *, data: str, validation: str = "", init_weights: str = "") -> Job:
-    """Opens what `train` takes. Whatever can be told of a job before its first step is told here.
+    """Opens and validates everything that `train` takes.
 
     Raises:
       InputError: the data, the configuration, the weights or the devices can't be used, or not together.
     """
     strategy = make_strategy(config.train.strategy, config.train.devices)
     worker = worker_of(strategy)
-    label_map = _checked_labels(config, data, strategy)
+    label_map = labels_beside(data)
+    if label_map.num_classes != config.model.num_classes:
+        raise InputError(
+            f"num_classes={config.model.num_classes} disagrees with the {label_map.num_classes} categories of "
+            f"{Path(data).parent / 'labels.json'}; set num_classes={label_map.num_classes}."
+        )
+    _check_combinations(config, strategy.num_replicas_in_sync)
     load_training_data(config, data)
     if init_weights:
         check(config.model, config.anchors, init_weights)
@@ -52,45 +58,38 @@ def open_job(config: Config, *, data: str, validation: str = "", init_weights: s
     return Job(config, paths, strategy, worker, label_map, source)
 
 
-def _checked_labels(config: Config, data: str, strategy: tf.distribute.Strategy) -> LabelMap:
-    """The dataset's label map, once it and the settings are known to go together."""
-    label_map = labels_beside(data)
-    if label_map.num_classes != config.model.num_classes:
+def _check_combinations(config: Config, replicas: int) -> None:
+    train, batch = config.train, config.data.batch_size
+    if train.bias_lr_factor != 1.0 and train.optimizer != "sgd":
         raise InputError(
-            f"--num_classes={config.model.num_classes} disagrees with the {label_map.num_classes} categories of "
-            f"{Path(data).parent / 'labels.json'}; set --num_classes={label_map.num_classes}."
+            f"bias_lr_factor={train.bias_lr_factor} needs optimizer=sgd; {train.optimizer} would undo the factor."
         )
-    settings = config.train
-    if settings.bias_lr_factor != 1.0 and settings.optimizer != "sgd":
-        raise InputError(f"--bias_lr_factor works with --optimizer=sgd; {settings.optimizer} would undo the factor.")
-    if settings.accumulation > 1 and config.loss.mining != "none" and config.loss.normalizer != "image":
+    if train.accumulation > 1 and config.loss.mining != "none" and config.loss.normalizer != "image":
         raise InputError(
-            f"--accumulation={settings.accumulation} with --mining={config.loss.mining} needs --normalizer=image: the "
-            "others count the examples of the whole batch, which mining knows a part at a time."
+            f"accumulation={train.accumulation} with mining={config.loss.mining} needs normalizer=image: the others "
+            "count the examples of the whole batch, of which mining sees one part at a time."
         )
-    parts = strategy.num_replicas_in_sync * settings.accumulation
-    if config.data.batch_size % parts:
+    parts = replicas * train.accumulation
+    if batch % parts:
         raise InputError(
-            f"--batch_size={config.data.batch_size} must be a multiple of {parts} ({strategy.num_replicas_in_sync} "
-            f"devices, --accumulation={config.train.accumulation})."
+            f"batch_size={batch} must be a multiple of {parts} ({replicas} devices, accumulation={train.accumulation})."
         )
-    return label_map
 
 
 def announce(config: Config, replicas: int) -> None:
-    """Says what is about to run, and warns of a rate that the linear rule wouldn't give."""
-    settings, batch = config.train, config.data.batch_size
-    parts = f", in {settings.accumulation} parts each" if settings.accumulation > 1 else ""
+    """Prints the job's size; warns of a learning rate far above the linear rule's."""
+    train, batch = config.train, config.data.batch_size
+    parts = f", in {train.accumulation} parts each" if train.accumulation > 1 else ""
     print(
-        f"{settings.steps} steps of {batch} images on {replicas} device(s){parts}; {settings.optimizer}, learning rate "
-        f"{settings.learning_rate:g}, schedule {settings.schedule}."
+        f"{train.steps} steps of {batch} images on {replicas} device(s){parts}; {train.optimizer}, learning rate "
+        f"{train.learning_rate:g}, schedule {train.schedule}."
     )
-    excess = linear_rule_excess(settings, batch)
+    excess = linear_rule_excess(train, batch)
     if excess > 2.0:
         logging.warning(
             "learning_rate=%g is %.1f times what the linear rule gives for a batch of %d (0.01 for 16, section 4.1); "
             "the loss may become NaN.",
-            settings.learning_rate,
+            train.learning_rate,
             excess,
             batch,
         )

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from retinanet_tf.config.config import TrainConfig
 from retinanet_tf.errors import InputError
-from retinanet_tf.models.sgd import FusedSGD
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
@@ -17,10 +16,10 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up, then a tenth of the rate at every boundary (§4.1; warm-up from the authors' code).
 
     Args:
-      learning_rate: rate between warm-up and the first boundary.
-      boundaries: steps from which on the rate is divided by ten once more.
-      warmup_steps: steps of the warm-up; 0 for none.
-      warmup_start: first rate as a share of `learning_rate`.
+        learning_rate: rate between warm-up and the first boundary.
+        boundaries: steps from which on the rate is divided by ten once more.
+        warmup_steps: steps of the warm-up; 0 for none.
+        warmup_start: first rate as a share of `learning_rate`.
     """
 
     def __init__(
@@ -36,7 +35,6 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return _warmed_up(self.learning_rate * 10.0**-passed, step, self.warmup_steps, self.warmup_start)
 
     def get_config(self) -> dict:
-        """What rebuilds the schedule."""
         return dict(vars(self))
 
 
@@ -56,7 +54,6 @@ class WarmupCosineSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return _warmed_up(rate, step, self.warmup_steps, self.warmup_start)
 
     def get_config(self) -> dict:
-        """What rebuilds the schedule."""
         return dict(vars(self))
 
 
@@ -80,15 +77,13 @@ def linear_rule_excess(config: TrainConfig, batch_size: int) -> float:
     return config.learning_rate / (0.01 * batch_size / 16) if config.optimizer == "sgd" else 0.0
 
 
-def make_optimizer(config: TrainConfig, weight_decay: float = 0.0) -> keras.optimizers.Optimizer:
+def make_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
     """The optimizer that `config` describes, with its schedule.
 
-    Args:
-      config: of the optimizer and its schedule.
-      weight_decay: the model's coupled L2 (§4.1), which SGD adds itself; under other optimizers it stays in the loss.
+    The paper's coupled weight decay (§4.1) isn't the optimizer's: it is a penalty in the model's loss.
 
     Raises:
-      InputError: an optimizer of TensorFlow Addons where that can't be imported.
+        InputError: an optimizer of TensorFlow Addons where that can't be imported.
     """
     common = {"learning_rate": make_schedule(config), "global_clipnorm": config.clip_norm or None}
     if config.optimizer == "adamw":
@@ -96,7 +91,7 @@ def make_optimizer(config: TrainConfig, weight_decay: float = 0.0) -> keras.opti
         optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
         return optimizer
     if config.optimizer == "sgd":
-        return FusedSGD(momentum=config.momentum, coupled_decay=weight_decay, **common)
+        return keras.optimizers.SGD(momentum=config.momentum, **common)
     return _from_addons(config, common["learning_rate"])
 
 
@@ -105,8 +100,8 @@ def _from_addons(config: TrainConfig, rate: keras.optimizers.schedules.LearningR
         import tensorflow_addons as tfa
     except ImportError as error:
         raise InputError(
-            f"--optimizer={config.optimizer} is TensorFlow Addons', which this Python can't import ({error}); use "
-            "Python 3.10 or 3.11, or --optimizer=sgd or adamw."
+            f"optimizer={config.optimizer} needs TensorFlow Addons, which can't be imported ({error}); use "
+            "Python 3.10 or 3.11, or optimizer=sgd or adamw."
         ) from None
     clip = {"global_clipnorm": config.clip_norm} if config.clip_norm else {}
     make = {

@@ -1,22 +1,25 @@
-"""The run directory: what a training job leaves behind, and how others read it.
+"""The run directory of a training job: its files, its lock, and whether a job may resume in it.
 
-flags.txt      every setting as a flagfile: `python -m experiments.train --flagfile=DIR/flags.txt` repeats the run
+flags.txt      every setting as a flagfile: `retinanet train --flagfile=DIR/flags.txt` repeats the run
 run.json       the configuration, data, versions, seed, git commit
 labels.json    the dataset's category ids and names
 checkpoints/   the newest training states, by step
-log.csv        losses, learning rate, images a second, AP by epoch (an epoch ends at every checkpoint)
-tensorboard/   the same and pictures, for TensorBoard
+log.csv        losses, learning rate, images per second, AP per epoch (an epoch ends at every checkpoint)
+tensorboard/   the same and images, for TensorBoard
 best.weights.h5    (with best.json, best.run.json, best.labels.json) the weights of the best AP while training
 model.weights.h5   the trained weights, written at the end
-metrics.json   the twelve COCO numbers at the end, where there is validation data
+metrics.json   the twelve COCO numbers at the end, if there is validation data
 training.png   the curves of log.csv
-lock           held by the job at work
+lock           held by the running job
 """
 
 import csv
 import json
 import os
+import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from retinanet_tf import files
@@ -32,6 +35,34 @@ LOG = "log.csv"
 BEST_METRICS = "best.json"
 
 
+@contextmanager
+def exclusive(run_dir: Path) -> Iterator[None]:
+    """Locks `run_dir` for the block; the system releases the lock when the process ends, even by `kill -9`.
+
+    Windows has no `flock`: there, nothing keeps two jobs out of one directory.
+
+    Raises:
+      InputError: another process holds the lock, named by host and process id.
+    """
+    with open(Path(run_dir) / "lock", "a+", encoding="utf-8") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise InputError(
+                f"run_dir={run_dir} is in use by another job ({holder}); wait for its end or choose another run_dir."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
 def save_best(model: RetinaNet, run_dir: Path, metrics: dict) -> None:
     """Keeps weights beside the last ones, with all that `load_detector(run_dir / "best.weights.h5")` needs."""
     save_weights(model, run_dir / f"best{SUFFIX}")
@@ -41,7 +72,7 @@ def save_best(model: RetinaNet, run_dir: Path, metrics: dict) -> None:
 
 
 def trim_log(run_dir: Path, step: int) -> None:
-    """Removes the rows of log.csv after `step`, which are about to be made again."""
+    """Removes the rows of log.csv after `step`, which the resumed job writes again."""
     path = run_dir / LOG
     if not path.exists():
         return
@@ -66,7 +97,7 @@ def start(
     validation: str,
     init_weights: str = "",
 ) -> bool:
-    """Prepares a run directory, or finds the same job in it.
+    """Writes a job's settings into its run directory, or recognizes the same job to resume.
 
     Returns:
       Whether the job was started before.
@@ -77,12 +108,11 @@ def start(
     run_dir = Path(run_dir)
     paths = {"data": data, "validation": validation, "init_weights": init_weights}
     record = {"config": config.to_dict(), **paths, "labels": label_map.to_json()}
-    # Through JSON and back, tuples are lists as in the file.
-    record = json.loads(json.dumps(record))
+    record = json.loads(json.dumps(record))  # tuples become lists, as in the file
     existing = run_dir / "run.json"
     if existing.exists():
         before = {"init_weights": "", **read_json(existing)}
-        # A field that is newer than the run had its default then.
+        # Fields that are newer than the run had their default then.
         before["config"] = json.loads(json.dumps(Config.from_dict(before["config"]).to_dict()))
         differing = sorted(_differences(before, record))
         if differing:
@@ -98,7 +128,7 @@ def start(
     return False
 
 
-def _differences(before: dict, after: dict):
+def _differences(before: dict, after: dict) -> Iterator[str]:
     for key, value in after.items():
         if isinstance(value, dict) and isinstance(before.get(key), dict):
             yield from _differences(before[key], value)

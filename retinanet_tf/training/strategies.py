@@ -1,4 +1,4 @@
-"""Where a job computes: one device, all of a machine, several machines, a TPU; and how its data gets there."""
+"""Distribution strategies: one device, a machine, several machines, a TPU; and each worker's part of the data."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ class Worker:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes what the job leaves behind."""
+        """Whether this process writes the run directory."""
         return self.index == 0
 
 
@@ -30,10 +30,10 @@ def make_strategy(name: str = "mirrored", devices: int = 0) -> tf.distribute.Str
 
     Args:
       name: 'mirrored', 'one_device', 'multi_worker' (TF_CONFIG names the machines) or 'tpu'.
-      devices: how many 'mirrored' uses, 0 for all. Where there is no GPU they are logical CPU devices.
+      devices: how many 'mirrored' uses, 0 for all. Without a GPU they are logical CPU devices.
 
     Raises:
-      InputError: the machine, the environment or the Keras line at hand doesn't have what it takes.
+      InputError: the machine, the environment or the Keras version doesn't support it.
     """
     if name == "one_device":
         gpus = tf.config.list_logical_devices("GPU")
@@ -49,20 +49,20 @@ def _first_devices(count: int) -> list[str]:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         cpu = tf.config.list_physical_devices("CPU")[0]
-        # Once TensorFlow has started this is refused, and what it started with is counted below.
+        # Refused once TensorFlow has started; the devices it started with are counted below.
         with contextlib.suppress(RuntimeError, ValueError):
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     kind = "GPU" if gpus else "CPU"
-    found = [device.name for device in tf.config.list_logical_devices(kind)]
-    if len(found) < count:
-        raise InputError(f"--devices={count} is more than the {len(found)} {kind} device(s) here.")
-    return found[:count]
+    names = [device.name for device in tf.config.list_logical_devices(kind)]
+    if len(names) < count:
+        raise InputError(f"devices={count} is more than the {len(names)} {kind} device(s) here.")
+    return names[:count]
 
 
 def _multi_worker() -> tf.distribute.Strategy:
     if KERAS_3:
         raise InputError(
-            "--strategy=multi_worker needs Keras 2: Keras 3's model.fit doesn't support MultiWorkerMirroredStrategy "
+            "strategy=multi_worker needs Keras 2: Keras 3's model.fit doesn't support MultiWorkerMirroredStrategy "
             "(keras issue 20585); use Python 3.10 or 3.11, whose requirements bring TensorFlow 2.15 and Keras 2."
         )
     text = os.environ.get("TF_CONFIG", "")
@@ -71,7 +71,7 @@ def _multi_worker() -> tf.distribute.Strategy:
         _ = config["cluster"], config["task"]["type"], config["task"]["index"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            "--strategy=multi_worker needs the machines in the environment variable TF_CONFIG, such as "
+            "strategy=multi_worker needs the machines in the environment variable TF_CONFIG, such as "
             '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
             f"; {'it is not set' if not text else f'{text!r} is not that ({error!r})'}."
         ) from None
@@ -85,12 +85,12 @@ def _tpu() -> tf.distribute.Strategy:
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, OSError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--strategy=tpu finds no TPU ({reason}); set TPU_NAME (local on a TPU VM).") from None
+        raise InputError(f"strategy=tpu finds no TPU ({reason}); set TPU_NAME (local on a TPU VM).") from None
     return tf.distribute.TPUStrategy(resolver)
 
 
 def worker_of(strategy: tf.distribute.Strategy) -> Worker:
-    """This process' place among the job's processes."""
+    """This process among the job's processes."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return Worker()
     resolver = strategy.cluster_resolver
@@ -103,11 +103,11 @@ def worker_of(strategy: tf.distribute.Strategy) -> Worker:
 def distribute(
     strategy: tf.distribute.Strategy, load: Callable[[tuple[int, int]], tf.data.Dataset]
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
-    """What `model.fit` takes, from `load((worker, workers))`, which gives a worker's part of each step's batch."""
+    """The dataset for `model.fit`, from `load((worker, workers))`, which returns a worker's part of each batch."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return load((0, 1))
 
-    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    def load_part(context: tf.distribute.InputContext) -> tf.data.Dataset:
         dataset = load((context.input_pipeline_id, context.num_input_pipelines))
         replicas = context.num_replicas_in_sync // context.num_input_pipelines
         if replicas == 1:
@@ -115,4 +115,4 @@ def distribute(
         images, _ = dataset.element_spec
         return dataset.rebatch(images.shape[0] // replicas, drop_remainder=True)
 
-    return strategy.distribute_datasets_from_function(of_worker)
+    return strategy.distribute_datasets_from_function(load_part)

@@ -1,4 +1,4 @@
-"""TensorBoard: scalars, the pipeline's first images, and predicted beside true boxes at every evaluation."""
+"""TensorBoard: scalars, the first input images, and predicted and true boxes at every evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +20,7 @@ PICTURES = 4
 
 
 class Board(keras.callbacks.Callback):
-    """Writes the job's course into `folder` for TensorBoard.
-
-    Args:
-      folder: of the event files.
-      progress: the job's; it comes before this callback.
-    """
+    """Writes scalars and images of a job into `folder` for TensorBoard; `progress` comes before this callback."""
 
     def __init__(self, folder: Path, progress: Progress):
         super().__init__()
@@ -33,17 +28,14 @@ class Board(keras.callbacks.Callback):
         self.writer = tf.summary.create_file_writer(str(folder))
 
     def on_train_batch_end(self, batch, logs=None):
-        """Scalars: the losses' means since the epoch's beginning."""
-        if self.progress.step % LOG_STEPS == 0:
+        if self.progress.step % LOG_STEPS == 0:  # Keras' logs are means since the epoch's beginning
             self._scalars({"learning_rate": float(self.progress.rate(self.progress.step - 1)), **(logs or {})})
 
     def on_epoch_end(self, epoch, logs=None):
-        """What is known once an epoch: AP, images a second."""
         self._scalars({name: value for name, value in (logs or {}).items() if np.isfinite(value)})
         self.writer.flush()
 
     def on_train_end(self, logs=None):
-        """Everything reaches the disk."""
         self.writer.flush()
 
     def _scalars(self, values: dict[str, float]) -> None:
@@ -52,8 +44,8 @@ class Board(keras.callbacks.Callback):
                 tf.summary.scalar(name, value)
 
     def inputs(self, batch: tuple[tf.Tensor, dict[str, tf.Tensor]], names: Sequence[str]) -> None:
-        """Shows images of a training batch as the network sees them, with their boxes."""
-        images, objects = (tf.nest.map_structure(lambda value: value[:PICTURES].numpy(), part) for part in batch)
+        """Writes images of a training batch as the network sees them, with their boxes."""
+        images, objects = tf.nest.map_structure(lambda value: value[:PICTURES].numpy(), batch)
         pictures = [
             draw_detections(np.clip(image, 0, 255).astype(np.uint8), boxes, labels, names=names)
             for image, boxes, labels in zip(images, objects["boxes"], objects["labels"], strict=True)
@@ -61,23 +53,23 @@ class Board(keras.callbacks.Callback):
         self._pictures("input", pictures)
 
     def detections(self, detector: Detector, source: Source) -> None:
-        """Shows the first images of the evaluation: predictions in colour, the truth dashed."""
+        """Writes the first images of the evaluation: predictions in colour, ground truth dashed."""
+        if source.encoded is None:
+            return
         truth: dict[int, list] = {}
         for annotation in source.ground_truth["annotations"]:
             truth.setdefault(annotation["image_id"], []).append(annotation["bbox"])
         pictures: list[np.ndarray] = []
-        if source.encoded is None:
-            return
         for record, encoded in zip(source.ground_truth["images"][:PICTURES], source.encoded(), strict=False):
-            found = {name: value[0].numpy() for name, value in detector([encoded]).items()}
+            detections = {name: value[0].numpy() for name, value in detector([encoded]).items()}
             boxes = np.array(truth.get(record["id"], []), float).reshape(-1, 4)
             boxes[:, 2:] += boxes[:, :2]
             pictures.append(
                 draw_detections(
                     np.asarray(to_image(encoded, 0), np.uint8),
-                    found["boxes"],
-                    found["labels"],
-                    found["scores"],
+                    detections["boxes"],
+                    detections["labels"],
+                    detections["scores"],
                     names=detector.label_map.names,
                     ground_truth=(boxes, np.zeros(len(boxes), int)),
                     min_score=0.3,

@@ -1,65 +1,62 @@
-"""The training job: strategy, model, data, callbacks and `model.fit`, restartable from its run directory."""
+"""The training job: strategy, model, data, callbacks and `model.fit`; resumes from its run directory.
 
-import functools
+Failures (NaN loss, out of memory, lost worker) become readable errors.
+"""
+
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from retinanet_tf import files
-from retinanet_tf.compat import make_step_variables
 from retinanet_tf.config.config import Config
 from retinanet_tf.data.position import image_ids
 from retinanet_tf.data.records.damage import DamageLog
 from retinanet_tf.data.training_data import canvas_settings, load_training_data
+from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.ema import WeightAverage
+from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.models.train_step import Step
 from retinanet_tf.pretrained.loading import initialize
-from retinanet_tf.training import failures as faults
 from retinanet_tf.training import run_directory
-from retinanet_tf.training.callbacks import Progress, SaveState, WatchLosses
+from retinanet_tf.training.callbacks import NonFiniteLoss, Progress, SaveState, StopRequest, WatchLosses
 from retinanet_tf.training.checkpoints import TrainingState
 from retinanet_tf.training.job import Job, announce, open_job
-from retinanet_tf.training.locking import exclusive
 from retinanet_tf.training.optimizers import make_optimizer, make_schedule
-from retinanet_tf.training.stopping import StopRequest
-from retinanet_tf.training.strategies import Worker, distribute
+from retinanet_tf.training.strategies import distribute
 from retinanet_tf.training.validation import Validation
 from retinanet_tf.visualize import training_curves
 
+Batch = tuple[tf.Tensor, dict[str, tf.Tensor]]
+
+NAN_CAUSES = (
+    "usually the learning rate is too high for the batch (lower learning_rate, lengthen warmup_steps, set clip_norm), "
+    "the class loss begins without the prior, or a box is wrong (`retinanet inspect`)"
+)
+
 
 def compile_model(config: Config) -> RetinaNet:
-    """A fresh model with the configuration's losses, optimizer and step; call it in the strategy's scope."""
-    settings = config.train
-    with _precision(settings.precision):
+    """A new model with the configuration's losses, optimizer and step; call it in the strategy's scope."""
+    train = config.train
+    with precision_policy(train.precision):
         model = RetinaNet.from_config(config)
         model.compile(
-            optimizer=make_optimizer(settings, config.model.weight_decay),
-            loss=retinanet_losses(config.loss, static=settings.xla),
-            jit_compile=settings.xla,
+            optimizer=make_optimizer(train),
+            loss=retinanet_losses(config.loss),
+            jit_compile=train.xla,
         )
-    make_step_variables(model)
-    average = WeightAverage(model.weights, settings.ema_decay) if settings.ema_decay else None
-    if average or settings.accumulation > 1 or settings.bias_lr_factor != 1.0:
-        model.step = Step(settings.accumulation, settings.bias_lr_factor, average)
+    average = WeightAverage(model.weights, train.ema_decay) if train.ema_decay else None
+    if average or train.accumulation > 1 or train.bias_lr_factor != 1.0:
+        model.step = Step(train.accumulation, train.bias_lr_factor, average)
     return model
-
-
-@contextmanager
-def _precision(name: str) -> Iterator[None]:
-    """Layers made inside the block compute in `name`; their variables stay float32."""
-    before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy(name if name == "float32" else f"mixed_{name}")
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(before)
 
 
 def train(
@@ -71,41 +68,39 @@ def train(
     init_weights: str = "",
     verbose: int | None = None,
 ) -> RetinaNet:
-    """Trains a detector, or goes on where the same job stopped.
+    """Trains a detector, or resumes the same job.
 
-    SIGTERM and Ctrl-C save the state of the step in hand; then the process exits with 143, or KeyboardInterrupt is
-    raised. After `kill -9` it goes on from the last checkpoint. On CPUs the final weights are those of an
+    SIGTERM and Ctrl-C save the state at the end of the step; then the process exits with 143, or KeyboardInterrupt is
+    raised. After `kill -9` the job resumes from the last checkpoint. On CPUs the final weights are those of an
     uninterrupted job, bit for bit.
 
     Args:
       config: everything but the paths.
-      data: pattern of the training shards; labels.json stands beside them.
-      run_dir: folder for what the job leaves (see `runs`); shared by all workers of strategy='multi_worker'.
+      data: pattern of the training shards; labels.json is beside them.
+      run_dir: folder for the job's files (see `run_directory`); shared by all workers of strategy='multi_worker'.
       validation: pattern of shards whose COCO numbers are written every `eval_steps` and at the end; '' for none.
-      init_weights: what `pretrained.import_weights` wrote, or another run's directory, to start from; '' for none.
-      verbose: Keras' `verbose`; by default a bar on a terminal and a line an epoch elsewhere.
+      init_weights: result of `pretrained.import_weights`, or another run's directory, to start from; '' for none.
+      verbose: Keras' `verbose`; by default a bar on a terminal, else a line per epoch.
 
     Returns:
       The trained model (with `ema_decay`, its averaged weights).
 
     Raises:
-      InputError: the data, the configuration or the run directory can't be used, or the loss was no number.
+      InputError: the data, the configuration or the run directory can't be used, or the loss became NaN.
     """
-    folder = Path(run_dir)
-    # Whatever is wrong is said before anything is written.
+    run_dir = Path(run_dir)
     job = open_job(config, data=data, validation=validation, init_weights=init_weights)
     keras.utils.set_random_seed(config.train.seed)
     if not job.worker.is_chief:
-        return _run(job, folder, verbose or 0)
-    files.make_folder(folder, "run_dir")
-    with exclusive(folder):
-        run_directory.start(folder, config, job.label_map, **job.paths)
-        verbose = (1 if sys.stdout.isatty() else 2) if verbose is None else verbose
-        return _run(job, folder, verbose)
+        return _run(job, run_dir, verbose or 0)
+    files.make_folder(run_dir, "run_dir")
+    with run_directory.exclusive(run_dir):
+        run_directory.start(run_dir, config, job.label_map, **job.paths)
+        return _run(job, run_dir, (1 if sys.stdout.isatty() else 2) if verbose is None else verbose)
 
 
 def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
-    """The job of one process whose run directory is in order."""
+    """The job of one process, whose run directory is in order."""
     if (run_dir / checkpoint.WEIGHTS).exists():
         print(f"{run_dir}: this run is finished; its result is used as it is.")
         return checkpoint.load_model(run_dir)
@@ -117,31 +112,34 @@ def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
         state = TrainingState(run_dir / "checkpoints", model, average, worker.is_chief)
         done = state.restore()
         if done:
-            print(f"{run_dir}: going on after {done} of {total} steps.")
+            print(f"{run_dir}: resuming after {done} of {total} steps.")
         elif job.paths["init_weights"]:
             print(initialize(model, job.paths["init_weights"], job.label_map))
             if average:
                 average.restart()
-    if worker.is_chief and done < total:
-        announce(config, strategy.num_replicas_in_sync)
-    judge = Validation(config, model, job.label_map, run_dir, job.source, worker, average)
-    damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
-    progress = Progress(total, done, config.data.batch_size, make_schedule(config.train))
     if worker.is_chief:
         run_directory.trim_log(run_dir, done)
+        if done < total:
+            announce(config, strategy.num_replicas_in_sync)
+    evaluator = Validation(config, model, job.label_map, run_dir, job.source, worker, average)
+    damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
+    progress = Progress(total, done, config.data.batch_size, make_schedule(config.train))
+
+    def batch_of(step: int, shard: tuple[int, int] = (0, 1)) -> Batch:
+        return next(iter(load_training_data(config.replace(cache="none"), data, step, shard=shard)))
+
     with StopRequest() as stop:
         callbacks = [
             progress,
             WatchLosses(progress),
             SaveState(state, progress, stop),
-            *judge.callbacks(progress, lambda: load_training_data(config.replace(cache="none"), data)),
+            *evaluator.callbacks(progress, lambda: batch_of(0)),
         ]
-        for initial_epoch, epochs, steps in _segments(done, total, config.train.checkpoint_steps):
+        for initial_epoch, epochs, steps in _fit_calls(done, total, config.train.checkpoint_steps):
             batches = distribute(
                 strategy, lambda shard: load_training_data(config, data, progress.step, damage_log, shard)
             )
-            batch_of = functools.partial(_batch_of, config, data, worker)
-            with faults.explained(config, run_dir, worker, lambda: state.newest, batch_of):
+            with readable_failures(job, run_dir, lambda: state.newest, batch_of):
                 model.fit(
                     batches,
                     epochs=epochs,
@@ -152,14 +150,14 @@ def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
                 )
     if worker.is_chief and (run_dir / run_directory.LOG).exists():
         training_curves(run_dir / run_directory.LOG, run_dir / "training.png")
-    judge.finish()
+    evaluator.finish()
     return model
 
 
-def _segments(done: int, total: int, every: int) -> Iterator[tuple[int, int, int]]:
-    """(first epoch, epochs in all, steps an epoch) of the calls of `fit` that lead from step `done` to `total`.
+def _fit_calls(done: int, total: int, every: int) -> Iterator[tuple[int, int, int]]:
+    """(initial epoch, epochs, steps per epoch) of the calls of `fit` from step `done` to `total`.
 
-    Epochs end at the multiples of `every` and at the last step; Keras' epochs are equally long within a call.
+    Epochs end at the multiples of `every` and at the last step; Keras' epochs have equal lengths within a call.
     """
     while done < total:
         first = done // every
@@ -169,16 +167,65 @@ def _segments(done: int, total: int, every: int) -> Iterator[tuple[int, int, int
         done += count * steps
 
 
-def _batch_of(config: Config, data: str, worker: Worker, step: int) -> tuple[faults.Batch, list[str]]:
-    """The batch that a step saw, and the ids of its images; by files, each worker's own."""
+@contextmanager
+def readable_failures(
+    job: Job, run_dir: Path, newest: Callable[[], int], batch_of: Callable[[int, tuple[int, int]], Batch]
+) -> Iterator[None]:
+    """Turns NaN losses, exhausted memory and lost workers inside the block into an InputError.
+
+    Args:
+      job: the job.
+      run_dir: gets the batch of a step with a NaN loss.
+      newest: returns the step of the newest checkpoint, 0 for none.
+      batch_of: returns the batch of a step (from 0) and of a worker's shard.
+    """
+    config, worker = job.config, job.worker
+    try:
+        yield
+    except NonFiniteLoss as error:
+        if not worker.is_chief:
+            raise InputError(f"{error}; the chief worker has the details.") from None
+        if config.data.data_service:
+            raise InputError(
+                f"{error}; data_service makes batches in an unknown order, so its images aren't known; "
+                f"causes: {NAN_CAUSES}."
+            ) from None
+        raise InputError(_nan_report(job, run_dir, error.step, newest(), batch_of)) from None
+    except tf.errors.ResourceExhaustedError as error:
+        raise InputError(
+            f"the devices' memory is too small for a step of {config.data.batch_size} images of "
+            f"{config.model.image_size} px ({error.message.splitlines()[0]}); lower batch_size, or keep it and "
+            "compute it in parts with accumulation (precision=bfloat16 and a smaller image_size help too)."
+        ) from None
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError) as e:
+        if worker.count == 1:
+            raise
+        raise InputError(
+            f"worker {worker.index} of {worker.count} lost the others ({str(e).splitlines()[0]}); start all workers "
+            f"again with the same commands: they resume from step {newest()}."
+        ) from None
+
+
+def _nan_report(job: Job, run_dir: Path, step: int, newest: int, batch_of: Callable) -> str:
+    """Saves the batch of a step with a NaN loss as `nonfinite_step_N.npz`; returns the error's sentence."""
+    config, worker = job.config, job.worker
+    # With shard_by=files each worker has a batch of its own.
     shard = (worker.index, worker.count) if config.data.shard_by == "files" else (0, 1)
-    batch = next(iter(load_training_data(config.replace(cache="none"), data, step, shard=shard)))
-    return batch, image_ids(
-        data,
+    images, objects = batch_of(step, shard)
+    ids = image_ids(
+        job.paths["data"],
         step,
         batch_size=config.data.batch_size,
         **canvas_settings(config),
         seed=config.train.seed,
         shard=shard,
         shard_by=config.data.shard_by,
+    )
+    path = run_dir / f"nonfinite_step_{step}.npz"
+    with files.written_aside(path) as aside, open(aside, "wb") as file:
+        np.savez(file, images=images, image_ids=np.array(ids), **objects)
+    state = f"the state of step {newest} is in {run_dir / 'checkpoints'}" if newest else "no state was saved before it"
+    return (
+        f"the loss of step {step} became NaN or infinite, with the images {', '.join(ids)} (saved in {path}); {state}. "
+        f"Causes: {NAN_CAUSES}; then start in another run_dir."
     )

@@ -1,9 +1,9 @@
-"""A job's own judgement: COCO numbers while it trains and at its end, the best weights, logs and pictures."""
+"""Evaluation during and after training: COCO numbers, the best weights, log.csv and TensorBoard."""
 
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import keras
@@ -25,15 +25,15 @@ from retinanet_tf.training.tensorboard import Board
 
 
 class Validation:
-    """Evaluates a model in training, or what an average makes of it.
+    """Evaluates a model in training, or the average of its weights.
 
     Args:
-      config: of the job.
+      config: the job's.
       model: in training.
       label_map: the dataset's.
       run_dir: the job's folder.
-      source: validation data; None for none, and where the worker isn't the chief.
-      worker: this process; the chief alone evaluates and writes, with weights that all workers read together.
+      source: validation data; None for none, and on workers other than the chief.
+      worker: this process; only the chief evaluates and writes, with weights that all workers read together.
       average: of the weights, evaluated in their place.
     """
 
@@ -48,31 +48,28 @@ class Validation:
         average: WeightAverage | None,
     ):
         self.config, self.model, self.label_map, self.run_dir = config, model, label_map, run_dir
-        self.worker, self.average = worker, average
-        self.source = source
-        # Several workers' variables answer when all workers ask. The chief evaluates a copy.
-        self.judged = RetinaNet.from_config(config) if worker.count > 1 else model
-        self.detector = Detector.from_config(config, self.judged, label_map)
+        self.source, self.worker, self.average = source, worker, average
+        # Variables of several workers can only be read by all together. The chief evaluates a copy.
+        self.eval_model = RetinaNet.from_config(config) if worker.count > 1 else model
+        self.detector = Detector.from_config(config, self.eval_model, label_map)
         self.board: Board | None = None
 
-    def callbacks(self, progress: Progress, first_batches: Callable[[], tf.data.Dataset]) -> list:
+    def callbacks(self, progress: Progress, first_batch: Callable[[], tuple[tf.Tensor, dict]]) -> list:
         """For `model.fit`, after `progress`: evaluation, log.csv, TensorBoard."""
-        settings = self.config.train
-        made: list[keras.callbacks.Callback] = []
-        if settings.eval_steps and (self.source or self.worker.count > 1):
-            made.append(
-                EvaluateAndKeep(self._numbers, self._keep, progress, settings.eval_steps, self._best(), self._weights)
-            )
+        callbacks: list[keras.callbacks.Callback] = []
+        every = self.config.train.eval_steps
+        if every and (self.source or self.worker.count > 1):
+            callbacks.append(EvaluateAndKeep(self._numbers, self._keep, progress, every, self._best(), self._weights))
         if self.worker.is_chief:
-            made.append(keras.callbacks.CSVLogger(str(self.run_dir / run_directory.LOG), append=True))
+            callbacks.append(keras.callbacks.CSVLogger(str(self.run_dir / run_directory.LOG), append=True))
             self.board = Board(self.run_dir / "tensorboard", progress)
             if progress.step == 0:
-                self.board.inputs(next(iter(first_batches())), self.label_map.names)
-            made.append(self.board)
-        return made
+                self.board.inputs(first_batch(), self.label_map.names)
+            callbacks.append(self.board)
+        return callbacks
 
     def finish(self) -> None:
-        """Writes metrics.json and, last, the weights: they are the mark of a finished run."""
+        """Writes metrics.json and, last, the weights, which mark a finished run."""
         if self.average:
             self.average.keep()
         with self._weights():
@@ -82,24 +79,15 @@ class Validation:
                 metrics = self._numbers()
                 files.write_json(self.run_dir / "metrics.json", metrics)
                 print(f"{self.run_dir}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
-            checkpoint.save_weights(self.judged, self.run_dir / checkpoint.WEIGHTS)
+            checkpoint.save_weights(self.eval_model, self.run_dir / checkpoint.WEIGHTS)
 
     @contextmanager
     def _weights(self) -> Iterator[None]:
-        """`judged` has the weights to judge inside the block."""
-        if self.judged is self.model:
-            if self.average is None:
-                yield
-            else:
-                with self.average.swapped():
-                    yield
-            return
-        if self.average is None:
-            self.judged.set_weights(self.model.get_weights())
-        else:
-            with self.average.swapped():
-                self.judged.set_weights(self.model.get_weights())
-        yield
+        """Inside the block, `eval_model` has the weights to evaluate."""
+        with self.average.swapped() if self.average else nullcontext():
+            if self.eval_model is not self.model:
+                self.eval_model.set_weights(self.model.get_weights())
+            yield
 
     def _numbers(self) -> dict[str, float]:
         if self.source is None:
@@ -113,4 +101,4 @@ class Validation:
         return json.loads(path.read_text())["AP"] if path.exists() else -math.inf
 
     def _keep(self, step: int, metrics: dict[str, float]) -> None:
-        run_directory.save_best(self.judged, self.run_dir, {"step": step, **metrics})
+        run_directory.save_best(self.eval_model, self.run_dir, {"step": step, **metrics})

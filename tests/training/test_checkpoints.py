@@ -1,16 +1,17 @@
-"""Training states: what was saved stays whole whatever happens to the next save, and a damaged one is passed over."""
+"""Checkpoints: restored exactly, whole after a failed save, a damaged one passed over; the lock and signals."""
 
 import resource
 import signal
+import sys
 
 import keras
 import numpy as np
 import pytest
 
 import retinanet_tf as rn
+from retinanet_tf.training.callbacks import StopRequest
 from retinanet_tf.training.checkpoints import TrainingState
-from retinanet_tf.training.locking import exclusive
-from retinanet_tf.training.stopping import StopRequest
+from retinanet_tf.training.run_directory import exclusive
 
 
 def small():
@@ -28,7 +29,7 @@ def train(model, steps):
     return model.get_weights()
 
 
-def test_a_restored_state_goes_on_as_if_nothing_had_happened(tmp_path):
+def test_a_restored_state_trains_on_exactly(tmp_path):
     model = small()
     state = TrainingState(tmp_path, model)
     train(model, 3)
@@ -37,17 +38,17 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(tmp_path):
     other = small()
     again = TrainingState(tmp_path, other)
     assert again.restore() == 3 and again.newest == 3
-    for ours, theirs in zip(train(other, 2), expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for restored, uninterrupted in zip(train(other, 2), expected, strict=True):
+        np.testing.assert_array_equal(restored, uninterrupted)
 
 
 def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
-    """The system refuses the file's bytes, as a full disk does: one sentence, the older state whole, no rest."""
+    """The system refuses the file's bytes, as a full disk does: a sentence, the older state whole, no partial file."""
     model = small()
     state = TrainingState(tmp_path, model)
     state.save(1)
     saved = model.get_weights()
-    before = sorted(path.name for path in tmp_path.iterdir())
+    files = sorted(path.name for path in tmp_path.iterdir())
     train(model, 1)
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
@@ -57,11 +58,11 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
     other = small()
     assert TrainingState(tmp_path, other).restore() == 1
-    for ours, theirs in zip(other.get_weights(), saved, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for restored, before in zip(other.get_weights(), saved, strict=True):
+        np.testing.assert_array_equal(restored, before)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
@@ -85,6 +86,13 @@ def test_two_jobs_in_one_directory(tmp_path):
     with exclusive(tmp_path), refusal, exclusive(tmp_path):
         pass
     with exclusive(tmp_path):
+        pass
+
+
+def test_without_flock_there_is_no_lock(tmp_path, monkeypatch):
+    """Windows."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with exclusive(tmp_path), exclusive(tmp_path):
         pass
 
 

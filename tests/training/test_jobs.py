@@ -1,26 +1,24 @@
-"""Whole jobs as processes: killed and gone on bit for bit, stopped by a signal, on several devices and machines."""
+"""Whole jobs as processes: killed and resumed bit for bit, stopped by a signal, on several devices and machines."""
 
 import contextlib
 import csv
 import json
-import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from job import Jobs
 
 import retinanet_tf as rn
 from retinanet_tf.data.synthetic import shapes
 from retinanet_tf.inference import checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+TWENTY = {"steps": 20, "checkpoint_steps": 4}
 
 
 @pytest.fixture(scope="module")
@@ -32,87 +30,83 @@ def shards(tmp_path_factory):
     return folder
 
 
-def start(run_dir, shards, environment=None, **changes):
-    """A job in a process of its own."""
-    settings = [f"{name}={value!r}" for name, value in changes.items()]
-    arguments = [sys.executable, "-m", "tests.job", str(run_dir), str(shards), *settings]
-    return subprocess.Popen(
-        arguments,
-        cwd=ROOT,
-        env={**os.environ, **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def jobs():
+    with Jobs() as jobs:
+        yield jobs
 
 
-def finish(process):
-    """Its exit status and what it printed."""
-    output = process.communicate(timeout=900)[0]
-    return process.returncode, output
+@pytest.fixture(scope="module")
+def one_device(jobs, shards, tmp_path_factory):
+    """The finished run directory of twenty steps on one device."""
+    run_dir = tmp_path_factory.mktemp("one") / "run"
+    succeed(jobs.start(run_dir, shards, devices=1, **TWENTY))
+    return run_dir
+
+
+def succeed(job):
+    """What a job that ends well printed."""
+    status, output = job.finish()
+    assert status == 0, output
+    return output
 
 
 def weights(run_dir):
-    """Of a finished run."""
     return checkpoint.load_model(run_dir).get_weights()
 
 
 def losses(run_dir):
-    """Of each epoch."""
-    with open(Path(run_dir) / "log.csv", newline="") as file:
+    """Of each epoch, the mean over its steps."""
+    with open(run_dir / "log.csv", newline="") as file:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
-def wait_for_step(process, run_dir, step):
+def saved_step(run_dir):
+    """Of the newest checkpoint, 0 for none."""
+    return max((int(path.stem.rsplit("-", 1)[1]) for path in run_dir.glob("checkpoints/step-*.index")), default=0)
+
+
+def wait_for_step(job, run_dir, step):
     """Until the job has saved `step` or a later one."""
-    deadline = time.monotonic() + 900
-    while process.poll() is None and time.monotonic() < deadline:
-        saved = [int(path.stem.rsplit("-", 1)[1]) for path in Path(run_dir).glob("checkpoints/step-*.index")]
-        if max(saved, default=0) >= step:
-            return
+    while saved_step(run_dir) < step:
+        assert job.poll() is None, job.output.read_text()
         time.sleep(0.01)
-    raise AssertionError(f"step {step} wasn't saved: {process.communicate()[0]}")
 
 
-def test_killed_at_any_moment_the_job_goes_on_bit_for_bit(shards, tmp_path):
-    """Three times `kill -9` at random moments and once SIGTERM: the weights of a job that was never stopped."""
-    job = {"steps": 240, "checkpoint_steps": 20}
-    whole = start(tmp_path / "whole", shards, **job)
-    rng = random.Random(time.time_ns())
-    run_dir = tmp_path / "killed"
-    for step in sorted(rng.sample(range(20, 120, 20), 3)):
-        process = start(run_dir, shards, **job)
-        wait_for_step(process, run_dir, step)
-        time.sleep(rng.uniform(0.0, 0.3))
-        process.kill()
-        process.communicate()
-        print(f"killed with step {step} saved")
-    process = start(run_dir, shards, **job)
-    newest = max(int(path.stem.rsplit("-", 1)[1]) for path in run_dir.glob("checkpoints/step-*.index"))
-    wait_for_step(process, run_dir, newest + 20)
-    process.send_signal(signal.SIGTERM)
-    status, output = finish(process)
+def test_killed_at_any_moment_the_job_resumes_bit_for_bit(jobs, shards, tmp_path):
+    """Twice `kill -9` at random moments and once SIGTERM: the weights of a job that was never stopped."""
+    seed = time.time_ns()
+    print(f"seed {seed}")
+    rng, run_dir = random.Random(seed), tmp_path / "killed"
+    length = {"steps": 100, "checkpoint_steps": 10, "strategy": "one_device"}
+    whole = jobs.start(tmp_path / "whole", shards, **length)
+    for step in sorted(rng.sample(range(10, 60, 10), 2)):
+        job, delay = jobs.start(run_dir, shards, **length), rng.uniform(0.0, 0.3)
+        wait_for_step(job, run_dir, step)
+        time.sleep(delay)
+        job.send(signal.SIGKILL)
+        job.finish()
+        print(f"killed {delay:.3f} s after step {step} was saved")
+    newest = saved_step(run_dir)
+    job = jobs.start(run_dir, shards, **length)
+    wait_for_step(job, run_dir, newest + 10)
+    job.send(signal.SIGTERM)
+    status, output = job.finish()
     assert status == 143, output
-    assert f"going on after {newest} of 240 steps" in output and "which is saved" in output
-    status, output = finish(start(run_dir, shards, **job))
-    assert status == 0 and "going on after" in output, output
-    status, output = finish(whole)
-    assert status == 0, output
-    for ours, theirs in zip(weights(run_dir), weights(tmp_path / "whole"), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert f"resuming after {newest} of 100 steps" in output and "which is saved" in output
+    assert "resuming after" in succeed(jobs.start(run_dir, shards, **length))
+    succeed(whole)
+    for resumed, uninterrupted in zip(weights(run_dir), weights(tmp_path / "whole"), strict=True):
+        np.testing.assert_array_equal(resumed, uninterrupted)
 
 
-def test_one_two_and_four_devices_train_alike(shards, tmp_path):
+def test_one_two_and_four_devices_train_alike(jobs, shards, tmp_path, one_device):
     """20 steps at one global batch: losses agree to 1e-4."""
-    jobs = {
-        count: start(tmp_path / str(count), shards, steps=20, checkpoint_steps=1, devices=count) for count in (1, 2, 4)
-    }
-    for process in jobs.values():
-        status, output = finish(process)
-        assert status == 0, output
-    reference = losses(tmp_path / "1")
-    assert len(reference) == 20 and reference[-1] != reference[0]
-    for count in (2, 4):
+    running = {count: jobs.start(tmp_path / str(count), shards, devices=count, **TWENTY) for count in (2, 4)}
+    reference = losses(one_device)
+    assert len(reference) == 5 and reference[-1] != reference[0]
+    for count, job in running.items():
+        succeed(job)
         np.testing.assert_allclose(losses(tmp_path / str(count)), reference, rtol=1e-4)
 
 
@@ -130,37 +124,33 @@ def free_ports(count):
     raise AssertionError("no free ports")
 
 
-def cluster(count):
-    """TF_CONFIG of every worker."""
-    hosts = [f"localhost:{port}" for port in free_ports(count)]
-    return [
-        {"TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})}
-        for index in range(count)
-    ]
+def start_workers(jobs, run_dir, shards):
+    """Two workers of one job."""
+    hosts = [f"localhost:{port}" for port in free_ports(2)]
+    tasks = [{"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}} for index in range(2)]
+    environments = [{"TF_CONFIG": json.dumps(task)} for task in tasks]
+    return [jobs.start(run_dir, shards, each, strategy="multi_worker", **TWENTY) for each in environments]
 
 
-def test_two_workers_train_as_one_process_and_survive_the_loss_of_one(shards, tmp_path):
-    """Keras 2: the losses of one process to 1e-4; a worker killed, both started again, and on from the checkpoint."""
-    job = {"steps": 20, "checkpoint_steps": 1}
-    if hasattr(keras, "ops"):
-        status, output = finish(start(tmp_path / "run", shards, cluster(2)[0], strategy="multi_worker", **job))
-        assert status == 1 and "--strategy=multi_worker needs Keras 2" in output and "Python 3.10 or 3.11" in output
-        assert not (tmp_path / "run").exists()
-        return
-    one = start(tmp_path / "one", shards, **job)
+@pytest.mark.skipif(not hasattr(keras, "ops"), reason="Keras 2 has multi_worker")
+def test_several_workers_need_keras_2(jobs, shards, tmp_path):
+    status, output = jobs.start(tmp_path / "run", shards, {"TF_CONFIG": "{}"}, strategy="multi_worker").finish()
+    assert status == 1 and "strategy=multi_worker needs Keras 2" in output and "Python 3.10 or 3.11" in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(hasattr(keras, "ops"), reason="Keras 3 has no multi_worker")
+def test_two_workers_train_as_one_process_and_survive_the_loss_of_one(jobs, shards, tmp_path, one_device):
+    """The losses of one process to 1e-4; a worker killed, both started again, and on from the checkpoint."""
     run_dir = tmp_path / "two"
-    workers = [start(run_dir, shards, each, strategy="multi_worker", **job) for each in cluster(2)]
-    wait_for_step(workers[0], run_dir, 5)
-    workers[1].kill()
-    workers[1].communicate()
-    status, output = finish(workers[0])
+    workers = start_workers(jobs, run_dir, shards)
+    wait_for_step(workers[0], run_dir, 4)
+    workers[1].send(signal.SIGKILL)
+    workers[1].finish()
+    status, output = workers[0].finish()
     assert status == 1 and "start all workers again" in output, output
-    workers = [start(run_dir, shards, each, strategy="multi_worker", **job) for each in cluster(2)]
-    for process in workers:
-        status, output = finish(process)
-        assert status == 0 and "going on after" in output, output
-    status, output = finish(one)
-    assert status == 0, output
-    np.testing.assert_allclose(losses(run_dir), losses(tmp_path / "one"), rtol=1e-4)
-    for ours, theirs in zip(weights(run_dir), weights(tmp_path / "one"), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    for worker in start_workers(jobs, run_dir, shards):
+        assert "resuming after" in succeed(worker)
+    np.testing.assert_allclose(losses(run_dir), losses(one_device), rtol=1e-4)
+    for two, one in zip(weights(run_dir), weights(one_device), strict=True):
+        np.testing.assert_allclose(two, one, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The run directory: what a job leaves there, that it goes on where it stopped, and which job it refuses."""
+"""The run directory: its files, TensorBoard, resuming, and the jobs it refuses."""
 
 import json
 import shutil
@@ -12,9 +12,10 @@ from tensorboard.compat.proto import event_pb2
 import retinanet_tf as rn
 from retinanet_tf.evaluation.source import read_source
 from retinanet_tf.inference import checkpoint
-from retinanet_tf.training import callbacks, run_directory
-from retinanet_tf.training import tensorboard as board
+from retinanet_tf.training import callbacks, run_directory, tensorboard
 from retinanet_tf.training.optimizers import make_schedule
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +25,16 @@ def shards(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(shards, tmp_path_factory):
-    """An uninterrupted run."""
+def jobs_data(shards):
+    """The arguments of `train` that name the shards."""
+    return {"data": str(shards / "train-*.tfrecord"), "validation": str(shards / "val-*.tfrecord")}
+
+
+@pytest.fixture(scope="module")
+def finished(jobs_data, tmp_path_factory):
+    """The directory and the model of an uninterrupted run."""
     run_dir = tmp_path_factory.mktemp("run") / "whole"
-    train, val = (str(shards / f"{name}-*.tfrecord") for name in ("train", "val"))
-    model = rn.train(TINY, data=train, validation=val, run_dir=str(run_dir), verbose=0)
-    return run_dir, model
+    return run_dir, rn.train(TINY, **jobs_data, run_dir=str(run_dir), verbose=0)
 
 
 def test_the_run_directory_holds_everything(finished):
@@ -45,7 +50,7 @@ def test_the_run_directory_holds_everything(finished):
 
 
 def test_the_log_has_rate_speed_and_ap(finished):
-    """An epoch is a row; AP stands where it was measured: at the first epoch's end after every 4 steps."""
+    """A row per epoch; AP where it was measured: at the first epoch's end after every 4 steps."""
     run_dir, _ = finished
     rows = log_of(run_dir)
     assert [float(row["step"]) for row in rows] == [2, 4, 6]
@@ -68,20 +73,19 @@ def test_the_best_weights_are_kept_beside_the_last(finished):
 def test_tensorboard_has_scalars_inputs_and_evaluated_pictures(finished):
     """The event file read back with TensorFlow's own record format."""
     run_dir, _ = finished
-    found = {}
+    steps = {}
     for path in (run_dir / "tensorboard").iterdir():
         for record in tf.data.TFRecordDataset(str(path)):
             event = event_pb2.Event.FromString(record.numpy())
             for value in event.summary.value:
-                found.setdefault(value.tag, []).append(event.step)
-    assert found["loss"] == [2, 4, 6] and found["learning_rate"] and found["val_AP"] == [4]
-    assert found["input/0"] == [0] and set(found["evaluation/0"]) == {4, 6}
+                steps.setdefault(value.tag, []).append(event.step)
+    assert steps["loss"] == [2, 4, 6] and steps["learning_rate"] and steps["val_AP"] == [4]
+    assert steps["input/0"] == [0] and set(steps["evaluation/0"]) == {4, 6}
 
 
-def test_the_evaluations_pictures_show_what_was_detected(shards, monkeypatch, tmp_path):
-    """The boxes drawn are the detector's, beside the true ones, on the picture itself."""
+def test_tensorboards_pictures_show_detections_and_ground_truth(shards, monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr(board, "draw_detections", lambda *args, **kw: drawn.append((args, kw)) or args[0])
+    monkeypatch.setattr(tensorboard, "draw_detections", lambda *args, **kw: drawn.append((args, kw)) or args[0])
     answer = {
         "boxes": np.array([[[1.0, 2, 30, 40]]], np.float32),
         "scores": np.array([[0.9]], np.float32),
@@ -95,8 +99,8 @@ def test_the_evaluations_pictures_show_what_was_detected(shards, monkeypatch, tm
             return {name: tf.constant(value) for name, value in answer.items()}
 
     source = read_source(str(shards / "val-*.tfrecord"))
-    board.Board(tmp_path, callbacks.Progress(1, 0, 1, lambda step: 0.0)).detections(Fixed(), source)
-    assert len(drawn) == board.PICTURES
+    tensorboard.Board(tmp_path, callbacks.Progress(1, 0, 1, lambda step: 0.0)).detections(Fixed(), source)
+    assert len(drawn) == tensorboard.PICTURES
     for (image, boxes, labels, scores), settings in drawn:
         assert image.shape == (64, 64, 3)
         np.testing.assert_array_equal(boxes, answer["boxes"][0])
@@ -104,8 +108,8 @@ def test_the_evaluations_pictures_show_what_was_detected(shards, monkeypatch, tm
         np.testing.assert_array_equal(scores, answer["scores"][0])
         assert settings["min_score"] == 0.3
     shown = sum(len(settings["ground_truth"][0]) for _, settings in drawn)
-    known = {image["id"] for image in source.ground_truth["images"][: board.PICTURES]}
-    assert shown == sum(annotation["image_id"] in known for annotation in source.ground_truth["annotations"])
+    drawn_ids = {image["id"] for image in source.ground_truth["images"][: tensorboard.PICTURES]}
+    assert shown == sum(annotation["image_id"] in drawn_ids for annotation in source.ground_truth["annotations"])
 
 
 def test_a_run_directory_gives_its_model_back(finished):
@@ -118,31 +122,22 @@ def test_a_run_directory_gives_its_model_back(finished):
     assert (loaded.image_size, loaded.config) == (64, TINY.detect)
 
 
-def test_an_interrupted_job_goes_on_to_the_same_weights(finished, shards, tmp_path, monkeypatch, capsys):
-    """Stopped inside the third epoch and started again: the weights of a run that was never stopped."""
-    _, whole = finished
-    train = str(shards / "train-*.tfrecord")
-    save = callbacks.SaveState.on_epoch_end
-
-    def save_then_stop(self, epoch, logs=None):
-        save(self, epoch, logs)
-        if epoch == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(callbacks.SaveState, "on_epoch_end", save_then_stop)
-    with pytest.raises(KeyboardInterrupt):
-        rn.train(TINY, data=train, run_dir=str(tmp_path / "run"), verbose=0)
-    monkeypatch.undo()
-    model = rn.train(TINY, data=train, run_dir=str(tmp_path / "run"), verbose=0)
-    assert "going on after 4 of 6 steps" in capsys.readouterr().out
-    for ours, theirs in zip(model.get_weights(), whole.get_weights(), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+def test_a_job_resumes_from_its_last_checkpoint_to_the_same_weights(finished, jobs_data, tmp_path, capsys):
+    """The run as `kill -9` in its third epoch leaves it: the weights and the log of the uninterrupted run."""
+    run_dir, whole = finished
+    shutil.copytree(run_dir, tmp_path / "run")
+    for path in (tmp_path / "run/model.weights.h5", *(tmp_path / "run/checkpoints").glob("step-6.*")):
+        path.unlink()
+    model = rn.train(TINY, **jobs_data, run_dir=str(tmp_path / "run"), verbose=0)
+    assert "resuming after 4 of 6 steps" in capsys.readouterr().out
+    for resumed, uninterrupted in zip(model.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_allclose(resumed, uninterrupted, rtol=1e-5, atol=1e-6)
+    assert [float(row["step"]) for row in log_of(tmp_path / "run")] == [2, 4, 6]
 
 
-def test_a_finished_run_is_not_trained_again(finished, shards, capsys):
+def test_a_finished_run_is_not_trained_again(finished, jobs_data, capsys):
     run_dir, model = finished
-    train, val = (str(shards / f"{name}-*.tfrecord") for name in ("train", "val"))
-    again = rn.train(TINY, data=train, validation=val, run_dir=str(run_dir), verbose=2)
+    again = rn.train(TINY, **jobs_data, run_dir=str(run_dir), verbose=2)
     printed = capsys.readouterr().out
     assert "is finished" in printed and "Epoch" not in printed
     np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
@@ -155,38 +150,37 @@ def test_another_job_in_the_same_directory_is_refused(finished, shards):
         rn.train(changed, data=str(shards / "train-*.tfrecord"), run_dir=str(run_dir))
 
 
-def test_a_run_from_before_a_field_existed_is_the_same_job(finished, shards):
+def test_a_run_from_before_a_field_existed_is_the_same_job(finished, shards, jobs_data, tmp_path):
     """A record without `mining` is of a job whose mining was the default."""
-    run_dir, _ = finished
-    path = run_dir / "run.json"
-    record = json.loads(path.read_text())
+    record = json.loads((finished[0] / "run.json").read_text())
     del record["config"]["loss"]["mining"]
-    path.write_text(json.dumps(record))
-    train, val = (str(shards / f"{name}-*.tfrecord") for name in ("train", "val"))
-    assert run_directory.start(run_dir, TINY, rn.data.LabelMap.load(shards / "labels.json"), data=train, validation=val)
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert run_directory.start(tmp_path, TINY, rn.data.LabelMap.load(shards / "labels.json"), **jobs_data)
 
 
-def test_no_shards_leave_no_run_directory(tmp_path):
-    with pytest.raises(rn.InputError, match="nowhere"):
-        rn.train(TINY, data=str(tmp_path / "nowhere-*.tfrecord"), run_dir=str(tmp_path / "run"))
+@pytest.mark.parametrize(
+    "changes, settings, sentence",
+    [
+        ({"data": "nowhere-*.tfrecord"}, {}, "nowhere"),
+        # Or the command with the right pattern would be another job.
+        ({"validation": "nova-*.tfrecord"}, {}, "no file matches .*nova"),
+        ({}, {"num_classes": 80}, r"num_classes=80 disagrees with the 5 categories of .*labels.json"),
+    ],
+)
+def test_wrong_data_leaves_no_run_directory(shards, jobs_data, tmp_path, changes, settings, sentence):
+    changes = {name: str(shards / pattern) for name, pattern in changes.items()}
+    with pytest.raises(rn.InputError, match=sentence):
+        rn.train(TINY.replace(**settings), **{**jobs_data, **changes}, run_dir=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
-def test_no_validation_shards_leave_no_run_directory(shards, tmp_path):
-    """Or the command with the right pattern would be another job."""
-    with pytest.raises(rn.InputError, match="no file matches .*nova"):
-        train = str(shards / "train-*.tfrecord")
-        rn.train(TINY, data=train, validation=str(shards / "nova-*.tfrecord"), run_dir=str(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
-
-
-def test_validation_of_other_categories_leaves_no_run_directory(shards, tmp_path):
+def test_validation_of_other_categories_leaves_no_run_directory(shards, jobs_data, tmp_path):
     shutil.copytree(shards, tmp_path / "other")
     labels = json.loads((shards / "labels.json").read_text())
     (tmp_path / "other/labels.json").write_text(json.dumps([{**row, "name": f"no {row['name']}"} for row in labels]))
     with pytest.raises(rn.InputError, match="is .* to the detector but 'no .*' in .*other"):
-        train, val = str(shards / "train-*.tfrecord"), str(tmp_path / "other" / "val-*.tfrecord")
-        rn.train(TINY, data=train, validation=val, run_dir=str(tmp_path / "run"))
+        validation = str(tmp_path / "other" / "val-*.tfrecord")
+        rn.train(TINY, data=jobs_data["data"], validation=validation, run_dir=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -199,9 +193,3 @@ def test_a_run_directory_that_cannot_be_made(shards, tmp_path):
 def test_a_directory_without_a_run_is_named(tmp_path):
     with pytest.raises(rn.InputError, match="run.json doesn.t exist"):
         checkpoint.load_detector(tmp_path)
-
-
-def test_the_wrong_number_of_classes_names_both(shards, tmp_path):
-    with pytest.raises(rn.InputError, match=r"--num_classes=80 disagrees with the 5 categories of .*labels.json"):
-        rn.train(TINY.replace(num_classes=80), data=str(shards / "train-*.tfrecord"), run_dir=str(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The steps of a job: precision, optimizers and XLA, what it warns of, and what ends it."""
+"""Training steps: NaN, precision, averages, XLA, optimizers; warnings and errors of a job."""
 
 import importlib.util
 
@@ -11,14 +11,13 @@ import retinanet_tf as rn
 from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.training_data import load_training_data
 from retinanet_tf.training import callbacks
-from retinanet_tf.training import failures as faults
-from retinanet_tf.training import train as training
-from retinanet_tf.training.job import announce
+from retinanet_tf.training.job import Job, announce
 from retinanet_tf.training.optimizers import linear_rule_excess
 from retinanet_tf.training.strategies import Worker
+from retinanet_tf.training.train import readable_failures
 
-# On one device: in one process, models of different sizes get the same key for TensorFlow's CPU collectives.
-SMALLEST = TINY.replace(eval_steps=0, strategy="one_device")
+pytestmark = pytest.mark.slow
+FOUR_STEPS = TINY.replace(steps=4, checkpoint_steps=1, eval_steps=0, subnet_norm="none")
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +26,17 @@ def shards(tmp_path_factory):
     return write_shards(tmp_path_factory.mktemp("shapes"))
 
 
-def test_a_loss_that_explodes_is_said_with_the_images_and_not_kept(shards, tmp_path):
+def data_of(shards):
+    return str(shards / "train-*.tfrecord")
+
+
+def test_a_nan_loss_names_the_images_and_is_not_saved(shards, tmp_path):
     """A learning rate of 1e38: the job stops at that step and names the images, which are those of that step."""
     # The class bias alone goes to some 1e37 after one step, and the losses of all anchors add up to infinity.
     # One epoch, so that nothing is saved before.
-    job = {"optimizer": "sgd", "warmup_steps": 0, "strategy": "one_device", "eval_steps": 0, "checkpoint_steps": 6}
+    job = {"optimizer": "sgd", "warmup_steps": 0, "eval_steps": 0, "checkpoint_steps": 6}
     config = TINY.replace(learning_rate=1e38, **job)
-    run_dir, train = tmp_path / "run", str(shards / "train-*.tfrecord")
+    run_dir, train = tmp_path / "run", data_of(shards)
     with pytest.raises(rn.InputError, match="became NaN or infinite, with the images .* no state was saved") as error:
         rn.train(config, data=train, run_dir=str(run_dir), verbose=0)
     assert not (run_dir / "model.weights.h5").exists()
@@ -63,18 +66,15 @@ def losses(run_dir):
 def plain_losses(shards, tmp_path_factory):
     """Losses of four plain steps in float32."""
     run_dir = tmp_path_factory.mktemp("plain") / "run"
-    config = SMALLEST.replace(steps=4)
-    rn.train(config, data=str(shards / "train-*.tfrecord"), run_dir=str(run_dir), verbose=0)
+    rn.train(FOUR_STEPS, data=data_of(shards), run_dir=str(run_dir), verbose=0)
     return losses(run_dir)
 
 
 @pytest.mark.parametrize("changes", [{"precision": "float16", "accumulation": 2}, {"precision": "bfloat16"}])
-def test_averages_and_low_precision_train_and_are_what_is_evaluated(shards, plain_losses, tmp_path, changes):
+def test_averages_and_low_precision_train_and_are_the_result(shards, plain_losses, tmp_path, changes):
     """The result's weights are float32 averages, not the last step's; the loss stays close to float32's."""
-    config = SMALLEST.replace(ema_decay=0.9, steps=4, **changes)
-    train, val = (str(shards / f"{name}-*.tfrecord") for name in ("train", "val"))
-    run_dir = tmp_path / "run"
-    model = rn.train(config, data=train, validation=val, run_dir=str(run_dir), verbose=0)
+    config, run_dir = FOUR_STEPS.replace(ema_decay=0.9, **changes), tmp_path / "run"
+    model = rn.train(config, data=data_of(shards), run_dir=str(run_dir), verbose=0)
     assert {weight.dtype for weight in model.get_weights()} == {np.dtype(np.float32)}
     checkpoint = tf.train.load_checkpoint(str(run_dir / "checkpoints"))
     names = checkpoint.get_variable_to_shape_map()
@@ -86,41 +86,40 @@ def test_averages_and_low_precision_train_and_are_what_is_evaluated(shards, plai
     }
     assert f"weights/{len(model.weights)}/.ATTRIBUTES/VARIABLE_VALUE" not in names
     assert stored["average"][0] == 4
-    for ours, average in zip(model.get_weights(), stored["average"][1:], strict=True):
-        np.testing.assert_array_equal(ours, average)
+    for result, average in zip(model.get_weights(), stored["average"][1:], strict=True):
+        np.testing.assert_array_equal(result, average)
     assert any((a != w).any() for a, w in zip(stored["average"][1:], stored["weights"], strict=True))
     np.testing.assert_allclose(losses(run_dir), plain_losses, rtol=0.05)
 
 
-def test_xla_computes_the_same_job(shards, tmp_path):
-    for xla in (True, False):
-        config = SMALLEST.replace(xla=xla, steps=3, checkpoint_steps=1, subnet_norm="none")
-        rn.train(config, data=str(shards / "train-*.tfrecord"), run_dir=str(tmp_path / str(xla)), verbose=0)
-    np.testing.assert_allclose(losses(tmp_path / "True"), losses(tmp_path / "False"), rtol=1e-3)
+def test_xla_computes_the_same_job(shards, plain_losses, tmp_path):
+    rn.train(FOUR_STEPS.replace(xla=True), data=data_of(shards), run_dir=str(tmp_path / "run"), verbose=0)
+    np.testing.assert_allclose(losses(tmp_path / "run"), plain_losses, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["lookahead_sgd", "novograd"])
-def test_optimizers_of_tensorflow_addons_by_name(shards, tmp_path, name):
-    config = SMALLEST.replace(optimizer=name, steps=2)
-    job = {"data": str(shards / "train-*.tfrecord"), "run_dir": str(tmp_path / "run"), "verbose": 0}
+def test_optimizers_of_tensorflow_addons_by_name(shards, tmp_path):
+    job = {"data": data_of(shards), "run_dir": str(tmp_path / "run"), "verbose": 0}
+    config = FOUR_STEPS.replace(optimizer="lookahead_sgd", steps=2)
     if importlib.util.find_spec("tensorflow_addons") is None:
-        with pytest.raises(rn.InputError, match=f"--optimizer={name} is TensorFlow Addons'.* Python 3.10 or 3.11"):
+        with pytest.raises(rn.InputError, match="optimizer=lookahead_sgd is TensorFlow Addons'.* Python 3.10 or 3.11"):
             rn.train(config, **job)
         return
     rn.train(config, **job)
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 
-def test_settings_that_exclude_each_other(shards, tmp_path):
-    job = {"data": str(shards / "train-*.tfrecord"), "run_dir": str(tmp_path / "run"), "verbose": 0}
-    for changes, sentence in (
-        ({"bias_lr_factor": 2.0}, "--bias_lr_factor works with --optimizer=sgd"),
-        ({"accumulation": 2, "mining": "ohem"}, "--accumulation=2 with --mining=ohem needs --normalizer=image"),
-        ({"batch_size": 3}, r"--batch_size=3 must be a multiple of 2 \(2 devices, --accumulation=1\)"),
-        ({"devices": 3}, r"--devices=3 is more than the 2 CPU device\(s\) here"),
-    ):
-        with pytest.raises(rn.InputError, match=sentence):
-            rn.train(TINY.replace(**changes), **job)
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"bias_lr_factor": 2.0}, "bias_lr_factor=2.0 needs optimizer=sgd"),
+        ({"accumulation": 2, "mining": "ohem"}, "accumulation=2 with mining=ohem needs normalizer=image"),
+        ({"batch_size": 3}, r"batch_size=3 must be a multiple of 2 \(2 devices, accumulation=1\)"),
+        ({"devices": 3}, r"devices=3 is more than the 2 CPU device\(s\) here"),
+    ],
+)
+def test_settings_that_exclude_each_other(shards, tmp_path, changes, sentence):
+    with pytest.raises(rn.InputError, match=sentence):
+        rn.train(TINY.replace(strategy="mirrored", **changes), data=data_of(shards), run_dir=str(tmp_path / "run"))
 
 
 def test_a_rate_far_above_the_linear_rule_is_warned_of(caplog, capsys):
@@ -133,7 +132,7 @@ def test_a_rate_far_above_the_linear_rule_is_warned_of(caplog, capsys):
     assert "6 steps of 4 images on 1 device(s); sgd, learning rate 0.02" in capsys.readouterr().out
 
 
-def test_anchors_that_never_match_are_said_once(caplog):
+def test_anchors_that_never_match_are_warned_of_once(caplog):
     progress = callbacks.Progress(100, 0, 4, lambda step: 0.0)
     watch = callbacks.WatchLosses(progress)
     with caplog.at_level("WARNING", "absl"):
@@ -143,20 +142,11 @@ def test_anchors_that_never_match_are_said_once(caplog):
     assert caplog.text.count("no anchor matched") == 1
 
 
-@pytest.mark.parametrize(
-    "done, expected",
-    [(0, [(0, 2, 4), (2, 3, 2)]), (4, [(1, 2, 4), (2, 3, 2)]), (5, [(1, 2, 3), (2, 3, 2)]), (10, [])],
-)
-def test_epochs_end_at_checkpoints_wherever_a_job_begins(done, expected):
-    """10 steps with a checkpoint every 4."""
-    assert list(training._segments(done, 10, 4)) == expected
-
-
 def test_memory_too_small_for_a_step_is_a_sentence(tmp_path):
-    """What a GPU says; a CPU's process is ended by the system instead."""
-    job = faults.explained(rn.Config(), tmp_path, Worker(), newest=lambda: 0, batch_of=lambda step: None)
+    """What a GPU raises; a CPU's process is ended by the system instead."""
+    job = Job(rn.Config(), {}, tf.distribute.get_strategy(), Worker(), rn.data.LabelMap([1], ["a"]), None)
     with (
-        pytest.raises(rn.InputError, match="for a step of 16 images of 600 px .OOM at x.; lower --batch"),
-        job,
+        pytest.raises(rn.InputError, match="for a step of 16 images of 600 px .OOM at x.; lower batch_size"),
+        readable_failures(job, tmp_path, newest=lambda: 0, batch_of=lambda step, shard: None),
     ):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM at x\nmore")
