@@ -1,10 +1,10 @@
-"""Encoded images inside a graph, from senders who may mean harm: sizes from headers, decoding that can't raise.
+"""Decoding of untrusted encoded images inside a graph: sizes from headers, errors that name the image.
 
-TensorFlow's own decoders raise an error that doesn't say which image of a batch it was, and allocate whatever a
-header asks for. Here every image is looked at by itself, its header first.
+TensorFlow's own decoders raise an error that doesn't say which image of a batch it was, and allocate whatever a header
+asks for. Here every image is read by itself, its header first.
 
-JPEG, PNG and BMP are read. GIF is not: its decoder stores all frames, whose sizes no header tells. An EXIF
-orientation is not applied: boxes are in the pixels as they are stored.
+JPEG and PNG are read. GIF is not: its decoder stores all frames, whose sizes no header tells. An EXIF orientation is
+not applied: boxes are in the pixels as they are stored.
 """
 
 import tensorflow as tf
@@ -12,7 +12,7 @@ import tensorflow as tf
 MAX_PIXELS = 50_000_000
 """Images with more pixels are refused before they are decoded (150 MB as uint8 RGB)."""
 
-FORMATS = "JPEG, PNG or BMP"
+FORMATS = "JPEG or PNG"
 
 
 def image_sizes(encoded: tf.Tensor) -> tf.Tensor:
@@ -36,7 +36,7 @@ def check_sizes(sizes: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
     too_large = tf.logical_or(pixels > max_pixels, tf.reduce_any(sizes > 65_535, axis=1))
     with tf.control_dependencies(
         [
-            _refuse(unreadable, f"is no {FORMATS} image that can be read"),
+            _refuse(unreadable, f"is not a readable {FORMATS} image"),
             _refuse(too_large, f"has more than {max_pixels} pixels"),
         ]
     ):
@@ -59,7 +59,7 @@ def _refuse(bad: tf.Tensor, why: str) -> tf.Operation:
 
 
 def _attempt(function, value: tf.Tensor, otherwise: tf.Tensor) -> tf.Tensor:
-    """`function(value)`, or `otherwise` where that raises: a data set of one element that leaves out errors."""
+    """`function(value)`, or `otherwise` where that raises: a dataset of one element that leaves out errors."""
     tried = tf.data.Dataset.from_tensors(value).map(function).ignore_errors()
     return tried.concatenate(tf.data.Dataset.from_tensors(otherwise)).take(1).get_single_element()
 
@@ -68,16 +68,14 @@ def _header_size(encoded: tf.Tensor) -> tf.Tensor:
     def starts_with(magic: bytes) -> tf.Tensor:
         return tf.strings.substr(encoded, 0, len(magic)) == magic
 
-    def integers(place: int, little_endian: bool) -> tf.Tensor:
-        # Two 32-bit numbers, width and height; a BMP with its rows top down has a negative height.
-        pair = tf.io.decode_raw(tf.strings.substr(encoded, place, 8), tf.int32, little_endian=little_endian)
-        return tf.reverse(tf.abs(pair), [0])
+    def png_size() -> tf.Tensor:  # width and height as 32-bit numbers
+        size = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
+        return tf.reverse(size, [0])
 
     size = tf.case(
         [
             (starts_with(b"\xff\xd8\xff"), lambda: tf.io.extract_jpeg_shape(encoded)[:2]),
-            (starts_with(b"\x89PNG\r\n\x1a\n"), lambda: integers(16, little_endian=False)),
-            (starts_with(b"BM"), lambda: integers(18, little_endian=True)),
+            (starts_with(b"\x89PNG\r\n\x1a\n"), png_size),
         ],
         default=lambda: tf.zeros([2], tf.int32),
     )

@@ -1,10 +1,11 @@
-"""A detector as a SavedModel for TensorFlow Serving: signatures, label map, provenance, warm-up requests."""
+"""Export of a detector as a SavedModel for TensorFlow Serving: signatures, label map, provenance, warm-up requests."""
 
 import io
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.export import image_decoding as decoding
 from retinanet_tf.export.signatures import SIGNATURES, ServedDetector
 from retinanet_tf.files import make_folder, write_json
-from retinanet_tf.inference.detector import Detector, settings
-from retinanet_tf.inference.test_time_augmentation import AugmentedDetector
+from retinanet_tf.inference.detector import Detector
+from retinanet_tf.models.layers import precision_policy
+from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.provenance import provenance
 
+PRECISIONS = ("float32", "float16", "bfloat16")
 _LARGEST_ID = 2**24  # float32, the type of detection_classes, holds every whole number up to here
 
 
@@ -35,48 +38,48 @@ def export(
     """Writes a SavedModel that needs tensorflow alone; see `ServedDetector` for its signatures.
 
     assets/ has labels.json and export.json (model, preprocessing, thresholds, versions, metrics);
-    assets.extra/tf_serving_warmup_requests what the server replays before it answers anyone.
+    assets.extra/tf_serving_warmup_requests what the server replays before its first answer.
 
     Args:
-      detector: a trained detector.
-      directory: where versions live; the model goes into its next version (1, 2, …). If the last part of the path is
-        a number, that is the version.
-      metrics: numbers to keep with the model, as `evaluate` returned them.
-      warmup_images: encoded images for the warm-up requests, one request each; by default a generated one in the
-        model's own size, wide and tall.
-      model_name: the name that the warm-up requests ask for.
-      max_pixels: larger encoded images are refused from their header.
-      precision: what the network computes in: 'float32', 'float16' or 'bfloat16'. Answers are float32 always.
+        detector: a trained detector, without test-time augmentation.
+        directory: of the versions; the model becomes its next one (1, 2, …). If the last component of the path is a
+            number, that is the version.
+        metrics: numbers to keep with the model, as `evaluate` returned them.
+        warmup_images: encoded images for the warm-up requests, one request each; by default generated ones in the
+            model's own size, wide and tall.
+        model_name: the name that the warm-up requests ask for.
+        max_pixels: larger encoded images are refused from their header.
+        precision: what the network computes in: 'float32', 'float16' or 'bfloat16'. Answers are always float32.
 
     Returns:
-      The version's folder. It is written aside and renamed: a server that watches sees it whole.
+        The version's folder. It is written aside and renamed: a server that watches it never sees half of it.
 
     Raises:
-      InputError: the version exists, the place can't be written, a category id is too large for the outputs, or the
-        detector augments its images.
+        InputError: the version exists, the folder can't be written, a category id is too large for the outputs, or
+            the detector isn't a `Detector`.
     """
-    if isinstance(detector, AugmentedDetector):
-        raise InputError("a detector with test-time augmentation can't be exported; export the plain one.")
+    if not isinstance(detector, Detector):
+        raise InputError(f"{type(detector).__name__} can't be exported; give the Detector, without augmentation.")
     directory = _version_folder(Path(directory))
-    labels = detector.label_map
-    unfit = [category for category in labels.ids if abs(category) > _LARGEST_ID]
-    if unfit:
-        raise InputError(f"category id {unfit[0]} can't be served: detection_classes holds ids up to {_LARGEST_ID}.")
+    too_large = [category for category in detector.label_map.ids if abs(category) > _LARGEST_ID]
+    if too_large:
+        raise InputError(
+            f"category id {too_large[0]} can't be served: detection_classes holds ids up to {_LARGEST_ID}."
+        )
     make_folder(directory.parent)
-    warmup_images = list(warmup_images) or _generated_images(detector)
     # A temporary folder's name isn't a number, so a server doesn't take it for a version.
     aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        served = ServedDetector(detector, max_pixels, precision)
+        served = ServedDetector(detector, freeze(with_precision(detector, precision)), max_pixels)
         signatures = {name: getattr(served, name).get_concrete_function() for name in SIGNATURES}
-        # Nothing but the graph, which holds the weights: Keras' objects would want their classes back.
+        # A module with nothing but the graph, which holds the weights: Keras' objects would need their classes back.
         module = tf.Module(name="served_detector")
         with tempfile.TemporaryDirectory() as folder:
-            labels.save(os.path.join(folder, "labels.json"))
+            detector.label_map.save(os.path.join(folder, "labels.json"))
             write_json(os.path.join(folder, "export.json"), _description(detector, metrics, max_pixels, precision))
             module.assets = [tf.saved_model.Asset(str(path)) for path in sorted(Path(folder).iterdir())]
             tf.saved_model.save(module, str(aside), signatures=signatures)
-        _write_warmup(aside / "assets.extra", warmup_images, model_name)
+        _write_warmup(aside / "assets.extra", warmup_images or _generated_images(detector), model_name)
         os.chmod(aside, 0o755)
         os.replace(aside, directory)
     except (OSError, tf.errors.OpError) as error:
@@ -86,24 +89,85 @@ def export(
     return directory
 
 
+def with_precision(detector: Detector, precision: str) -> Detector:
+    """A detector that computes its network in `precision`; weights, decoding, NMS and answers stay float32.
+
+    Raises:
+        InputError: a precision that isn't one of PRECISIONS.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}.")
+    if precision == "float32":
+        return detector
+    with precision_policy(precision):
+        model = RetinaNet.from_config(detector.model.get_config())
+    model.set_weights(detector.model.get_weights())
+    return Detector(model, detector.label_map, detector.config, detector.image_size, detector.max_size)
+
+
+def freeze(detector: Detector) -> Callable[[tf.Tensor], dict[str, list[tf.Tensor]]]:
+    """The detector's network with constants for weights: canvases `(B, h, w, 3)` → what `detector.levels` returns.
+
+    Constants let TensorFlow prepare the kernels of convolutions once instead of in every call. Only documented
+    interfaces are used: the network goes through a SavedModel into a session of TensorFlow 1, whose tool turns
+    variables into constants, and comes back as a function.
+    """
+    module = tf.Module(name="network")
+    keys = [(name, level) for name, levels in detector.levels.output.items() for level in range(len(levels))]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="canvases")])
+    def network(canvases):
+        outputs = detector.levels(canvases, training=False)
+        return {f"{name}_{level}": outputs[name][level] for name, level in keys}
+
+    concrete = network.get_concrete_function()
+    module.state = list(concrete.variables)
+    v1, logger = tf.compat.v1, tf.get_logger()
+    log_level = logger.level
+    logger.setLevel(logging.ERROR)  # no advice on how to replace TensorFlow 1
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            tf.saved_model.save(module, folder, signatures=concrete)
+            with tf.Graph().as_default() as graph, v1.Session() as session:
+                signature = v1.saved_model.load(session, ["serve"], folder).signature_def["serving_default"]
+                names = sorted({tensor.name.split(":")[0] for tensor in signature.outputs.values()})
+                constant = v1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), names)
+    finally:
+        logger.setLevel(log_level)
+    wrapped = v1.wrap_function(lambda: tf.import_graph_def(constant, name=""), [])
+    tensor_of = wrapped.graph.get_tensor_by_name
+    outputs = {key: tensor_of(tensor.name) for key, tensor in signature.outputs.items()}
+    pruned = wrapped.prune([tensor_of(signature.inputs["canvases"].name)], outputs)
+
+    def frozen(canvases: tf.Tensor) -> dict[str, list[tf.Tensor]]:
+        flat, result = pruned(canvases), {"class_logits": [], "box_deltas": []}
+        for name, level in keys:
+            result[name].append(flat[f"{name}_{level}"])
+        for logits in result["class_logits"]:
+            logits.set_shape([None, None, detector.model.config.num_classes])
+        return result
+
+    return frozen
+
+
 def _version_folder(directory: Path) -> Path:
     if not directory.name.isdecimal():
-        present = [int(entry.name) for entry in directory.glob("*") if entry.name.isdecimal()]
-        return directory / str(max(present, default=0) + 1)
+        versions = [int(entry.name) for entry in directory.glob("*") if entry.name.isdecimal()]
+        return directory / str(max(versions, default=0) + 1)
     if directory.exists():
         raise InputError(f"{directory} exists; a served version never changes, export to another number.")
     return directory
 
 
 def _description(detector: Detector, metrics: dict | None, max_pixels: int, precision: str) -> dict:
-    low, high = detector.image_size, detector.max_size
     return {
         "model": detector.model.get_config(),
-        "detector": settings(detector),
+        "detector": detector.describe(),
         "precision": precision,
         "preprocessing": (
-            f"RGB 0-255; bilinear resize (half-pixel centres, no antialiasing) so that the shorter side is {low} or "
-            f"the longer one {high} pixels, whichever is smaller; normalisation is part of the model."
+            f"RGB 0-255; bilinear resize (half-pixel centres, no antialiasing) so that the shorter side is "
+            f"{detector.image_size} or the longer one {detector.max_size} pixels, whichever is smaller; normalisation "
+            "is part of the model."
         ),
         "inputs": {
             "serving_default": f"input_tensor: [B] encoded {decoding.FORMATS}, at most {max_pixels} pixels each",
@@ -129,16 +193,18 @@ def _generated_images(detector: Detector) -> list[bytes]:
 
 
 def _write_warmup(folder: Path, images: Sequence[bytes], model_name: str) -> None:
-    """assets.extra/tf_serving_warmup_requests: a TFRecord of PredictionLog, as TensorFlow Serving's docs say."""
-    # Imported here: whoever only trains and evaluates needn't have it.
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-
+    """Writes assets.extra/tf_serving_warmup_requests, a TFRecord of PredictionLog (TensorFlow Serving's docs)."""
+    try:
+        from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+    except ImportError:
+        logging.warning("no warm-up requests are exported: they need tensorflow-serving-api.")
+        return
     folder.mkdir()
     with tf.io.TFRecordWriter(str(folder / "tf_serving_warmup_requests")) as writer:
-        for batch in ([image] for image in images):
+        for image in images:
             request = predict_pb2.PredictRequest()
             request.model_spec.name = model_name
             request.model_spec.signature_name = "serving_default"
-            request.inputs["input_tensor"].CopyFrom(tf.make_tensor_proto(batch, tf.string))
+            request.inputs["input_tensor"].CopyFrom(tf.make_tensor_proto([image], tf.string))
             log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(log.SerializeToString())

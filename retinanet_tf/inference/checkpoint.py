@@ -1,4 +1,4 @@
-"""Reads and writes trained detectors: configuration, label map and weights."""
+"""Checkpoints of trained detectors: configuration, label map and weights of a run directory or of imported weights."""
 
 import json
 import os
@@ -17,8 +17,8 @@ WEIGHTS = "model.weights.h5"
 SUFFIX = ".weights.h5"
 
 
-def part(checkpoint: str | os.PathLike, name: str) -> Path:
-    """The file `name` of a run directory, or of an imported `X.weights.h5`, whose files are called `X.name`."""
+def file_of(checkpoint: str | os.PathLike, name: str) -> Path:
+    """The file `name` of a run directory, or of `X.weights.h5`, whose files are called `X.name`."""
     path = Path(checkpoint)
     if not path.name.endswith(SUFFIX):
         return path / name
@@ -41,31 +41,30 @@ def read_json(path: Path) -> dict:
         raise InputError(f"{path} can't be read as JSON ({error}); is this the folder of a training run?") from error
 
 
-def load_config(run_dir: str | os.PathLike) -> Config:
+def load_config(checkpoint: str | os.PathLike) -> Config:
     """The configuration of a run or of imported weights."""
-    path = part(run_dir, "run.json")
+    path = file_of(checkpoint, "run.json")
     if not path.exists():
         raise InputError(
-            f"{path} doesn't exist: {run_dir} is neither a training job's run_dir nor what import_weights wrote."
+            f"{path} doesn't exist: {checkpoint} is neither a training job's run_dir nor what import_weights wrote."
         )
     return Config.from_dict(read_json(path)["config"])
 
 
-def imported_parts(checkpoint: str | os.PathLike) -> str:
-    """'backbone' or 'detector' for what import_weights wrote, '' for a training job's result."""
-    return read_json(part(checkpoint, "run.json")).get("imported", {}).get("parts", "")
+def import_kind(checkpoint: str | os.PathLike) -> str:
+    """'backbone' or 'detector' for imported weights, '' for a training job's result."""
+    return read_json(file_of(checkpoint, "run.json")).get("imported", {}).get("parts", "")
 
 
-def load_model(run_dir: str | os.PathLike) -> RetinaNet:
+def load_model(checkpoint: str | os.PathLike) -> RetinaNet:
     """The network of a finished run or of imported weights.
 
     Raises:
-      InputError: there is no run, or it isn't finished.
+        InputError: there is no run, or it isn't finished.
     """
-    config = load_config(run_dir)
-    weights = part(run_dir, WEIGHTS)
+    config, weights = load_config(checkpoint), file_of(checkpoint, WEIGHTS)
     if not weights.exists():
-        raise InputError(f"{weights} is missing: the training in {run_dir} hasn't finished; run its command again.")
+        raise InputError(f"{weights} is missing: the training in {checkpoint} hasn't finished; run its command again.")
     model = RetinaNet.from_config(config)
     model.load_weights(str(weights))
     return model
@@ -77,16 +76,16 @@ def load_detector(checkpoint: str | os.PathLike) -> Detector:
     A `.keras` file has the dataset's labels.json beside it.
 
     Raises:
-      InputError: there is none of these, or imported weights are a backbone alone.
+        InputError: there is none of these, or imported weights are a backbone alone.
     """
     path = Path(checkpoint)
     if path.suffix == ".keras":
         if not path.exists():
             raise InputError(f"{path} does not exist; give a run directory or a .keras file.")
-        model = keras.models.load_model(path, compile=False)
-        labels = path.parent / "labels.json"
-        return Detector(model, LabelMap.load(labels) if labels.exists() else None)
+        labels_json = path.parent / "labels.json"
+        label_map = LabelMap.load(labels_json) if labels_json.exists() else None
+        return Detector(keras.models.load_model(path, compile=False), label_map)
     config = load_config(path)
-    if imported_parts(path) == "backbone":
-        raise InputError(f"{path} holds a backbone alone, which detects nothing; train with --init_weights={path}.")
-    return Detector.from_config(config, load_model(path), LabelMap.load(part(path, "labels.json")))
+    if import_kind(path) == "backbone":
+        raise InputError(f"{path} holds a backbone alone, which detects nothing; train with init_weights={path}.")
+    return Detector.from_config(config, load_model(path), LabelMap.load(file_of(path, "labels.json")))

@@ -1,8 +1,11 @@
-"""Detector: images of any size in, detections in their own pixels out; the one path of evaluation and serving."""
+"""Detector: images of any size in, detections in their own pixels out; evaluation, predict and export all use it."""
 
+import collections
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import keras
 import numpy as np
@@ -10,7 +13,9 @@ import tensorflow as tf
 
 from retinanet_tf.config.config import Config, DetectConfig
 from retinanet_tf.data import transforms
+from retinanet_tf.data.sources.coco import xyxy_to_coco
 from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.detection.grids import round_up
 from retinanet_tf.detection.postprocess import select_detections
 from retinanet_tf.errors import InputError
 from retinanet_tf.models.retinanet import RetinaNet
@@ -18,31 +23,65 @@ from retinanet_tf.models.retinanet import RetinaNet
 CANVAS_MULTIPLE = 32
 """Resized images are padded at the right and bottom to the next multiple of this, C5's stride."""
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Prepared(NamedTuple):
+    """An image as the network takes it."""
+
+    canvas: tf.Tensor  # `(h, w, 3)` float32, resized and padded
+    scale: tf.Tensor  # `(2,)` float32, resized over original side, y then x
+    size: tf.Tensor  # `(2,)` float32, original height and width
+
+
+PREPARED_SPEC = Prepared(
+    tf.TensorSpec([None, None, 3], tf.float32), tf.TensorSpec([2], tf.float32), tf.TensorSpec([2], tf.float32)
+)
+
+
+class DetectorLike(Protocol):
+    """The interface of `Detector` and `AugmentedDetector`, and all that `evaluate` and `predict` use."""
+
+    label_map: LabelMap
+    config: DetectConfig
+
+    def __call__(self, images: np.ndarray | tf.Tensor | Sequence) -> dict[str, tf.Tensor]:
+        """Detections on images of any sizes."""
+
+    def prepare(self, image: tf.Tensor) -> Prepared:
+        """One image `(H, W, 3)`, ready for `detect_prepared`."""
+
+    def detect_prepared(self, batch: Sequence[Prepared]) -> dict[str, tf.Tensor]:
+        """Detections on at least one image, all with canvases of one size, in order."""
+
+    def describe(self) -> dict[str, Any]:
+        """What the detector does besides its network, as plain values for metrics.json and export.json."""
+
 
 class Detector(tf.Module):
     """A trained model as a function from images to detections.
 
     >>> import retinanet_tf as rn
-    >>> labels = rn.data.LabelMap([1, 18], ["person", "dog"])
+    >>> label_map = rn.data.LabelMap([1, 18], ["person", "dog"])
     >>> model = rn.RetinaNet(num_classes=2, backbone="resnet10_w16", fpn_channels=16, subnet_channels=16)
-    >>> detector = Detector(model, labels, image_size=64, max_size=96)
-    >>> found = detector([np.zeros((40, 60, 3), np.uint8), np.zeros((90, 30, 3), np.uint8)])
-    >>> {name: tuple(value.shape) for name, value in found.items()}
+    >>> detector = Detector(model, label_map, image_size=64, max_size=96)
+    >>> detections = detector([np.zeros((40, 60, 3), np.uint8), np.zeros((90, 30, 3), np.uint8)])
+    >>> {name: tuple(value.shape) for name, value in detections.items()}
     {'boxes': (2, 100, 4), 'scores': (2, 100), 'labels': (2, 100), 'num_detections': (2,)}
-    >>> print(found["num_detections"].numpy())  # an untrained network is sure of nothing
+    >>> print(detections["num_detections"].numpy())  # all scores of an untrained network are low
     [0 0]
 
     Args:
-      model: the network.
-      label_map: the dataset's category ids and names behind the class indices 0…K−1; by default 0…K−1 themselves.
-      config: thresholds, counts.
-      image_size: shorter side that images are resized to; by default the model's own.
-      max_size: the longer side's limit; by default the model's own.
-      jit_compile: let XLA compile the network, once for every canvas size and batch size. What comes after it has
-        no static shapes and is never compiled.
+        model: the network.
+        label_map: the dataset's category ids and names of the class indices 0…K−1; by default 0…K−1 themselves.
+        config: thresholds, counts.
+        image_size: shorter side that images are resized to; by default the model's own.
+        max_size: the longer side's limit; by default the model's own.
+        jit_compile: compile the network with XLA, once per canvas size and batch size; post-processing never is.
 
     Raises:
-      InputError: the label map's number of classes isn't the model's.
+        InputError: the label map's number of classes isn't the model's.
     """
 
     def __init__(
@@ -63,10 +102,10 @@ class Detector(tf.Module):
                 "the label map; use the labels.json that the model was trained with."
             )
         self.model, self.config = model, config
-        # The same network without its last concatenation: a copy of 36 MB an image that only training needs.
+        # The same network without its last concatenation, a copy of 36 MB per image that only training needs.
         outputs = {name: model.get_layer(name).input for name in ("class_logits", "box_deltas")}
         self.levels = keras.Model(model.input, outputs)
-        self.jit_compile = jit_compile
+        self.network = tf.function(self.levels, jit_compile=True) if jit_compile else self.levels
         self.image_size = image_size or model.config.image_size
         self.max_size = max_size or model.config.max_size
 
@@ -75,77 +114,58 @@ class Detector(tf.Module):
         """A detector with the thresholds of a whole configuration."""
         return cls(model, label_map, config.detect)
 
+    def describe(self) -> dict[str, Any]:
+        """Sizes and thresholds, as plain values for metrics.json and export.json."""
+        return {"image_size": self.image_size, "max_size": self.max_size, **dataclasses.asdict(self.config)}
+
     def __call__(self, images: np.ndarray | tf.Tensor | Sequence) -> dict[str, tf.Tensor]:
         """Detects objects.
 
         Args:
-          images: a list of `(H, W, 3)` RGB arrays in 0–255 (uint8 or float) whose sizes may differ, a list of encoded
-            images (bytes), or one batch `(B, H, W, 3)`.
+            images: a list of `(H, W, 3)` RGB arrays in 0–255 (uint8 or float) whose sizes may differ, a list of
+                encoded images (bytes), or one batch `(B, H, W, 3)`.
 
         Returns:
-          {"boxes": `(B, D, 4)` float32 xyxy in each image's own pixels, "scores": `(B, D)` float32 descending,
-          "labels": `(B, D)` int32 class indices (−1 where empty), "num_detections": `(B,)` int32}; D is
-          `config.max_detections`. `label_map.ids` has the dataset's ids of the indices.
+            {"boxes": `(B, D, 4)` float32 xyxy in each image's own pixels, "scores": `(B, D)` float32 descending,
+            "labels": `(B, D)` int32 class indices (−1 where empty), "num_detections": `(B,)` int32}; D is
+            `config.max_detections`. `label_map.ids` has the dataset's ids of the indices.
 
         Raises:
-          InputError: an element that is no RGB image, named by its index.
+            InputError: an element isn't an RGB image; its index is named.
         """
-        prepared = [self.prepare(to_image(image, index)) for index, image in enumerate(images)]
-        return self.detect_prepared(prepared)
+        return detect_images(self, images)
 
-    def prepare(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Resizes one image `(H, W, 3)` and pads it to its canvas; eagerly and in graphs.
-
-        Returns:
-          the canvas `(h, w, 3)` float32, the scale `(2,)` (resized over original, y then x), the original size `(2,)`.
-        """
+    def prepare(self, image: tf.Tensor) -> Prepared:
+        """Resizes one image `(H, W, 3)` and pads it to its canvas; eagerly and in graphs."""
         size = tf.cast(tf.shape(image)[:2], tf.float32)
         resized, scale = transforms.resize(image, self.image_size, self.max_size)
-        return self.pad(resized), scale, size
+        return Prepared(self.pad(resized), scale, size)
 
     def pad(self, resized: tf.Tensor) -> tf.Tensor:
-        """Puts a resized image at the top left of its canvas, the next multiples of CANVAS_MULTIPLE."""
-        height, width = tf.unstack(-(-tf.shape(resized)[:2] // CANVAS_MULTIPLE) * CANVAS_MULTIPLE)
+        """Puts a resized image at the top left of its canvas."""
+        height, width = tf.unstack(round_up(tf.shape(resized)[:2], CANVAS_MULTIPLE))
         return transforms.pad_to(resized, height, width, self.model.config.pixel_mean)
 
-    def detect_prepared(self, prepared: Sequence[tuple]) -> dict[str, tf.Tensor]:
-        """Detections of what `prepare` returned, in order; equal canvases go through the network together.
+    def detect_prepared(self, batch: Sequence[Prepared]) -> dict[str, tf.Tensor]:
+        """Detections on images with canvases of one size, in order.
 
-        In the scope of a strategy its replicas share each group; every image is counted once.
+        In the scope of a strategy its replicas share the batch; every image is counted once.
         """
-        groups: dict[tuple, list[int]] = {}
-        for index, (canvas, _, _) in enumerate(prepared):
-            groups.setdefault(tuple(canvas.shape), []).append(index)
-        results: list = [None] * len(prepared)
-        for members in groups.values():
-            batch = [tf.stack(part) for part in zip(*(prepared[index] for index in members), strict=True)]
-            found = self._on_replicas(batch)
-            for position, index in enumerate(members):
-                results[index] = {name: value[position] for name, value in found.items()}
-        if not results:
-            return self._nothing()
-        return {name: tf.stack([result[name] for result in results]) for name in results[0]}
-
-    def _on_replicas(self, batch: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """`detect_canvases` by the replicas of the strategy in scope, an equal part each; order as given."""
-        strategy, count = tf.distribute.get_strategy(), len(batch[0])
+        strategy, count = tf.distribute.get_strategy(), len(batch)
         replicas = strategy.num_replicas_in_sync
         if replicas == 1:
-            return self.detect_canvases(*batch)
-        part = -(-count // replicas)
-        # What is missing to equal parts is filled with the last image; its further answers are cut off again.
-        places = [[min(replica * part + k, count - 1) for k in range(part)] for replica in range(replicas)]
-        values = [
-            strategy.experimental_distribute_values_from_function(
-                lambda context, whole=whole: tf.gather(whole, places[context.replica_id_in_sync_group])
-            )
-            for whole in batch
-        ]
-        # A function of its own: one with an input signature doesn't take the strategy's values from outside.
-        found = strategy.run(lambda *parts: self.detect_canvases(*parts), args=tuple(values))
-        return {
-            name: tf.concat(strategy.experimental_local_results(value), axis=0)[:count] for name, value in found.items()
-        }
+            return self.detect_canvases(*stack(batch))
+        # Equal shares: the last image fills up the last ones, and its further results are cut off.
+        share = round_up(count, replicas) // replicas
+        filled = [batch[min(index, count - 1)] for index in range(replicas * share)]
+        shares = [stack(filled[start : start + share]) for start in range(0, len(filled), share)]
+        values = strategy.experimental_distribute_values_from_function(
+            lambda context: shares[context.replica_id_in_sync_group]
+        )
+        # A lambda, since a function with an input signature doesn't take a strategy's values.
+        answers = strategy.run(lambda prepared: self.detect_canvases(*prepared), args=(values,))
+        local = strategy.experimental_local_results
+        return {name: tf.concat(local(value), axis=0)[:count] for name, value in answers.items()}
 
     @tf.function(
         input_signature=[
@@ -156,34 +176,129 @@ class Detector(tf.Module):
     )
     def detect_canvases(self, canvases: tf.Tensor, scales: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Network and post-processing on one batch of equally large canvases `(B, h, w, 3)`."""
-        network = tf.function(self.levels, jit_compile=True) if self.jit_compile else self.levels
-        outputs = network(canvases, training=False)
-        anchors = self.model.anchors.by_level(canvases)
+        return self.select(self.network(canvases, training=False), canvases, scales, sizes)
+
+    def select(
+        self, outputs: dict[str, list[tf.Tensor]], canvases: tf.Tensor, scales: tf.Tensor, sizes: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Post-processing of what the network returns for canvases."""
+        anchors = self.model.anchors
         return select_detections(
             outputs["class_logits"],
             outputs["box_deltas"],
-            anchors,
+            anchors.by_level(canvases),
             scales,
             sizes,
             self.config,
-            self.model.anchors.config,
+            anchors.config,
         )
 
-    def _nothing(self) -> dict[str, tf.Tensor]:
-        depth = self.config.max_detections
-        return {
-            "boxes": tf.zeros([0, depth, 4]),
-            "scores": tf.zeros([0, depth]),
-            "labels": tf.zeros([0, depth], tf.int32),
-            "num_detections": tf.zeros([0], tf.int32),
+
+def stack(batch: Sequence[Prepared]) -> Prepared:
+    """Images with canvases of one size as one batch."""
+    return Prepared(*(tf.stack(values) for values in zip(*batch, strict=True)))
+
+
+def detect_images(detector: DetectorLike, images: np.ndarray | tf.Tensor | Sequence) -> dict[str, tf.Tensor]:
+    """`detector(images)`: see `Detector.__call__`."""
+    prepared = [detector.prepare(to_image(image, index)) for index, image in enumerate(images)]
+    order: list[int] = []
+    answers: list[dict[str, tf.Tensor]] = []
+    for indices, batch in batches_by_canvas(prepared):
+        order += indices
+        answers.append(detector.detect_prepared(batch))
+    if not answers:
+        return empty_detections(0, detector.config)
+    rows = np.argsort(order)
+    return {name: tf.gather(tf.concat([answer[name] for answer in answers], axis=0), rows) for name in answers[0]}
+
+
+def detect_all(
+    detector: DetectorLike, images: Iterable[bytes | np.ndarray], batch_size: int = 8
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Runs a detector over many images (encoded, or arrays) of any sizes; threads decode ahead of the network.
+
+    Images with equal canvases are batched however far apart they come, so results don't come in the input's order.
+    In the scope of a strategy every replica gets `batch_size` of them.
+
+    Yields:
+        (index of the image, {"boxes" (n, 4), "scores" (n,), "labels" (n,)} in its own pixels), each image once.
+
+    Raises:
+        InputError: an image that doesn't decode, named by its index.
+    """
+    batch_size *= tf.distribute.get_strategy().num_replicas_in_sync
+    prepared = map_ahead(lambda item: detector.prepare(to_image(item[1], item[0])), enumerate(images))
+    for indices, batch in batches_by_canvas(prepared, batch_size):
+        answer = {name: value.numpy() for name, value in detector.detect_prepared(batch).items()}
+        for row, index in enumerate(indices):
+            count = answer["num_detections"][row]
+            yield index, {name: answer[name][row, :count] for name in ("boxes", "scores", "labels")}
+
+
+def batches_by_canvas(
+    prepared: Iterable[Prepared], batch_size: float = math.inf
+) -> Iterator[tuple[list[int], list[Prepared]]]:
+    """Batches of images with equal canvases, with their indices in the input; the smaller ones last."""
+    waiting: dict[tuple, tuple[list[int], list[Prepared]]] = {}
+    for index, image in enumerate(prepared):
+        indices, batch = waiting.setdefault(tuple(image.canvas.shape), ([], []))
+        indices.append(index)
+        batch.append(image)
+        if len(batch) == batch_size:
+            yield waiting.pop(tuple(image.canvas.shape))
+    yield from waiting.values()
+
+
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int = 2, ahead: int = 16
+) -> Iterator[Result]:
+    """`map(function, items)` by threads, at most `ahead` items before the one that is taken."""
+    waiting: collections.deque[Future[Result]] = collections.deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def to_results(
+    detections: dict[str, np.ndarray], image_id: int | str, category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """One image's detections in COCO's results format: {"image_id", "category_id", "bbox": [x, y, w, h], "score"}.
+
+    Boxes are rounded to thousandths of a pixel; scores are the shortest numbers that give the same float32.
+    """
+    boxes = np.round(xyxy_to_coco(np.asarray(detections["boxes"], np.float64)), 3).tolist()
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[label],
+            "bbox": box,
+            "score": float(str(np.float32(score))),
         }
+        for box, score, label in zip(boxes, detections["scores"], detections["labels"], strict=True)
+    ]
+
+
+def empty_detections(count: int | tf.Tensor, config: DetectConfig) -> dict[str, tf.Tensor]:
+    """A detector's answer for `count` images, all zeros."""
+    depth = config.max_detections
+    return {
+        "boxes": tf.zeros([count, depth, 4]),
+        "scores": tf.zeros([count, depth]),
+        "labels": tf.zeros([count, depth], tf.int32),
+        "num_detections": tf.zeros([count], tf.int32),
+    }
 
 
 def to_image(image: Any, index: int) -> tf.Tensor:
     """One element of a detector's input, `images[index]`, as `(H, W, 3)`; encoded ones decoded to uint8.
 
     Raises:
-      InputError: it is no RGB image; the index is named.
+        InputError: it isn't an RGB image; the index is named.
     """
     if isinstance(image, bytes) or (isinstance(image, tf.Tensor) and image.dtype == tf.string):
         try:
@@ -194,12 +309,3 @@ def to_image(image: Any, index: int) -> tf.Tensor:
     if image.shape.rank != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(f"images[{index}] has shape {tuple(image.shape)}; an RGB image is (height, width, 3).")
     return image
-
-
-def settings(detector: Detector) -> dict:
-    """What a detector does besides its network, as plain values: for metrics files and exports."""
-    return {
-        "image_size": detector.image_size,
-        "max_size": detector.max_size,
-        **dataclasses.asdict(detector.config),
-    }

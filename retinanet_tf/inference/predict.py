@@ -1,4 +1,4 @@
-"""Detections for image files: annotated pictures, JSON, a contact sheet; what can't be read is told at the end."""
+"""Predict: detections on image files as annotated pictures, JSON and a contact sheet."""
 
 import glob
 import os
@@ -12,45 +12,43 @@ from tqdm import tqdm
 
 from retinanet_tf.data.records.images import BadImage, ImagePolicy, prepare_image
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation.evaluator import detect_all, to_results
 from retinanet_tf.files import make_folder, read_bytes, write_json
-from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.detector import DetectorLike, detect_all, to_results
 from retinanet_tf.visualize import contact_sheet, draw_detections, save_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 _SHEET = 40  # pictures on the contact sheet at most
-
-# A photograph is shown as a viewer would show it: turned upright.
-_POLICY = ImagePolicy(exif="upright")
+_POLICY = ImagePolicy(exif="upright")  # as viewers show photographs
 
 
 class Predictions(NamedTuple):
-    """What `predict` leaves: entries of detections.json in input order, and (path, reason) of unreadable files."""
+    """Result of `predict`."""
 
-    images: list[dict[str, Any]]
-    unreadable: list[tuple[str, str]]
+    detections: list[dict[str, Any]]  # the content of detections.json
+    pictures: dict[str, Path]  # the annotated picture of each image file, in the input's order
+    unreadable: list[tuple[str, str]]  # (path, reason)
 
 
 def find_images(inputs: Sequence[str | os.PathLike]) -> list[str]:
-    """The image files behind files, folders (searched to the bottom, by suffix) and glob patterns, each once.
+    """The image files of files, folders (searched recursively, by suffix) and glob patterns, each once.
 
     Raises:
-      InputError: an input that is no file and matches none.
+        InputError: an input that doesn't exist and matches nothing.
     """
     paths: dict[str, None] = {}
-    for given in (os.fspath(path) for path in inputs):
+    for given in map(os.fspath, inputs):
         if os.path.isdir(given):
-            found = sorted(str(path) for path in Path(given).rglob("*") if path.suffix.lower() in SUFFIXES)
+            matches = sorted(str(path) for path in Path(given).rglob("*") if path.suffix.lower() in SUFFIXES)
         else:
-            found = [given] if os.path.exists(given) else sorted(glob.glob(given, recursive=True))
-        if not found:
-            raise InputError(f"{given} is no image file, no folder with images and no pattern that matches one.")
-        paths.update(dict.fromkeys(found))
+            matches = [given] if os.path.exists(given) else sorted(glob.glob(given, recursive=True))
+        if not matches:
+            raise InputError(f"{given} is neither an image file nor a folder or pattern with any.")
+        paths.update(dict.fromkeys(matches))
     return list(paths)
 
 
 def predict(
-    detector: Detector,
+    detector: DetectorLike,
     inputs: Sequence[str | os.PathLike],
     output: str | os.PathLike,
     *,
@@ -58,30 +56,32 @@ def predict(
     batch_size: int = 4,
     progress: bool = True,
 ) -> Predictions:
-    """Detects objects on image files and writes what was found.
+    """Detects objects on image files and writes pictures and JSON.
 
     Args:
-      detector: a trained detector.
-      inputs: files, folders, glob patterns.
-      output: folder that gets pictures/NAME.jpg (annotated), detections.json and contact_sheet.jpg.
-      min_score: detections below aren't drawn; detections.json has all that the detector gives.
-      batch_size: images that go through the network together.
-      progress: whether to show a progress bar.
+        detector: a trained detector.
+        inputs: files, folders, glob patterns.
+        output: folder that gets pictures/NAME.jpg (annotated), contact_sheet.jpg and detections.json: COCO's results
+            format, {"image_id", "category_id", "bbox": [x, y, w, h], "score"}, with the image's path as "image_id"
+            and the category's name as "category".
+        min_score: detections below aren't drawn; detections.json has all that the detector gives.
+        batch_size: images that go through the network together.
+        progress: whether to show a progress bar.
 
     Returns:
-      `Predictions`. An unreadable file doesn't stop the others.
+        `Predictions`. An unreadable file doesn't stop the others.
 
     Raises:
-      InputError: an input that isn't there, an output folder that can't be written.
+        InputError: an input doesn't exist, or the output folder can't be written.
     """
     paths, output = find_images(inputs), Path(output)
     make_folder(output / "pictures")
-    names = _picture_names(paths)
+    targets = {path: output / "pictures" / name for path, name in _picture_names(paths).items()}
     readable: list[str] = []
-    waiting: dict[int, np.ndarray] = {}
+    images: dict[int, np.ndarray] = {}
     unreadable: list[tuple[str, str]] = []
 
-    def images() -> Iterator[np.ndarray]:
+    def read() -> Iterator[np.ndarray]:
         for path in paths:
             try:
                 image = _read(path)
@@ -89,31 +89,31 @@ def predict(
                 unreadable.append((path, str(error)))
                 bar.update()
                 continue
-            waiting[len(readable)] = image
+            images[len(readable)] = image
             readable.append(path)
             yield image
 
-    entries: dict[str, dict[str, Any]] = {}
+    names = detector.label_map.names
+    results: dict[str, list[dict[str, Any]]] = {}
     with tqdm(total=len(paths), desc="predict", unit="image", disable=not progress, mininterval=0.5) as bar:
-        for index, found in detect_all(detector, images(), batch_size):
-            path, image = readable[index], waiting.pop(index)
-            boxes, labels, scores = (found[key] for key in ("boxes", "labels", "scores"))
-            picture = draw_detections(image, boxes, labels, scores, detector.label_map.names, min_score=min_score)
-            save_image(picture, output / "pictures" / names[path])
-            entries[path] = _entry(path, names[path], image, found, detector)
+        for index, detections in detect_all(detector, read(), batch_size):
+            path, labels = readable[index], detections["labels"]
+            picture = draw_detections(images.pop(index), **detections, names=names, min_score=min_score)
+            save_image(picture, targets[path])
+            rows = to_results(detections, path, detector.label_map.ids)
+            results[path] = [{**row, "category": names[label]} for row, label in zip(rows, labels, strict=True)]
             bar.update()
-    ordered = [entries[path] for path in paths if path in entries]
-    write_json(output / "detections.json", ordered)
-    if ordered:
-        shown = ordered[:_SHEET]
-        pictures = [tf.io.decode_jpeg(read_bytes(output / entry["picture"], "the picture")).numpy() for entry in shown]
-        titles = [os.path.basename(entry["file"]) for entry in shown]
-        save_image(contact_sheet(pictures, titles=titles), output / "contact_sheet.jpg")
-    return Predictions(ordered, unreadable)
+    flat = [row for path in readable for row in results[path]]
+    write_json(output / "detections.json", flat)
+    if readable:
+        shown = readable[:_SHEET]
+        pictures = [tf.io.decode_jpeg(read_bytes(targets[path], "the picture")).numpy() for path in shown]
+        save_image(contact_sheet(pictures, titles=list(map(os.path.basename, shown))), output / "contact_sheet.jpg")
+    return Predictions(flat, {path: targets[path] for path in readable}, unreadable)
 
 
 def _read(path: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright; BadImage or InputError say why not."""
+    """`(H, W, 3)` uint8 RGB, upright; BadImage or InputError give the reason why not."""
     prepared = prepare_image(read_bytes(path, "the image"), (None, None), _POLICY)
     try:
         return tf.io.decode_image(prepared.encoded, channels=3, expand_animations=False).numpy()
@@ -134,23 +134,3 @@ def _picture_names(paths: Sequence[str]) -> dict[str, str]:
         taken.add(name.lower())
         names[path] = name
     return names
-
-
-def _entry(path: str, name: str, image: np.ndarray, found: dict, detector: Detector) -> dict[str, Any]:
-    labels = detector.label_map
-    detections = to_results(found, 0, labels.ids)
-    return {
-        "file": path,
-        "picture": f"pictures/{name}",
-        "width": int(image.shape[1]),
-        "height": int(image.shape[0]),
-        "detections": [
-            {
-                "category_id": detection["category_id"],
-                "category": labels.names[label],
-                "score": detection["score"],
-                "bbox": detection["bbox"],
-            }
-            for detection, label in zip(detections, found["labels"], strict=True)
-        ],
-    }

@@ -1,67 +1,75 @@
-"""Test-time augmentation: several sizes and mirrored copies of an image, all their candidates merged before NMS."""
+"""Test-time augmentation: several sizes and mirror images of an image, their candidates merged before NMS."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from retinanet_tf.data import transforms
 from retinanet_tf.detection import boxes
 from retinanet_tf.detection.postprocess import Candidates, candidates, suppress
 from retinanet_tf.errors import InputError
-from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.detector import Detector, Prepared, detect_images
 
 
-class AugmentedDetector(Detector):
-    """A detector that looks at every image several times; used wherever a `Detector` is, but slower in proportion.
+class AugmentedDetector:
+    """A detector that runs on several versions of every image; used like a `Detector`, slower in proportion.
 
     Args:
-      detector: the plain detector.
-      image_sizes: shorter sides to resize to; the longer side's limit grows in proportion. Empty: the detector's own.
-      flip: whether every size is also looked at in its mirror image.
+        detector: the plain detector.
+        image_sizes: shorter sides to resize to; the longer side's limit grows in proportion. Empty: the detector's own.
+        flip: whether to run on the mirror image at every size as well.
 
     Raises:
-      InputError: a size that is no positive number.
+        InputError: a size isn't positive.
     """
 
     def __init__(self, detector: Detector, image_sizes: Sequence[int] = (), flip: bool = True):
         if any(size < 1 for size in image_sizes):
-            raise InputError(f"image sizes must be above 0, not {', '.join(map(str, image_sizes))}.")
-        super().__init__(detector.model, detector.label_map, detector.config, detector.image_size, detector.max_size)
+            raise InputError(f"image_sizes={','.join(map(str, image_sizes))} must be above 0.")
+        self.detector, self.label_map, self.config = detector, detector.label_map, detector.config
         ratio = detector.max_size / detector.image_size
-        sides = [(size, round(size * ratio)) for size in image_sizes] or [(self.image_size, self.max_size)]
-        self.variants = [(*side, mirrored) for side in sides for mirrored in ((False, True) if flip else (False,))]
+        self.sizes = [(size, round(size * ratio)) for size in image_sizes or [detector.image_size]]
+        self.mirrored = (False, True) if flip else (False,)
 
-    def prepare(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The image `(H, W, 3)` as it is, in float32: every variant resizes it anew. Scale 1, original size."""
-        return tf.cast(image, tf.float32), tf.ones([2]), tf.cast(tf.shape(image)[:2], tf.float32)
+    def describe(self) -> dict[str, Any]:
+        """The detector's description, and the augmentation."""
+        sizes = [short for short, _ in self.sizes]
+        return {**self.detector.describe(), "test_sizes": sizes, "test_flip": len(self.mirrored) == 2}
 
-    def detect_prepared(self, prepared: Sequence[tuple]) -> dict[str, tf.Tensor]:
-        """Detections of what `prepare` returned, in order."""
-        results = [self._detect_image(image) for image, _, _ in prepared]
-        if not results:
-            return self._nothing()
+    def __call__(self, images: np.ndarray | tf.Tensor | Sequence) -> dict[str, tf.Tensor]:
+        """Detects objects; see `Detector.__call__`."""
+        return detect_images(self, images)
+
+    def prepare(self, image: tf.Tensor) -> Prepared:
+        """The image `(H, W, 3)` itself, in float32: each version is made of it. Scale 1, original size."""
+        return Prepared(tf.cast(image, tf.float32), tf.ones([2]), tf.cast(tf.shape(image)[:2], tf.float32))
+
+    def detect_prepared(self, batch: Sequence[Prepared]) -> dict[str, tf.Tensor]:
+        """Detections on prepared images, one after the other."""
+        results = [self._detect_image(image.canvas) for image in batch]
         return {name: tf.stack([result[name] for result in results]) for name in results[0]}
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.float32)])
     def _detect_image(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         size = tf.cast(tf.shape(image)[:2], tf.float32)
-        found = [self._variant(image, size, *variant) for variant in self.variants]
-        merged = Candidates(*(tf.concat(parts, axis=0) for parts in zip(*found, strict=True)))
-        return suppress(merged, size, self.model.config.num_classes, self.config)
+        versions = [self._candidates(image, size, *sides, flip) for sides in self.sizes for flip in self.mirrored]
+        merged = Candidates(*(tf.concat(values, axis=0) for values in zip(*versions, strict=True)))
+        return suppress(merged, size, self.label_map.num_classes, self.config)
 
-    def _variant(self, image: tf.Tensor, size: tf.Tensor, short: int, long: int, mirrored: bool) -> Candidates:
+    def _candidates(self, image: tf.Tensor, size: tf.Tensor, short: int, long: int, mirrored: bool) -> Candidates:
         resized, scale = transforms.resize(tf.reverse(image, [1]) if mirrored else image, short, long)
-        canvas = self.pad(resized)[None]
-        outputs = self.levels(canvas, training=False)
-        found = candidates(
+        canvas = self.detector.pad(resized)[None]
+        outputs = self.detector.network(canvas, training=False)
+        anchors = self.detector.model.anchors
+        result = candidates(
             [level[0] for level in outputs["class_logits"]],
             [level[0] for level in outputs["box_deltas"]],
-            self.model.anchors.by_level(canvas),
+            anchors.by_level(canvas),
             scale,
             size,
             self.config,
-            self.model.anchors.config,
+            anchors.config,
         )
-        if not mirrored:
-            return found
-        return found._replace(boxes=boxes.mirror(found.boxes, size[1]))
+        return result._replace(boxes=boxes.mirror(result.boxes, size[1])) if mirrored else result

@@ -1,7 +1,7 @@
-"""A published checkpoint → a folder that every command takes as --checkpoint or --init_weights.
+"""Imports a published checkpoint into a folder that works as `checkpoint` and as `init_weights`.
 
-The settings a checkpoint was trained under go with it: pixel statistics, channel order, epsilon, stride placement,
-input of P6, anchors, order of the classes.
+The settings it was trained under go with it: pixel statistics, channel order, epsilon, stride placement, input of P6,
+anchors, order of the classes.
 """
 
 import dataclasses
@@ -21,10 +21,24 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.pretrained import reading
-from retinanet_tf.pretrained.coco_labels import COCO
-from retinanet_tf.pretrained.contents import Contents, identify
+from retinanet_tf.pretrained.architecture import Architecture, identify
 from retinanet_tf.pretrained.loading import BACKBONE_LAYERS, PREDICTOR, Report, assign, variables
 from retinanet_tf.provenance import provenance
+
+_NAMES = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
+parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, handbag,
+tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard,
+tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot,
+hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote,
+keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear,
+hair drier, toothbrush
+"""
+COCO = LabelMap(
+    [number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)],
+    [" ".join(name.split()) for name in _NAMES.split(",")],
+)
+"""COCO's 80 categories, whose ids run from 1 to 90 with gaps."""
 
 _COCO_SIZES = {"image_size": 800, "max_size": 1333}
 _BASE: dict[str, dict] = {
@@ -55,55 +69,51 @@ _BASE: dict[str, dict] = {
         **_COCO_SIZES,
     },
 }
-"""What each source's training program does differently from the paper's text, by field of `Config`."""
+"""Fields in which each source's training program differs from the paper's text."""
 
 
-def describe(contents: Contents, source: str, label_map: LabelMap | None = None) -> Config:
-    """The configuration a checkpoint was trained under, as far as source and tensors tell."""
-    config = Config().replace(**_BASE[source], backbone=contents.backbone)
-    if source.startswith("detectron") and contents.grouped:
+def describe(architecture: Architecture, source: str, label_map: LabelMap | None = None) -> Config:
+    """The configuration a checkpoint was trained under, as far as source and tensors determine it."""
+    changes: dict[str, Any] = {**_BASE[source], "backbone": architecture.backbone}
+    if source.startswith("detectron") and architecture.grouped:
         # The ResNeXt models were trained with the stride in the grouped convolution.
-        config = config.replace(stride_in="3x3")
-    changes: dict[str, Any] = {}
+        changes["stride_in"] = "3x3"
     if source == "detectron2":
         for field in ("pixel_mean", "pixel_std"):
-            stored = contents.tensors.get(field)
-            if stored is None and field == "pixel_std" and contents.grouped:
+            stored = architecture.tensors.get(field)
+            if stored is None and field == "pixel_std" and architecture.grouped:
                 stored = np.array([57.375, 57.12, 58.395])
             if stored is not None and stored.size == 3:
                 # Stored in the network's order, blue first.
                 changes[field] = tuple(round(float(value), 4) for value in stored.ravel()[::-1])
-    if contents.detects:
+    if architecture.detects:
         changes |= {
-            "subnet_depth": contents.depth,
-            "subnet_norm": "group" if contents.subnet_norm else "none",
-            "fpn_channels": contents.fpn_channels,
-            "subnet_channels": contents.subnet_channels,
-            "p6_from": contents.p6_from,
+            "num_classes": (label_map or default_label_map(architecture.class_columns)).num_classes,
+            "subnet_depth": architecture.depth,
+            "subnet_norm": "group" if architecture.subnet_norm else "none",
+            "fpn_channels": architecture.fpn_channels,
+            "subnet_channels": architecture.subnet_channels,
+            "p6_from": architecture.p6_from,
         }
         if source == "torchvision":
-            if contents.subnet_norm:
+            if architecture.subnet_norm:
                 changes["box"] = "giou"
-            elif contents.class_columns == 91 and contents.backbone == "resnet50":
+            elif architecture.class_columns == 91 and architecture.backbone == "resnet50":
                 changes["norm_epsilon"] = 0.0  # The release of the first version was trained so.
             else:
                 changes["box"] = "l1"
-    config = config.replace(**changes)
-    if contents.detects:
-        label_map = label_map or default_labels(contents.class_columns)
-        config = config.replace(num_classes=label_map.num_classes)
-    return config
+    return Config().replace(**changes)
 
 
-def default_labels(columns: int) -> LabelMap:
-    """COCO's categories where a class layer has 80 or 91 outputs an anchor, else the outputs' own numbers."""
+def default_label_map(columns: int) -> LabelMap:
+    """COCO's categories for a class layer with 80 or 91 outputs per anchor, else the outputs' numbers."""
     if columns in (80, 91):
         return COCO
     return LabelMap(range(columns), [str(number) for number in range(columns)])
 
 
 def class_columns(columns: int, label_map: LabelMap) -> np.ndarray:
-    """Which of a class layer's `columns` outputs an anchor belong to the labels 0…K−1.
+    """The indices, among a class layer's `columns` outputs per anchor, of the labels 0…K−1.
 
     Raises:
       InputError: the categories can't be those of the layer.
@@ -113,8 +123,8 @@ def class_columns(columns: int, label_map: LabelMap) -> np.ndarray:
     if label_map.ids[0] >= 0 and label_map.ids[-1] < columns:
         return np.array(label_map.ids)
     raise InputError(
-        f"the class layer has {columns} outputs an anchor, which fits neither the number of categories "
-        f"({label_map.num_classes}) nor their ids (up to {label_map.ids[-1]}); give the right --labels."
+        f"the class layer has {columns} outputs per anchor, which fits neither the number of categories "
+        f"({label_map.num_classes}) nor their ids (up to {label_map.ids[-1]}); give the right label map (labels)."
     )
 
 
@@ -127,86 +137,86 @@ def import_weights(
     label_map: LabelMap | None = None,
     adjust: Callable[[Config], Config] = lambda config: config,
 ) -> Report:
-    """Reads a checkpoint and writes it as this project's own.
+    """Imports a checkpoint: reads it and writes it in this project's format.
 
     Args:
       source: 'keras', 'detectron', 'detectron2' or 'torchvision'.
       file: the checkpoint; None lets Keras download ImageNet weights (source 'keras' only).
       output: a folder, or a name ending in `.weights.h5` beside which `.run.json` and `.labels.json` are written.
-      backbone: what to download; a file tells by itself.
+      backbone: to download; ignored with a file.
       label_map: the checkpoint's categories; by default COCO's where their number fits.
-      adjust: changes the detected configuration, e.g. a `norm_epsilon` that no tensor tells.
+      adjust: changes the detected configuration, e.g. `norm_epsilon`, which no tensor holds.
 
     Returns:
-      What was matched, unused and missing.
+      Which tensors were matched, unused and missing.
 
     Raises:
       InputError: the file is not what `source` says, is incomplete, or a tensor has the wrong shape.
     """
     if file is None and source != "keras":
-        raise InputError(f"--source={source} needs --file; only keras downloads by itself.")
-    place = str(file) if file is not None else f"keras.applications {backbone}"
+        raise InputError(f"source={source} needs a file; only keras downloads by itself.")
+    name = str(file) if file is not None else f"keras.applications {backbone}"
     tensors = reading.read_tensors(file) if file is not None else reading.download_keras(backbone)
-    contents = identify(tensors, source, place)
-    config = adjust(describe(contents, source, label_map))
-    label_map = label_map or (default_labels(contents.class_columns) if contents.detects else COCO)
-    model = RetinaNet.from_config(config)
-    arrays, theirs = contents.arrays(config)
-    if contents.detects:
-        if contents.anchors_per_cell != config.anchors.anchors_per_cell:
+    architecture = identify(tensors, source, name)
+    config = adjust(describe(architecture, source, label_map))
+    label_map = label_map or (default_label_map(architecture.class_columns) if architecture.detects else COCO)
+    arrays, sources = architecture.arrays(config)
+    per_cell = config.anchors.anchors_per_cell
+    if architecture.detects:
+        if architecture.anchors_per_cell != per_cell:
             raise InputError(
-                f"{place} has {contents.anchors_per_cell} anchors a position, the configuration "
-                f"{config.anchors.anchors_per_cell}; give --anchor_scales and --anchor_ratios."
+                f"{name} has {architecture.anchors_per_cell} anchors per position, the configuration {per_cell}; give "
+                "anchor_scales and anchor_ratios."
             )
-        chosen = class_columns(contents.class_columns, label_map)
-        for part in ("kernel", "bias"):
-            array = arrays[f"{PREDICTOR}/{part}"]
-            columns = array.reshape(*array.shape[:-1], contents.anchors_per_cell, contents.class_columns)
-            arrays[f"{PREDICTOR}/{part}"] = columns[..., chosen].reshape(*array.shape[:-1], -1)
-    missing = assign(model, arrays, place, theirs)
-    if contents.detects and missing:
-        raise InputError(f"{place} lacks {len(missing)} tensors of the detector, e.g. for {', '.join(missing[:3])}.")
-    if any(not name.startswith(("fpn_", "class_subnet", "box_subnet")) for name in missing):
-        lost = [name for name in missing if not name.startswith(("fpn_", "class_subnet", "box_subnet"))]
-        raise InputError(f"{place} lacks {len(lost)} tensors of the backbone, e.g. for {', '.join(lost[:3])}.")
-    report = Report(place, theirs, contents.unused, missing, contents.notes)
+        columns = class_columns(architecture.class_columns, label_map)
+        for weight in ("kernel", "bias"):
+            array = arrays[f"{PREDICTOR}/{weight}"]
+            by_class = array.reshape(*array.shape[:-1], per_cell, architecture.class_columns)
+            arrays[f"{PREDICTOR}/{weight}"] = by_class[..., columns].reshape(*array.shape[:-1], -1)
+    model = RetinaNet.from_config(config)
+    missing = assign(model, arrays, name, sources)
+    lacking = [key for key in missing if architecture.detects or key.startswith(BACKBONE_LAYERS)]
+    if lacking:
+        kind = "detector" if architecture.detects else "backbone"
+        raise InputError(f"{name} lacks {len(lacking)} tensors of the {kind}, e.g. for {', '.join(lacking[:3])}.")
+    report = Report(name, sources, architecture.unused, missing, architecture.notes)
     _write(model, config, label_map, Path(output), report, source)
     return report
 
 
 def keep_backbone(run_dir: str | os.PathLike, output: str | os.PathLike) -> Report:
-    """Writes the backbone of a finished job as a start for others, whatever their pyramid, subnets and classes.
+    """Writes the backbone of a finished job, to start jobs with another pyramid, other subnets or classes.
 
     Args:
       run_dir: the job's directory, or imported weights.
-      output: as of `import_weights`; the result is to `init_weights` what an ImageNet backbone is.
+      output: as of `import_weights`; the result works as an ImageNet backbone does.
 
     Raises:
       InputError: there is no finished run.
     """
     config, model = checkpoint.load_config(run_dir), checkpoint.load_model(run_dir)
-    kept = {name: name for name in variables(model) if name.startswith(BACKBONE_LAYERS)}
-    report = Report(str(run_dir), kept, [], [name for name in variables(model) if name not in kept])
-    _write(model, config, LabelMap.load(checkpoint.part(run_dir, "labels.json")), Path(output), report, "run")
+    names = list(variables(model))
+    kept = {name: name for name in names if name.startswith(BACKBONE_LAYERS)}
+    report = Report(str(run_dir), kept, [], [name for name in names if name not in kept])
+    _write(model, config, LabelMap.load(checkpoint.file_of(run_dir, "labels.json")), Path(output), report, "run")
     return report
 
 
 def _write(model, config: Config, label_map: LabelMap, output: Path, report: Report, source: str) -> None:
-    files.make_folder(output.parent if output.name.endswith(checkpoint.SUFFIX) else output, "--output")
-    record_path = checkpoint.part(output, "run.json")
+    files.make_folder(output.parent if output.name.endswith(checkpoint.SUFFIX) else output, "output")
+    record_path = checkpoint.file_of(output, "run.json")
+    if record_path.exists() and '"imported"' not in record_path.read_text():
+        raise InputError(f"output={output} is the folder of a training run; choose another one.")
+    network = {**dataclasses.asdict(config.model), **dataclasses.asdict(config.anchors)}
+    del network["num_classes"]
+    label_map.save(checkpoint.file_of(output, "labels.json"))
+    files.write_text(checkpoint.file_of(output, "flags.txt"), "".join(flag_lines(network)))
+    files.write_json(checkpoint.file_of(output, "import.json"), report.to_json())
+    checkpoint.save_weights(model, checkpoint.file_of(output, checkpoint.WEIGHTS))
     record = {
         "config": config.to_dict(),
         "imported": {"source": source, "file": report.source, "parts": report.parts},
         "labels": label_map.to_json(),
         "made_by": {**provenance(), "command": " ".join(sys.argv)},
     }
-    if record_path.exists() and '"imported"' not in record_path.read_text():
-        raise InputError(f"--output={output} is the folder of a training run; choose another one.")
-    label_map.save(checkpoint.part(output, "labels.json"))
-    settings = {"model": config.model, "anchors": config.anchors}
-    flat = {name: value for section in settings.values() for name, value in dataclasses.asdict(section).items()}
-    flat.pop("num_classes")
-    files.write_text(checkpoint.part(output, "flags.txt"), "".join(flag_lines(flat)))
-    files.write_json(checkpoint.part(output, "import.json"), report.to_json())
-    checkpoint.save_weights(model, checkpoint.part(output, checkpoint.WEIGHTS))
     files.write_json(record_path, record)

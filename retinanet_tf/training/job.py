@@ -53,7 +53,7 @@ def open_job(config: Config, *, data: str, validation: str = "", init_weights: s
         check(config.model, config.anchors, init_weights)
     source = read_source(validation) if validation and worker.is_chief else None
     if source:
-        category_ids(label_map, source.labels, source.name)
+        category_ids(label_map, source.label_map, source.name)
     paths = {"data": data, "validation": validation, "init_weights": init_weights}
     return Job(config, paths, strategy, worker, label_map, source)
 

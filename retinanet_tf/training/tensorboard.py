@@ -54,16 +54,10 @@ class Board(keras.callbacks.Callback):
 
     def detections(self, detector: Detector, source: Source) -> None:
         """Writes the first images of the evaluation: predictions in colour, ground truth dashed."""
-        if source.encoded is None:
-            return
-        truth: dict[int, list] = {}
-        for annotation in source.ground_truth["annotations"]:
-            truth.setdefault(annotation["image_id"], []).append(annotation["bbox"])
         pictures: list[np.ndarray] = []
-        for record, encoded in zip(source.ground_truth["images"][:PICTURES], source.encoded(), strict=False):
+        for record, encoded in zip(source.instances["images"][:PICTURES], source.encoded(), strict=False):
             detections = {name: value[0].numpy() for name, value in detector([encoded]).items()}
-            boxes = np.array(truth.get(record["id"], []), float).reshape(-1, 4)
-            boxes[:, 2:] += boxes[:, :2]
+            boxes = source.boxes_of(record["id"])
             pictures.append(
                 draw_detections(
                     np.asarray(to_image(encoded, 0), np.uint8),
