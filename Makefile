@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`.
 #   PYTHON=python3.13   the interpreter (3.10 to 3.13)      VENV=.venv   the environment's folder
-#   DEMO_FLAGS=...      flags of experiments.demo           TESTS=...    what pytest runs
+#   DEMO_FLAGS=...      flags of `retinanet demo`       TESTS=...    what pytest runs
 #   BENCH_FLAGS=...     flags of experiments.bench
 #   WORKERS=auto        test processes at once; 0 for one that a debugger can enter
 PYTHON ?= python3
@@ -15,7 +15,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: demo test bench lint docs clean
 
 demo: $(VENV)/.installed
-	$(VENV)/bin/python -m experiments.demo $(DEMO_FLAGS)
+	$(VENV)/bin/retinanet demo $(DEMO_FLAGS)
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(TESTS)

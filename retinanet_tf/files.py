@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import tensorflow as tf
-
 from retinanet_tf.errors import InputError
 
 
@@ -62,12 +60,20 @@ def read_text(path: str | os.PathLike, what: str) -> str:
 def read_bytes(path: str | os.PathLike, what: str) -> bytes:
     """A whole file as bytes, local or remote; `what` says in an InputError what the file is."""
     path = os.fspath(path)
+    if "://" in path:
+        return _read_remote(path, what)
     try:
-        if "://" in path:
-            with tf.io.gfile.GFile(path, "rb") as file:
-                return file.read()
         with open(path, "rb") as file:
             return file.read()
-    except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
-        raise InputError(f"{what} {path} can't be read: {reason}.") from None
+    except OSError as error:
+        raise InputError(f"{what} {path} can't be read: {error.strerror or error}.") from None
+
+
+def _read_remote(path: str, what: str) -> bytes:
+    import tensorflow as tf
+
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return file.read()
+    except tf.errors.OpError as error:
+        raise InputError(f"{what} {path} can't be read: {error.message}.") from None

@@ -6,16 +6,17 @@ And how many processes the tests run in: a file's tests stay in one, so that wha
 import gc
 import os
 import pathlib
-import runpy
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # TensorFlow leaves oneDNN off on CPUs without AVX-512 VNNI; with it the tests compute alike on all, and in less memory.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-# As retinanet_tf does at its import, which some tests make after TensorFlow's.
-runpy.run_path(str(pathlib.Path(__file__).parents[1] / "retinanet_tf" / "cli" / "before_tensorflow.py"))
 
-import pytest  # noqa: E402
+import pytest
+
+from retinanet_tf.cli.before_tensorflow import choose_allocator
+
+choose_allocator()
 
 LONGEST = ("test_run_directory.py", "test_training.py", "test_real_photos.py", "test_pretrained.py", "test_jobs.py")
 """Files that begin first where several processes share the tests, so that none is left alone with one at the end."""

@@ -6,13 +6,15 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from retinanet_tf.cli.main import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "BUILD.md", "experiments/README.md", "serving/README.md")]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Command(NamedTuple):
-    """`python -m MODULE ARGUMENTS`; `open` if the page leaves some of it out (…)."""
+    """`retinanet MODULE ARGUMENTS` or `python -m MODULE ARGUMENTS`; `open` if the page leaves some of it out (…)."""
 
     module: str
     arguments: tuple[str, ...]
@@ -40,16 +42,18 @@ def spans(text: str) -> list[str]:
 
 
 def commands(text: str) -> list[Command]:
-    """Every `python -m experiments.…` in a text, fenced, inline or in a docstring; `a|b` of a table is two commands."""
+    """Every `retinanet COMMAND …` and `python -m experiments.…` in a text; `a|b` of a table is two commands."""
     text = re.sub(r"\\\n\s*", " ", text)
     found = []
-    for match in re.finditer(r"python -m (experiments\.[a-z_\d.]+\b)(?![.{])([^`\n]*)", text):
-        words = _words(match[2])
+    names = "|".join(COMMANDS)
+    pattern = rf"(?:python -m (experiments\.[a-z_\d.]+\b)|\bretinanet ({names})(?= -| …))(?![.{{])([^`\n]*)"
+    for match in re.finditer(pattern, text):
+        words = _words(match[3])
         # Two spaces and a bracket begin a remark in docstrings.
         alternatives = [word.replace("\\|", "|").split("|") if "|" in word else [word] for word in words if word != "…"]
         for choice in itertools.product(*alternatives):
             arguments = tuple(_whole(word, first) for word, first in zip(choice, alternatives, strict=True))
-            found.append(Command(match[1], arguments, "…" in match[2]))
+            found.append(Command(match[1] or match[2], arguments, "…" in match[3]))
     return found
 
 

@@ -31,7 +31,7 @@ class Forked:
         self.process.wait(timeout=60)
 
     def run(self, module, arguments, folder=ROOT, environment=None):
-        """(exit status, everything it printed) of `python -m MODULE ARGUMENTS`, called from a folder."""
+        """(exit status, everything it printed) of `retinanet MODULE ARGUMENTS` or `python -m MODULE ARGUMENTS`."""
         settings = {"folder": str(folder), "environment": environment or {}}
         return self._ask(module=module, arguments=list(arguments), run=True, **settings)
 
@@ -54,12 +54,15 @@ def _child(request, output):
     os.dup2(output, 2)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
-    sys.argv = [request["module"], *request["arguments"]]
+    module, arguments = request["module"], request["arguments"]
+    if not module.startswith("experiments."):
+        module, arguments = "retinanet_tf", [module, *arguments]
+    sys.argv = [module, *arguments]
     status = 1
     try:
         if not request["run"]:
             _parse_only()
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -92,9 +95,10 @@ def main() -> None:
     import tensorflow as tf
 
     import retinanet_tf
-    import retinanet_tf.pretrained
+    from retinanet_tf.inference import predict
+    from retinanet_tf.pretrained import importing
 
-    assert tf and retinanet_tf
+    assert tf and predict and importing and all(getattr(retinanet_tf, name) for name in retinanet_tf.__all__)
     for line in sys.stdin:
         with tempfile.TemporaryFile() as output:
             child = os.fork() or _child(json.loads(line), output.fileno())

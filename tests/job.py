@@ -88,7 +88,7 @@ def _run(request):
     status = 1
     try:
         import retinanet_tf as rn
-        from experiments.cli import run
+        from retinanet_tf.cli.main import run
         from tests.small_detectors import TINY_NETWORK
 
         config = rn.Config().replace(**{**TINY_NETWORK, **JOB, **request["changes"]})
@@ -108,7 +108,7 @@ def main() -> None:
     os.environ.setdefault("MPLBACKEND", "Agg")
     import retinanet_tf
 
-    assert retinanet_tf.train  # and with it TensorFlow
+    assert retinanet_tf.train and retinanet_tf.evaluate  # their modules are imported here, before the fork
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:

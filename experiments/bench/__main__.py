@@ -16,9 +16,9 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cli
 from retinanet_tf import files
-from retinanet_tf.cli.before_tensorflow import as_it_came
+from retinanet_tf.cli.before_tensorflow import original_environment
+from retinanet_tf.cli.main import run
 from retinanet_tf.errors import InputError
 from retinanet_tf.visualize import new_figure, save_figure
 
@@ -43,7 +43,7 @@ def main() -> None:
         result = f"--output={folder}" if name == "scaling" else f"--json={folder / f'{name}_{STEM}.json'}"
         photos = [f"--images={_IMAGES.value}"] if _IMAGES.value and name in ("input", "prepare_data") else []
         command = [sys.executable, "-m", f"experiments.bench.{name}", result, *photos]
-        subprocess.run(command, check=True, env=as_it_came())
+        subprocess.run(command, check=True, env=original_environment())
     rows = [
         {"benchmark": name, **row}
         for name in BENCHMARKS
@@ -91,4 +91,4 @@ def draw(rows: Sequence[dict], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

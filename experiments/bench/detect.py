@@ -16,14 +16,13 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
-from experiments import cli
 from experiments.bench.peers import keras_hub_detector, torchvision_network
 from experiments.bench.timing import Rows, in_turns
+from retinanet_tf.cli.main import run
 from retinanet_tf.config.config import AnchorConfig, DetectConfig
 from retinanet_tf.detection.anchors import anchors_by_level
 from retinanet_tf.detection.postprocess import select_detections
-from retinanet_tf.export.freeze import freeze
-from retinanet_tf.export.saved_model import export
+from retinanet_tf.export.saved_model import export, freeze
 from retinanet_tf.inference.checkpoint import load_detector
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.retinanet import RetinaNet
@@ -109,9 +108,7 @@ def _trained_scores(rows: Rows) -> None:
     @tf.function
     def ours():
         deltas = outputs["box_deltas"]
-        return select_detections(
-            logits, deltas, anchors, tf.ones([1, 2]), size, DetectConfig(), config
-        )
+        return select_detections(logits, deltas, anchors, tf.ones([1, 2]), size, DetectConfig(), config)
 
     above = sum(int(tf.reduce_sum(tf.cast(tf.sigmoid(level) > 0.05, tf.int32))) for level in logits)
     times = in_turns({"ours": ours}, _ROUNDS.value)
@@ -131,9 +128,7 @@ def _decoders(canvas: tuple[int, int], objects: int, peer):
 
     @tf.function
     def ours():
-        return select_detections(
-            logits, deltas, anchors, tf.ones([1, 2]), size, DetectConfig(), config
-        )
+        return select_detections(logits, deltas, anchors, tf.ones([1, 2]), size, DetectConfig(), config)
 
     if peer is None:
         return anchors, ours, None
@@ -192,4 +187,4 @@ def _outputs(anchors: list, objects: int, canvas: tuple[int, int]) -> tuple[list
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -23,8 +23,8 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
-from experiments import cli
 from experiments.bench.timing import Rows
+from retinanet_tf.cli.main import run
 from retinanet_tf.data import pipeline, transforms
 from retinanet_tf.data.records.example import parse_example
 from retinanet_tf.data.records.prepare import prepare
@@ -169,4 +169,4 @@ def _resident() -> float:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

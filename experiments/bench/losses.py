@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from experiments import cli
 from experiments.bench.memory import process_memory
 from experiments.bench.timing import Rows, in_turns
+from retinanet_tf.cli.main import run
 from retinanet_tf.losses.box import GIoULoss, SmoothL1Loss
 from retinanet_tf.losses.classification import CrossEntropyLoss, FocalLoss
 from retinanet_tf.losses.mining import mine
@@ -197,4 +197,4 @@ def _peak(name: str) -> tuple[int | None, int]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -69,11 +69,13 @@ def torchvision_network(side: int) -> Callable[[], object] | None:
 
 def _worker(module: str, argument: str) -> Callable[[], str]:
     """Starts a module of this folder that answers every line with a line; a call is one such exchange."""
-    from retinanet_tf.cli.before_tensorflow import as_it_came  # here: a worker that imports this module goes without it
+    from retinanet_tf.cli.before_tensorflow import (
+        original_environment,  # workers import this module, too
+    )
 
     command = [sys.executable, "-m", f"experiments.bench.{module}", argument]
     worker = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=as_it_came()
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=original_environment()
     )
     assert worker.stdin and worker.stdout, "both are pipes"
     atexit.register(worker.kill)

@@ -20,8 +20,8 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
-from experiments import cli
 from experiments.bench.timing import Rows
+from retinanet_tf.cli.main import run
 from retinanet_tf.data.records.prepare import prepare
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of JPEG photos; by default pictures of noise are made.")
@@ -123,4 +123,4 @@ def _write(path: Path, images: list[tuple[str, int, int]], boxes: int) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

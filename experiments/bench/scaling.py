@@ -19,10 +19,10 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from experiments import cli
 from experiments.bench.memory import process_memory
 from experiments.bench.timing import hardware, in_turns, stack
 from retinanet_tf import files
+from retinanet_tf.cli.main import run
 from retinanet_tf.config.config import AnchorConfig, AssignConfig, DetectConfig
 from retinanet_tf.config.presets import presets
 from retinanet_tf.detection import assignment as targets
@@ -146,11 +146,7 @@ def _detections_of(classes: int) -> Point:
         logits.append(tf.constant(values))
     deltas = [tf.zeros((1, len(level), 4)) for level in levels]
     size = tf.constant([[_SIDE, _SIDE]], tf.float32)
-    return tf.function(
-        lambda: select_detections(
-            logits, deltas, levels, tf.ones([1, 2]), size, DetectConfig(), config
-        )
-    )
+    return tf.function(lambda: select_detections(logits, deltas, levels, tf.ones([1, 2]), size, DetectConfig(), config))
 
 
 def _assignment_of(objects: int) -> Point:
@@ -184,4 +180,4 @@ def _replica_seconds(replicas: int) -> float:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

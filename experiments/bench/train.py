@@ -16,11 +16,11 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from experiments import cli
 from experiments.bench.memory import process_memory
 from experiments.bench.peers import keras_hub_frozen, keras_hub_step
 from experiments.bench.step import fit_step
 from experiments.bench.timing import Rows, in_turns
+from retinanet_tf.cli.main import run
 from retinanet_tf.config.presets import presets
 from retinanet_tf.models.summary import count
 from retinanet_tf.training.train import compile_model
@@ -139,4 +139,4 @@ def _memory(name: str) -> float:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

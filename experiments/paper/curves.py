@@ -10,7 +10,7 @@ from absl import flags
 
 from retinanet_tf import files
 from retinanet_tf.losses import classification as losses
-from retinanet_tf.losses.anchor_losses import ValueAndSlope
+from retinanet_tf.losses.classification import ValueAndSlope
 from retinanet_tf.visualize import new_figure, save_figure
 
 OUTPUT = flags.DEFINE_string("output", "experiments/results/exact", "Folder for the picture and the points.")

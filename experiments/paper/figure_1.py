@@ -10,8 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from experiments import cli
 from experiments.paper import curves
+from retinanet_tf.cli.main import run
 from retinanet_tf.losses import classification as losses
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

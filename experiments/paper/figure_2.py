@@ -9,9 +9,9 @@ measured at this scale on this machine. Nothing is trained.
 import json
 from pathlib import Path
 
-from experiments import cli
 from experiments.paper import report, study, table_1e
 from retinanet_tf import files
+from retinanet_tf.cli.main import run
 from retinanet_tf.errors import InputError
 from retinanet_tf.visualize import new_figure, save_figure
 
@@ -73,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

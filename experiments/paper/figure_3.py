@@ -7,9 +7,9 @@ Exact at any scale: the shapes and parameters are those of the network of --pres
 
 from pathlib import Path
 
-from experiments import cli
 from experiments.paper import curves
 from retinanet_tf import files
+from retinanet_tf.cli.main import run
 from retinanet_tf.config.presets import presets
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.models.summary import count, draw
@@ -30,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -5,13 +5,14 @@
 Needs the model of Table 1d's row "focal loss" (ResNet-101-FPN, 600 px), which the script takes from --runs; at the
 other scales the base of the study. The paper, with 10^5 positives and 10^7 negatives: the hardest fifth of the
 positives has about half of their loss at γ = 0 and little more with larger γ; the hardest negatives have nearly all of
-theirs at γ = 2. `experiments.diagnose` does the same with any trained model.
+theirs at γ = 2. `retinanet diagnose` does the same with any trained model.
 """
 
 from pathlib import Path
 
-from experiments import cli, diagnosing
 from experiments.paper import miniature, study, table_1d
+from retinanet_tf.cli.diagnosis import diagnose
+from retinanet_tf.cli.main import run
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.loss_distribution import FIGURE_4_GAMMAS
 from retinanet_tf.inference import checkpoint
@@ -34,8 +35,8 @@ def main() -> None:
     if not data:
         raise InputError(f"--scale={scale} needs --validation, a pattern of prepared shards.")
     output = Path(study.OUTPUT.value) / scale
-    diagnosing.diagnose(run_dir, data, output, FIGURE_4_GAMMAS, name="figure_4")
+    diagnose(run_dir, data, output, FIGURE_4_GAMMAS, name="figure_4")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -8,8 +8,8 @@ x_t > 0.
 
 import numpy as np
 
-from experiments import cli
 from experiments.paper import curves
+from retinanet_tf.cli.main import run
 
 
 def main() -> None:
@@ -20,4 +20,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

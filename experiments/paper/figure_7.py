@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from experiments import cli
 from experiments.paper import report, study
+from retinanet_tf.cli.main import run
 from retinanet_tf.losses import classification as losses
 from retinanet_tf.visualize import new_figure, save_figure
 
@@ -76,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -6,8 +6,8 @@ About 10 hours a row on 8 GPUs. The paper: training is unstable and gives no mea
 so three are tried. Focal loss: AP 34.0.
 """
 
-from experiments import cli
 from experiments.paper import study
+from retinanet_tf.cli.main import run
 
 STUDY = study.Study(
     "hinge",
@@ -25,4 +25,4 @@ STUDY = study.Study(
 )
 
 if __name__ == "__main__":
-    cli.run(lambda: study.main(STUDY))
+    run(lambda: study.main(STUDY))

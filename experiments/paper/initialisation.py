@@ -5,8 +5,8 @@
 About 10 hours a row on 8 GPUs. The paper: AP 30.2 with π = 0.01; without (every probability begins at .5) it diverges.
 """
 
-from experiments import cli
 from experiments.paper import study
+from retinanet_tf.cli.main import run
 
 STUDY = study.Study(
     "initialisation",
@@ -19,4 +19,4 @@ STUDY = study.Study(
 )
 
 if __name__ == "__main__":
-    cli.run(lambda: study.main(STUDY))
+    run(lambda: study.main(STUDY))

@@ -14,8 +14,8 @@ import shlex
 
 from absl import flags
 
-from experiments import cli
 from experiments.paper import study
+from retinanet_tf.cli.main import run
 from retinanet_tf.errors import InputError
 
 TABLE = flags.DEFINE_enum("table", None, study.STUDIES, "Which study.", required=True)
@@ -99,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

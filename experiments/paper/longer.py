@@ -6,8 +6,8 @@ Not in the paper: whether Table 1b's order depends on how long is trained. A wel
 small from the beginning, so it starts more slowly. About 30 hours a row on 8 GPUs.
 """
 
-from experiments import cli
 from experiments.paper import study
+from retinanet_tf.cli.main import run
 
 LOSSES = {"CE, α = .75": {"gamma": 0.0, "alpha": 0.75}, "FL, γ = 2": {}}
 
@@ -26,4 +26,4 @@ STUDY = study.Study(
 )
 
 if __name__ == "__main__":
-    cli.run(lambda: study.main(STUDY))
+    run(lambda: study.main(STUDY))

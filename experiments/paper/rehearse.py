@@ -17,9 +17,9 @@ import keras
 from absl import flags
 from tqdm import tqdm
 
-from experiments import cli
 from experiments.paper import study
 from retinanet_tf import files
+from retinanet_tf.cli.main import run
 from retinanet_tf.config.config import Config
 from retinanet_tf.config.flagfile import flagfile
 from retinanet_tf.data.training_data import load_training_data
@@ -51,9 +51,7 @@ def rehearse(config: Config, model: RetinaNet, pattern: str, shrink: int = 1) ->
     """Three steps of `model.fit`; {"image_size", "learning_rate", "losses" and "seconds" by step}."""
     size, longest = (side // shrink for side in (config.model.image_size, config.model.max_size))
     config = config.scaled_to_batch(1).replace(image_size=size, max_size=longest)
-    model.compile(
-        make_optimizer(config.train, config.model.weight_decay), loss=retinanet_losses(config.loss), jit_compile=False
-    )
+    model.compile(make_optimizer(config.train), loss=retinanet_losses(config.loss), jit_compile=False)
     losses, seconds = [], []
     data = load_training_data(config, pattern)
     for step in range(STEPS):
@@ -95,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -56,7 +56,7 @@ INIT_WEIGHTS = flags.DEFINE_string(
 )
 RUNS = flags.DEFINE_string("runs", "runs/paper", "Folder for the jobs.")
 OUTPUT = flags.DEFINE_string("output", "experiments/results", "Folder for SCALE/NAME.json, .md and .png.")
-DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print every job as the flagfile of experiments.train; run nothing.")
+DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print every job as the flagfile of `retinanet train`; run nothing.")
 COLLECT = flags.DEFINE_boolean("collect", False, "Write the table of the jobs that have finished; run nothing.")
 
 

@@ -5,8 +5,8 @@
 About 10 hours a row on 8 GPUs. The paper: AP 0.0 at α = 0.10, 31.1 at the best α = 0.75, 25.1 at 0.999.
 """
 
-from experiments import cli
 from experiments.paper import study
+from retinanet_tf.cli.main import run
 
 AP = {
     0.10: (0.0, 0.0, 0.0),
@@ -25,4 +25,4 @@ STUDY = study.Study(
 )
 
 if __name__ == "__main__":
-    cli.run(lambda: study.main(STUDY))
+    run(lambda: study.main(STUDY))

@@ -5,8 +5,8 @@
 About 10 hours a row on 8 GPUs. The paper: AP 31.1 at γ = 0, 34.0 at γ = 2, 32.2 at γ = 5.
 """
 
-from experiments import cli
 from experiments.paper import study
+from retinanet_tf.cli.main import run
 
 AP = {
     (0.0, 0.75): (31.1, 49.4, 33.0),
@@ -27,4 +27,4 @@ STUDY = study.Study(
 )
 
 if __name__ == "__main__":
-    cli.run(lambda: study.main(STUDY))
+    run(lambda: study.main(STUDY))

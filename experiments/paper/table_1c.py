@@ -6,8 +6,8 @@ k scales are the k-th roots of an octave, 2^(i/k); one ratio is the square. Abou
 AP 30.3 with one square anchor, 34.2 with 2 × 3, 34.0 with 3 × 3, 33.8 with 4 × 3.
 """
 
-from experiments import cli
 from experiments.paper import study
+from retinanet_tf.cli.main import run
 
 AP = {
     (1, 1): (30.3, 49.0, 31.8),
@@ -33,4 +33,4 @@ STUDY = study.Study(
 )
 
 if __name__ == "__main__":
-    cli.run(lambda: study.main(STUDY))
+    run(lambda: study.main(STUDY))

@@ -6,8 +6,8 @@ Mining goes with cross entropy; α isn't given and both kinds count alike here. 
 paper: AP 32.8 with the best OHEM (128 anchors, NMS at .5), 31.1 with OHEM 1:3, 36.0 with focal loss.
 """
 
-from experiments import cli
 from experiments.paper import study
+from retinanet_tf.cli.main import run
 
 AP = {
     ("ohem", 128, 0.7): (31.1, 47.2, 33.2),
@@ -45,4 +45,4 @@ STUDY = study.Study(
 )
 
 if __name__ == "__main__":
-    cli.run(lambda: study.main(STUDY))
+    run(lambda: study.main(STUDY))

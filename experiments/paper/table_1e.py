@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import cli
 from experiments.paper import study
+from retinanet_tf.cli.main import run
 from retinanet_tf.inference import checkpoint
 
 AP = {
@@ -62,4 +62,4 @@ STUDY = study.Study(
 )
 
 if __name__ == "__main__":
-    cli.run(lambda: study.main(STUDY))
+    run(lambda: study.main(STUDY))

@@ -5,8 +5,8 @@
 About 10 hours a row on 8 GPUs. The paper: AP 31.1 (CE), 34.0 (FL), 33.8 and 33.9 (the two FL*).
 """
 
-from experiments import cli
 from experiments.paper import study
+from retinanet_tf.cli.main import run
 
 STUDY = study.Study(
     "table_3",
@@ -24,4 +24,4 @@ STUDY = study.Study(
 )
 
 if __name__ == "__main__":
-    cli.run(lambda: study.main(STUDY))
+    run(lambda: study.main(STUDY))

@@ -1,25 +1,58 @@
-"""What TensorFlow reads from the environment once, before it takes memory: `retinanet_tf` imports this module first.
-
-Whoever has used TensorFlow before, or sets the variables, decides.
-"""
+"""The command line's start of TensorFlow: its CPU allocator, and its start-up lines left out."""
 
 import os
+import re
 import sys
+import tempfile
 
-# A batch of images is larger than what the C library keeps for the next (32 MB): its memory goes back to Linux and
-# comes anew, page after page, which can cost more than decoding the images. TensorFlow's allocator for accelerators,
-# used for the CPU's memory too, keeps what it got. Its limit would be 64 GB.
-_SETTINGS = {}
+# Batch images exceed what malloc keeps (32 MB): their pages would go back to Linux and be cleared anew for every
+# batch. TensorFlow's BFC allocator keeps them; its own limit would be 64 GB.
+_ALLOCATOR = {}
 if sys.platform == "linux":
     _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    _SETTINGS = {"TF_CPU_ALLOCATOR_USE_BFC": "1", "TF_CPU_BFC_MEM_LIMIT_IN_MB": str(_MEMORY)}
+    _ALLOCATOR = {"TF_CPU_ALLOCATOR_USE_BFC": "1", "TF_CPU_BFC_MEM_LIMIT_IN_MB": str(_MEMORY)}
 
-SET = {name: value for name, value in _SETTINGS.items() if name not in os.environ}
-"""What was set here, because nobody else had."""
+START_UP = re.compile(
+    r"^(\d{4}-\d\d-\d\d [\d:.]+: I |I0000 )|absl::InitializeLog|^To enable the following instructions"
+    r"|failed call to cuInit|Unable to register cu\w+ factory|TF-TRT Warning: Could not find TensorRT"
+)
+"""Lines that TensorFlow writes at its import and at the first look at devices, whatever TF_CPP_MIN_LOG_LEVEL is."""
 
-os.environ.update(SET)
+_chosen: dict[str, str] = {}
 
 
-def as_it_came() -> dict[str, str]:
-    """The environment without what was set here, for a process that shall decide for itself."""
-    return {name: value for name, value in os.environ.items() if name not in SET}
+def choose_allocator() -> None:
+    """Sets the variables of TensorFlow's CPU allocator that the user hasn't set; before TensorFlow takes memory."""
+    for name, value in _ALLOCATOR.items():
+        if name not in os.environ:
+            os.environ[name] = _chosen[name] = value
+
+
+def original_environment() -> dict[str, str]:
+    """The environment without what `choose_allocator` set, for other programs."""
+    return {name: value for name, value in os.environ.items() if name not in _chosen}
+
+
+def import_quietly(*, shown: bool = False) -> None:
+    """Imports TensorFlow and lists the devices; start-up lines are dropped, other lines of stderr are kept.
+
+    C++ writes these lines to file descriptor 2 itself, which points to a temporary file meanwhile.
+    """
+    if not shown:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        if not shown:
+            os.dup2(written.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            written.seek(0)
+            for line in written.read().decode(errors="replace").splitlines():
+                if not START_UP.search(line):
+                    print(line, file=sys.stderr)

@@ -1,122 +1,39 @@
-"""A client of TensorFlow Serving: encoded images to a served detector, over gRPC or REST, detections back.
+"""Client of TensorFlow Serving: images to a served detector, detections back.
 
-Boxes come back as xyxy in the pixels of the image as it is stored, whose size is read from the file's header.
+retinanet client --image=photo.jpg --server=localhost:8500
+retinanet client --image=a.jpg,b.png --server=localhost:8501 --rest --output=detections.json
 """
 
-import base64
-import io
-import json
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from typing import Any
+from absl import flags
 
-from PIL import Image
+from retinanet_tf.cli.before_tensorflow import import_quietly
+from retinanet_tf.cli.serving_client import detect
+from retinanet_tf.files import read_bytes, write_json
 
-from retinanet_tf.errors import InputError
-
-OUTPUTS = ("detection_boxes", "detection_scores", "detection_classes", "detection_class_names", "num_detections")
-
-
-def detect(
-    images: Sequence[bytes],
-    server: str,
-    *,
-    rest: bool = False,
-    model: str = "retinanet",
-    version: int | None = None,
-    timeout: float = 60.0,
-) -> list[list[dict[str, Any]]]:
-    """Sends encoded images in one request.
-
-    Args:
-      images: JPEG, PNG or BMP files as bytes.
-      server: HOST:PORT (TensorFlow Serving's ports are 8500 for gRPC and 8501 for REST).
-      rest: REST instead of gRPC.
-      model: the model's name at the server.
-      version: its version; None asks for the newest.
-      timeout: seconds to wait for the answer.
-
-    Returns:
-      For each image its detections, best first: {"box": [x1, y1, x2, y2] pixels, "score", "category_id", "category"}.
-
-    Raises:
-      InputError: the server isn't reached, doesn't have the model, or refuses an image (its index is named).
-    """
-    sizes = [_size(image, index) for index, image in enumerate(images)]
-    ask = _ask_rest if rest else _ask_grpc
-    answer = ask(list(images), server, model, version, timeout)
-    return [_detections(answer, row, *size) for row, size in enumerate(sizes)]
+_IMAGE = flags.DEFINE_list("image", None, "JPEG or PNG files, separated by commas; one request.", required=True)
+_SERVER = flags.DEFINE_string("server", "localhost:8500", "HOST:PORT of the server (gRPC 8500, REST 8501).")
+_REST = flags.DEFINE_boolean("rest", False, "Ask over REST instead of gRPC.")
+_MODEL = flags.DEFINE_string("model", "retinanet", "The model's name at the server.")
+_VERSION = flags.DEFINE_integer("version", None, "The model's version; the newest by default.")
+_TIMEOUT = flags.DEFINE_float("timeout", 60.0, "Seconds to wait for the answer.")
+_MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections below aren't printed (--output gets them all).")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the detections, in COCO's results format.")
 
 
-def _size(image: bytes, index: int) -> tuple[int, int]:
-    try:
-        with Image.open(io.BytesIO(image)) as opened:
-            return opened.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"images[{index}] is no image that can be read; it isn't sent.") from error
-
-
-def _detections(answer: dict[str, Any], row: int, width: int, height: int) -> list[dict[str, Any]]:
-    found = []
-    for place in range(int(answer["num_detections"][row])):
-        y1, x1, y2, x2 = (float(side) for side in answer["detection_boxes"][row][place])
-        name = answer["detection_class_names"][row][place]
-        found.append(
-            {
-                "box": [x1 * width, y1 * height, x2 * width, y2 * height],
-                "score": float(answer["detection_scores"][row][place]),
-                "category_id": int(answer["detection_classes"][row][place]),
-                "category": name.decode() if isinstance(name, bytes) else name,
-            }
-        )
-    return found
-
-
-def _ask_grpc(images: list[bytes], server: str, model: str, version: int | None, timeout: float) -> dict[str, Any]:
-    # Imported here: they bring tensorflow's protocol buffers along, which REST needn't wait for.
-    import grpc
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = model, "serving_default"
-    if version is not None:
-        request.model_spec.version.value = version
-    request.inputs["input_tensor"].CopyFrom(tf.make_tensor_proto(images, tf.string, [len(images)]))
-    unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-    with grpc.insecure_channel(server, options=unlimited) as channel:
-        try:
-            response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise InputError(f"{server} answers {error.code().name}: {_last_line(error.details())}") from error
-    return {name: tf.make_ndarray(response.outputs[name]) for name in OUTPUTS}
-
-
-def _ask_rest(images: list[bytes], server: str, model: str, version: int | None, timeout: float) -> dict[str, Any]:
-    place = f"/versions/{version}" if version is not None else ""
-    body = {
-        "signature_name": "serving_default",
-        "instances": [{"b64": base64.b64encode(image).decode()} for image in images],
-    }
-    request = urllib.request.Request(
-        f"http://{server}/v1/models/{model}{place}:predict",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            predictions = json.loads(response.read())["predictions"]
-    except urllib.error.HTTPError as error:
-        raise InputError(f"{server} answers {error.code}: {_last_line(error.read().decode())}") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{server} doesn't answer as TensorFlow Serving does: {error}.") from error
-    return {name: [row[name] for row in predictions] for name in OUTPUTS}
-
-
-def _last_line(message: str | None) -> str:
-    """What a server's message says, without the graph's nodes around an assertion."""
-    text = (message or "").strip() or "no reason given"
-    if "images[" in text:
-        return text[text.index("images[") :].split("\n")[0].split(".]")[0].split("\\n")[0].rstrip("]. ") + "."
-    return text.splitlines()[-1]
+def main() -> None:
+    """Sends the images and prints a line per detection."""
+    if not _REST.value:
+        import_quietly(shown=flags.FLAGS.verbosity > 0)
+    images = [read_bytes(path, "the image") for path in _IMAGE.value]
+    options = {"rest": _REST.value, "model": _MODEL.value, "version": _VERSION.value, "timeout": _TIMEOUT.value}
+    answer = detect(images, _SERVER.value, **options)
+    for path, rows in zip(_IMAGE.value, answer, strict=True):
+        print(f"{path}: {len(rows)} detections")
+        for row in rows:
+            if row["score"] >= _MIN_SCORE.value:
+                x, y, width, height = row["bbox"]
+                box = f"({x:.1f}, {y:.1f}) to ({x + width:.1f}, {y + height:.1f})"
+                print(f"  {row['category']:>16} {row['score']:.3f}  {box}")
+    if _OUTPUT.value:
+        pairs = zip(_IMAGE.value, answer, strict=True)
+        write_json(_OUTPUT.value, [{"image_id": path, **row} for path, rows in pairs for row in rows])

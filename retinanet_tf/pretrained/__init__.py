@@ -1,6 +1,15 @@
-"""Weights of others in this model: read safely, matched by name, with the settings they were trained under."""
+"""Published weights, read safely and matched by name, with the settings they were trained under."""
 
-from retinanet_tf.pretrained.importing import import_weights, keep_backbone
-from retinanet_tf.pretrained.loading import Report, initialize
+from typing import TYPE_CHECKING
+
+from retinanet_tf.lazy import attach
+
+if TYPE_CHECKING:
+    from retinanet_tf.pretrained.importing import import_weights, keep_backbone
+    from retinanet_tf.pretrained.loading import Report, initialize
 
 __all__ = ["Report", "import_weights", "initialize", "keep_backbone"]
+__getattr__, __dir__ = attach(
+    __name__,
+    {"Report": "loading", "import_weights": "importing", "initialize": "loading", "keep_backbone": "importing"},
+)

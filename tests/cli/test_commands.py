@@ -1,16 +1,22 @@
 """The command line: help with defaults and citations, wrong flags, and bad input as one sentence and status 1."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from absl import flags as absl_flags
 
+from retinanet_tf.cli.before_tensorflow import START_UP
+from retinanet_tf.cli.main import COMMANDS, with_dashes
 from retinanet_tf.data.synthetic import shapes
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("prepare_data", "train", "evaluate", "predict", "export")
+ABSL = {flag.name for module, defined in absl_flags.FLAGS.flags_by_module_dict().items() for flag in defined}
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +27,102 @@ def coco(tmp_path_factory):
     return folder
 
 
-def test_help_tells_every_flag_with_its_default(forked):
-    texts = {name: forked.run(f"experiments.{name}", ["--help"])[1] for name in COMMANDS}
-    for name, text in texts.items():
-        assert "--output" in text or "--run_dir" in text, name
-    flat = " ".join(texts["train"].split())
+def run(*arguments, module="retinanet_tf"):
+    """(exit status, stdout, stderr) of a command in a process of its own, as a shell starts it."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_help_lists_the_commands_without_tensorflow():
+    start = time.perf_counter()
+    status, text, _ = run("--help")
+    assert status == 0 and time.perf_counter() - start < 2.0  # 0.1 s; an import of TensorFlow takes 4
+    assert {line.split()[0] for line in text.splitlines() if line.startswith("  ")} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_lists_every_flag_it_accepts(command, forked):
+    """Of flags, those of the project's modules; `--flagfile` and `--verbosity` are absl's."""
+    accepted = re.findall(r"^\w{2,}$", forked.flags(command)[1], re.MULTILINE)
+    status, text = forked.run(command, ["--help"])
+    listed = re.findall(r"^  --(\w+):", text, re.MULTILINE)
+    project = {name for name in accepted if name not in ABSL}
+    assert status == 0 and project | {"flagfile", "verbosity"} == set(listed)
+
+
+def test_help_has_defaults_presets_and_citations():
+    flat = " ".join(run("train", "--help")[1].split())
     assert "γ, the focusing parameter (§3.2). (default 2.0" in flat
     assert "Initial learning rate at the configured batch_size (§4.1). (default 0.01; mini: 0.007)" in flat
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "Did you mean train?"),
+        (["train", "--learning_rat=0.1"], "Did you mean --learning_rate?"),
+        (["train", "learning_rate=0.1", "--data=x", "--run_dir=y"], "is not a flag"),
+        (["train", "--data=x"], "--run_dir must have a value"),
+        (["evaluate", "--batch_size=none"], "--batch_size"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_and_status_2(arguments, message):
+    status, _, text = run(*arguments)
+    assert status == 2 and message in text and len(text.splitlines()) == 1
+
+
+def test_flags_are_read_from_a_file(tmp_path):
+    (tmp_path / "flags.txt").write_text("--preset=mini\n--gamma=1.5\n--batch_size=0\n")
+    status, _, text = run("train", f"--flagfile={tmp_path / 'flags.txt'}", "--data=x", "--run_dir=y")
+    assert status == 1 and text.endswith("error: --batch_size=0 must be at least 1.\n")
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("batch_size=3 must be even.", "--batch_size=3 must be even."),
+        ("give data=x and run_dir too", "give --data=x and --run_dir too"),
+        ("--data=x matches nothing in /tmp/run_dir/a or run_dir.txt.", None),
+        ("the data are in x_data=3 or my-data=4", None),
+    ],
+)
+def test_parameters_of_errors_become_flags(message, expected):
+    names = absl_flags.FlagValues()
+    for name in ("batch_size", "data", "run_dir"):
+        absl_flags.DEFINE_string(name, None, "", flag_values=names)
+    assert with_dashes(message, names) == (expected or message)
+
+
+@pytest.mark.slow
+def test_importing_the_package_its_readers_and_the_client_imports_no_tensorflow():
+    readers = [f"retinanet_tf.data.sources.{path.stem}" for path in (ROOT / "retinanet_tf/data/sources").glob("*.py")]
+    modules = ["retinanet_tf", *readers, "retinanet_tf.cli.serving_client", "retinanet_tf.cli.client"]
+    code = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
+    code += "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
+    code += "import retinanet_tf as rn, retinanet_tf.export.saved_model\n"
+    code += "assert callable(rn.export) and set(rn.__all__) <= set(dir(rn))"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--verbosity=1"]])
+def test_start_up_lines_of_tensorflow_are_left_out(flags):
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, "-m", "retinanet_tf", "train", "--data=/none", "--run_dir=x", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1 and "error: no file matches /none" in done.stderr
+    assert ("cpu_feature_guard" in done.stderr) == bool(flags)
+    assert flags or len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_other_lines_that_tensorflow_writes_are_kept():
+    kept = [
+        "2026-11-27 20:24:35.7: W tensorflow/core/gpu_device.cc:2256] Cannot dlopen some GPU libraries",
+        "W0000 00:00:1795811079.8 18214 gpu_device.cc:2433] TensorFlow was not built with CUDA kernel binaries",
+        "RuntimeError: anything else",
+    ]
+    assert not any(START_UP.search(line) for line in kept)
 
 
 def test_bad_input_is_one_sentence_and_status_1(coco, tmp_path, forked):
@@ -40,11 +135,8 @@ def test_bad_input_is_one_sentence_and_status_1(coco, tmp_path, forked):
     (tmp_path / "blocked").write_text("a file where a folder should be")
     out = tmp_path / "out"
 
-    def run(name, *flags):
-        return forked.run(f"experiments.{name}", flags)
-
     def prepare(annotations, output=out):
-        return run("prepare_data", f"--annotations={annotations}", f"--images={coco}/train", f"--output={output}")
+        return forked.run("prepare", [f"--annotations={annotations}", f"--images={coco}/train", f"--output={output}"])
 
     cases = {
         "nowhere.json": prepare(tmp_path / "nowhere.json"),
@@ -52,8 +144,8 @@ def test_bad_input_is_one_sentence_and_status_1(coco, tmp_path, forked):
         "empty.json": prepare(tmp_path / "empty.json"),
         "lost.jpg": prepare(tmp_path / "missing.json"),
         "blocked": prepare(coco / "train.json", tmp_path / "blocked" / "out"),
-        "none-*.tfrecord": run("train", f"--data={tmp_path}/none-*.tfrecord", f"--run_dir={out}"),
-        "run.json": run("export", f"--checkpoint={tmp_path}", f"--output={out}"),
+        "none-*.tfrecord": forked.run("train", [f"--data={tmp_path}/none-*.tfrecord", f"--run_dir={out}"]),
+        "run.json": forked.run("export", [f"--checkpoint={tmp_path}", f"--output={out}"]),
     }
     for culprit, (status, err) in cases.items():
         lines = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -71,13 +163,6 @@ def test_an_image_that_does_not_decode_is_named(coco, tmp_path, forked):
         (images / name).write_bytes((coco / "train" / name).read_bytes())
     (images / names[1]).write_bytes(b"\xff\xd8 no picture")
     flags = (f"--annotations={coco}/train.json", f"--images={images}", f"--output={tmp_path}/out")
-    status, err = forked.run("experiments.prepare_data", flags)
+    status, err = forked.run("prepare", flags)
     assert status == 1 and names[1] in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
-
-
-def test_a_mistyped_flag_gets_a_suggestion():
-    """In a process from nothing, as a shell starts it."""
-    command = [sys.executable, "-m", "experiments.train", "--learning_rat=0.1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and "Did you mean --learning_rate?" in done.stderr and "Traceback" not in done.stderr

@@ -37,9 +37,9 @@ def folder(tmp_path):
 
 
 def texts():
-    """Every page, every recipe, and the docstring of every module of the experiments, which shows how it is called."""
+    """Every page, every recipe, and the docstrings of the commands' and the experiments' modules."""
     found = {page: page.read_text() for page in PAGES}
-    for path in (ROOT / "experiments").rglob("*.py"):
+    for path in (*(ROOT / "experiments").rglob("*.py"), *(ROOT / "retinanet_tf" / "cli").glob("*.py")):
         found[path] = ast.get_docstring(ast.parse(path.read_text())) or ""
     for path in (ROOT / "experiments").rglob("*.flags"):
         found[path] = re.sub(r"\n# +(?=--)", " ", path.read_text())
@@ -136,8 +136,7 @@ def run_block(forked, block, folder, changes, names):
     """Runs those of a block's commands that are named, in their order, with the flags of `changes` after their own."""
     done = []
     for command in documents.commands(block.replace("$PWD", str(folder))):
-        name = command.module.rpartition(".")[2]
-        if name in names:
+        if (name := command.module) in names:
             status, output = forked.run(command.module, [*command.arguments, *changes.get(name, ())], folder)
             assert status == 0, f"{command}\n{output[-3000:]}"
             done.append(name)
@@ -172,8 +171,8 @@ def test_your_own_data_as_the_readme_has_it(forked, folder):
     block = documents.block_after(README, "Your own data")
     photos = f"--images=photos/{content['images'][0]['file_name']}"
     tiny = (*TINY, f"--num_classes={len(ids)}")
-    changes = {"prepare_data": ONE, "inspect_data": tiny, "train": (RECIPE, *tiny), "predict": (photos,)}
-    names = ["prepare_data", "prepare_data", "inspect_data", "train", "evaluate", "predict"]
+    changes = {"prepare": ONE, "inspect": tiny, "train": (RECIPE, *tiny), "predict": (photos,)}
+    names = ["prepare", "prepare", "inspect", "train", "evaluate", "predict"]
     run_block(forked, block, folder, changes, names)
     assert (folder / "runs/inspection/report.html").exists() and (folder / "runs/mine/flags.txt").exists()
     flags = (folder / "runs/mine/flags.txt").read_text()
@@ -215,8 +214,8 @@ def test_a_published_checkpoint_as_the_readme_has_it(forked, folder):
     block = documents.block_after(README, "A published checkpoint, served")
     # Of the checkpoint's 91 columns, those of the photos' three categories.
     (folder / "labels.json").write_text((folder / "data/labels.json").read_text())
-    changes = {"import_weights": ("--file=published.pkl", "--image_size=64", "--max_size=96", "--labels=labels.json")}
-    run_block(forked, block, folder, changes, ["import_weights", "predict", "evaluate", "export"])
+    changes = {"import-weights": ("--file=published.pkl", "--image_size=64", "--max_size=96", "--labels=labels.json")}
+    run_block(forked, block, folder, changes, ["import-weights", "predict", "evaluate", "export"])
     assert json.loads((folder / "weights/tv/import.json").read_text())["unused"] == []
     assert (folder / "pictures/detections.json").exists() and (folder / "export/tv/1/saved_model.pb").exists()
     assert 0.0 <= json.loads((folder / "weights/tv/val/metrics.json").read_text())["AP"] <= 1.0

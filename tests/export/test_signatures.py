@@ -24,7 +24,7 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
-from retinanet_tf.cli.client import OUTPUTS, detect
+from retinanet_tf.cli.serving_client import OUTPUTS, detect
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.export.saved_model import export
@@ -73,12 +73,12 @@ def expected(detector, images):
     return [
         [
             {
-                "box": answer["boxes"][row, place].tolist(),
+                "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()],
                 "score": float(answer["scores"][row, place]),
                 "category_id": LABELS.ids[answer["labels"][row, place]],
                 "category": LABELS.names[answer["labels"][row, place]],
             }
-            for place in range(answer["num_detections"][row])
+            for place, box in enumerate(answer["boxes"][row, : answer["num_detections"][row]])
         ]
         for row in range(len(images))
     ]
@@ -90,7 +90,7 @@ def check(found, wanted):
         for a, b in zip(ours, theirs, strict=True):
             assert (a["category_id"], a["category"]) == (b["category_id"], b["category"])
             assert a["score"] == pytest.approx(b["score"], abs=1e-5)
-            np.testing.assert_allclose(np.array(a["box"]) / 100, np.array(b["box"]) / 100, atol=1e-5)
+            np.testing.assert_allclose(np.array(a["bbox"]) / 100, np.array(b["bbox"]) / 100, atol=1e-5)
 
 
 def test_client_answers_as_the_detector(detector, server):
@@ -142,13 +142,13 @@ def test_client_command(servable, detector, tmp_path, forked):
     wanted = expected(detector, [picture(2)])
 
     def run(*arguments):
-        return forked.run("experiments.client", arguments)
+        return forked.run("client", arguments)
 
     with rest_server(servable) as address:
         output = tmp_path / "found.json"
         status, printed = run(f"--image={tmp_path / 'a.png'}", f"--server={address}", "--rest", f"--output={output}")
         assert status == 0, printed
-        check([entry["detections"] for entry in json.loads(output.read_text())], wanted)
+        check([json.loads(output.read_text())], wanted)
         assert f"{len(wanted[0])} detections" in printed and wanted[0][0]["category"] in printed
         status, printed = run("--image=missing.jpg", f"--server={address}", "--rest")
     assert status == 1 and "Traceback" not in printed

@@ -1,11 +1,13 @@
 """The flags by which commands name the detector they use."""
 
+from typing import TYPE_CHECKING
+
 from absl import flags
 
 from retinanet_tf.errors import InputError
-from retinanet_tf.inference.checkpoint import load_detector
-from retinanet_tf.inference.detector import Detector
-from retinanet_tf.inference.test_time_augmentation import AugmentedDetector
+
+if TYPE_CHECKING:
+    from retinanet_tf.inference.detector import DetectorLike
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a training job, or a .keras file.")
 TEST_SIZES = flags.DEFINE_list(
@@ -14,8 +16,11 @@ TEST_SIZES = flags.DEFINE_list(
 TEST_FLIP = flags.DEFINE_boolean("test_flip", False, "Test-time augmentation: also look at every mirror image.")
 
 
-def load() -> Detector:
+def load() -> "DetectorLike":
     """The detector of --checkpoint, with test-time augmentation if it was asked for."""
+    from retinanet_tf.inference.checkpoint import load_detector
+    from retinanet_tf.inference.test_time_augmentation import AugmentedDetector
+
     detector = load_detector(CHECKPOINT.value)
     if not (TEST_SIZES.value or TEST_FLIP.value):
         return detector

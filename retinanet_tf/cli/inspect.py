@@ -1,7 +1,7 @@
 """The dataset doctor: what is in a dataset, what is wrong with it, and which objects no anchor can reach.
 
-    python -m experiments.inspect_data --data=instances.json --images=photos --output=runs/inspection
-    python -m experiments.inspect_data --data='shards/train-*.tfrecord' --preset=mini --output=runs/inspection
+    retinanet inspect --data=instances.json --images=photos --output=runs/inspection
+    retinanet inspect --data='shards/train-*.tfrecord' --preset=mini --output=runs/inspection
 
 writes OUTPUT/report.html, report.txt (also printed), report.json and samples.jpg. Exit status 1 if there are errors.
 The settings that the dataset is held against come from --preset and the flags after it.
@@ -11,10 +11,7 @@ import os
 
 from absl import flags
 
-from experiments import cli
 from retinanet_tf.cli import flags as config_flags
-from retinanet_tf.data.inspect.inspect_dataset import visit
-from retinanet_tf.data.inspect.page import text_page
 
 _DATA = flags.DEFINE_string(
     "data", None, "Pattern of shards, COCO instances JSON, Pascal VOC folder, or CSV file.", required=True
@@ -22,17 +19,16 @@ _DATA = flags.DEFINE_string(
 _IMAGES = flags.DEFINE_string("images", None, "Image folder of a JSON or CSV; without it pictures are left out.")
 _SPLIT = flags.DEFINE_string("split", None, "A list of VOC's ImageSets/Main, or trainval35k or minival of COCO.")
 _OUTPUT = flags.DEFINE_string("output", "runs/inspection", "Folder for the report.")
+config_flags.define()
 
 
 def main() -> int:
     """Inspects and reports."""
-    found = visit(_DATA.value, config_flags.read(), _OUTPUT.value, images=_IMAGES.value, split=_SPLIT.value)
+    from retinanet_tf.data.inspect.inspect_dataset import inspect_dataset
+    from retinanet_tf.data.inspect.page import text_page
+
+    config = config_flags.read()
+    found = inspect_dataset(_DATA.value, config, _OUTPUT.value, images=_IMAGES.value, split=_SPLIT.value)
     print(text_page(found))
     print(f"With pictures: {os.path.join(_OUTPUT.value, 'report.html')}")
     return 1 if found.errors else 0
-
-
-if __name__ == "__main__":
-    config_flags.define()
-    flags.adopt_module_key_flags(config_flags)
-    cli.run(main)

@@ -1,12 +1,12 @@
 """COCO JSON, a Pascal VOC folder or CSV, with its images, to TFRecord shards.
 
-    python -m experiments.prepare_data --annotations=instances_train2017.json --images=train2017 --output=data/coco
-    python -m experiments.prepare_data --annotations=VOCdevkit/VOC2012 --split=trainval --output=data/voc
-    python -m experiments.prepare_data --annotations=boxes.csv --images=photos --output=data/mine
-    python -m experiments.prepare_data --annotations=coco --split=trainval35k --output=data/coco
+    retinanet prepare --annotations=instances_train2017.json --images=train2017 --output=data/coco
+    retinanet prepare --annotations=VOCdevkit/VOC2012 --split=trainval --output=data/voc
+    retinanet prepare --annotations=boxes.csv --images=photos --output=data/mine
+    retinanet prepare --annotations=coco --split=trainval35k --output=data/coco
 
 writes OUTPUT/NAME-00000-of-000NN.tfrecord …, OUTPUT/labels.json, OUTPUT/NAME.index.npz and OUTPUT/NAME.summary.json.
-Run again after an interruption it completes what is missing. A CSV line is image,x1,y1,x2,y2,class in pixels, with
+An interrupted run leaves nothing. A CSV line is image,x1,y1,x2,y2,class in pixels, with
 empty cells for an image without objects.
 """
 
@@ -14,12 +14,7 @@ import os
 
 from absl import flags
 
-from experiments import cli
-from retinanet_tf.data.records.box_rules import doubt_format
 from retinanet_tf.data.records.images import ImagePolicy
-from retinanet_tf.data.records.prepare import prepare
-from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.data.sources.reading import read_source
 from retinanet_tf.errors import InputError
 
 _ANNOTATIONS = flags.DEFINE_string(
@@ -57,10 +52,15 @@ _MAX_PIXELS = flags.DEFINE_integer("max_pixels", ImagePolicy.max_pixels, "Larger
 
 def main() -> None:
     """Prepares the dataset that the flags name and says what was found."""
+    from retinanet_tf.data.records.box_rules import doubt_format
+    from retinanet_tf.data.records.prepare import prepare
+    from retinanet_tf.data.sources.labels import LabelMap
+    from retinanet_tf.data.sources import read_source
+
     # Splits of one folder share their categories: what the first one numbered, the next ones use.
-    known = os.path.join(_OUTPUT.value, "labels.json")
-    labels = LabelMap.load(known) if os.path.exists(known) else None
-    annotations, folder = read_source(_ANNOTATIONS.value, _SPLIT.value, labels)
+    path = os.path.join(_OUTPUT.value, "labels.json")
+    label_map = LabelMap.load(path) if os.path.exists(path) else None
+    annotations, folder = read_source(_ANNOTATIONS.value, _SPLIT.value, label_map)
     folder = _IMAGES.value or folder
     if not folder:
         raise InputError(f"--images=FOLDER is needed: {_ANNOTATIONS.value} doesn't say where its images are.")
@@ -78,8 +78,6 @@ def main() -> None:
         max_pixels=_MAX_PIXELS.value,
     )
     shards = len(summary["bytes"])
-    if summary["reused"]:
-        print(f"{summary['reused']} of {shards} shards were there already and are reused.")
     print(
         f"{summary['images']} images ({summary['images_without_objects']} without objects), {summary['boxes']} boxes "
         f"({summary['crowds']} crowds) in {shards} shards: {os.path.join(_OUTPUT.value, _NAME.value)}-*.tfrecord"
@@ -90,7 +88,3 @@ def main() -> None:
     if doubt := doubt_format(summary["counts"]["clipped_boxes"], summary["boxes"]):
         print(f"warning: {doubt}")
     print(f"Everything by name: {os.path.join(_OUTPUT.value, _NAME.value)}.summary.json")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -1,17 +1,14 @@
 """A dispatcher or a worker of a tf.data service, so that other machines decode and augment for the trainer.
 
-    python -m experiments.data_service --port=5050
-    python -m experiments.data_service --dispatcher=grpc://HOST:5050 --address=THIS_HOST:5051 --port=5051
-    python -m experiments.train … --data_service=grpc://HOST:5050
+    retinanet data-service --port=5050
+    retinanet data-service --dispatcher=grpc://HOST:5050 --address=THIS_HOST:5051 --port=5051
+    retinanet train … --data_service=grpc://HOST:5050
 
 One dispatcher, any number of workers; each must see the shards under the path that the trainer was given. Runs until it
 is interrupted.
 """
 
 from absl import flags
-
-from experiments import cli
-from retinanet_tf.data.service import start_dispatcher, start_worker
 
 _DISPATCHER = flags.DEFINE_string("dispatcher", None, "grpc://HOST:PORT to be a worker of; without it this dispatches.")
 _PORT = flags.DEFINE_integer("port", 0, "Port to listen on; 0 takes a free one.")
@@ -20,6 +17,8 @@ _ADDRESS = flags.DEFINE_string("address", None, "HOST:PORT under which the train
 
 def main() -> None:
     """Starts the server and waits."""
+    from retinanet_tf.data.service import start_dispatcher, start_worker
+
     if _DISPATCHER.value:
         server = start_worker(_DISPATCHER.value, _PORT.value, _ADDRESS.value)
         print(f"a worker of {_DISPATCHER.value}", flush=True)
@@ -27,7 +26,3 @@ def main() -> None:
         server = start_dispatcher(_PORT.value)
         print(f"dispatching at {server.target}", flush=True)
     server.join()
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -1,4 +1,4 @@
-"""What the diagnosis of a trained model does, for the command and for Figure 4's script."""
+"""Loss distribution of a trained model, for `retinanet diagnose` and for Figure 4's script."""
 
 import os
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from pathlib import Path
 from retinanet_tf import files
 from retinanet_tf.data import pipeline
 from retinanet_tf.data.training_data import canvas_settings
-from retinanet_tf.evaluation.loss_distribution import LossDistribution, loss_distribution
-from retinanet_tf.evaluation.loss_distribution_plot import figure_4
+from retinanet_tf.evaluation.loss_distribution import LossDistribution, figure_4, loss_distribution
+from retinanet_tf.inference.checkpoint import load_config, load_model
 
 
 def diagnose(
@@ -21,9 +21,9 @@ def diagnose(
     limit: int | None = None,
     batch_size: int = 4,
 ) -> LossDistribution:
-    """Runs a model over shards, writes NAME.png and NAME.json into the folder `output`, and says what they show."""
-    files.make_folder(output, "--output")
-    config, model = checkpoint.load_config(checkpoint), checkpoint.load_model(checkpoint)
+    """Runs a model over shards, writes NAME.png and NAME.json into the folder `output`, and prints a summary."""
+    files.make_folder(output)
+    config, model = load_config(checkpoint), load_model(checkpoint)
     batches = pipeline.load(
         data,
         training=False,

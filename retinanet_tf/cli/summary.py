@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of each preset's network, and the picture of its architecture (Figure 3).
 
-    python -m experiments.summary --output=runs/summary
+    retinanet summary --output=runs/summary
 
 counts all presets; with --preset, or any setting of the network, that one.
 """
@@ -9,18 +9,19 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cli
-from retinanet_tf import files
 from retinanet_tf.cli import flags as config_flags
 from retinanet_tf.config.presets import presets
-from retinanet_tf.models.retinanet import RetinaNet
-from retinanet_tf.models.summary import count, draw, table
 
 OUTPUT = flags.DEFINE_string("output", "", "Folder for PRESET.png and counts.json; '' only prints.")
+config_flags.define(only=("model", "anchors"))
 
 
 def main() -> None:
     """Prints the tables and writes the pictures."""
+    from retinanet_tf import files
+    from retinanet_tf.models.retinanet import RetinaNet
+    from retinanet_tf.models.summary import count, draw, table
+
     configured = config_flags.read()
     changed = flags.FLAGS["preset"].present or configured != presets["paper"]
     chosen = {flags.FLAGS.preset: configured} if changed else presets
@@ -37,8 +38,3 @@ def main() -> None:
             draw(model, height, width, Path(OUTPUT.value) / f"{name}.png")
     if OUTPUT.value:
         files.write_json(Path(OUTPUT.value) / "counts.json", counts)
-
-
-if __name__ == "__main__":
-    config_flags.define(only=("model", "anchors"))
-    cli.run(main)

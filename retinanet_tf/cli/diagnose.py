@@ -1,15 +1,14 @@
-"""Where a trained model's loss lies (Figure 4): `experiments.diagnose --checkpoint=runs/mine --data=… --output=…`.
+"""Where a trained model's loss lies (Figure 4): `retinanet diagnose --checkpoint=runs/mine --data=… --output=…`.
 
 Writes loss_distribution.png and loss_distribution.json: the cumulative loss of foreground and background examples.
 """
 
 from absl import flags
 
-from experiments import cli, diagnosing
 from retinanet_tf.errors import InputError
 
 CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A training job's run_dir, or what import_weights wrote.", required=True
+    "checkpoint", None, "A training job's run_dir, or what `retinanet import-weights` wrote.", required=True
 )
 DATA = flags.DEFINE_string("data", None, "Pattern of shards; labels.json is beside them.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the two files.", required=True)
@@ -20,14 +19,11 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images that go through the n
 
 def main() -> None:
     """Reads the flags."""
+    from retinanet_tf.cli.diagnosis import diagnose
+
     try:
         gammas = [float(value) for value in GAMMAS.value]
     except ValueError:
         raise InputError(f"--gammas={','.join(GAMMAS.value)} must be a list of numbers.") from None
-    diagnosing.diagnose(
-        CHECKPOINT.value, DATA.value, OUTPUT.value, gammas, limit=LIMIT.value, batch_size=BATCH_SIZE.value
-    )
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    options = {"limit": LIMIT.value, "batch_size": BATCH_SIZE.value}
+    diagnose(CHECKPOINT.value, DATA.value, OUTPUT.value, gammas, **options)

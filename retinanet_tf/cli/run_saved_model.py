@@ -1,8 +1,9 @@
 """Runs an exported SavedModel on image files as a server would: with TensorFlow alone, without retinanet_tf.
 
-    python -m experiments.run_saved_model --model=runs/demo/export/1 --images='photos/*.jpg' --output=detections.json
+    python run_saved_model.py --model=runs/demo/export/1 --images='photos/*.jpg' --output=detections.json
 
-The output is a list of {"file", "detections": [{"box" [x1, y1, x2, y2] in pixels, "score", "category_id", "name"}]}.
+The output has COCO's results format, {"image_id", "category_id", "bbox": [x, y, width, height] in pixels, "score"},
+and the name as "category".
 """
 
 import glob
@@ -29,25 +30,24 @@ def main(_: list[str]) -> int | None:
     (input_name,) = signature.structured_input_signature[1]
     encoded = [tf.io.read_file(file) for file in files]
     answer = {name: value.numpy() for name, value in signature(**{input_name: tf.stack(encoded)}).items()}
-    result = []
-    for row, file in enumerate(files):
-        height, width = tf.io.decode_image(encoded[row], channels=3, expand_animations=False).shape[:2]
-        found = []
-        for place in range(int(answer["num_detections"][row])):
-            y1, x1, y2, x2 = (float(side) for side in answer["detection_boxes"][row, place])
-            score = float(answer["detection_scores"][row, place])
+    rows = []
+    for index, file in enumerate(files):
+        height, width = tf.io.decode_image(encoded[index], channels=3, expand_animations=False).shape[:2]
+        for rank in range(int(answer["num_detections"][index])):
+            y1, x1, y2, x2 = (float(side) for side in answer["detection_boxes"][index, rank])
+            score = float(answer["detection_scores"][index, rank])
             if score >= MIN_SCORE.value:
-                found.append(
+                rows.append(
                     {
-                        "box": [x1 * width, y1 * height, x2 * width, y2 * height],
+                        "image_id": file,
+                        "category_id": int(answer["detection_classes"][index, rank]),
+                        "bbox": [x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height],
                         "score": score,
-                        "category_id": int(answer["detection_classes"][row, place]),
-                        "name": answer["detection_class_names"][row, place].decode(),
+                        "category": answer["detection_class_names"][index, rank].decode(),
                     }
                 )
-        result.append({"file": file, "detections": found})
     with open(OUTPUT.value, "w") as output:
-        json.dump(result, output, indent=1)
+        json.dump(rows, output, indent=1)
     loaded = "yes" if "retinanet_tf" in sys.modules else "no"
     print(f"{len(files)} images through {MODEL.value}; retinanet_tf imported: {loaded}")
     return None

@@ -1,27 +1,28 @@
-"""Trains a detector: `python -m experiments.train --data='shards/train-*.tfrecord' --run_dir=runs/mine`.
+"""Trains a detector: `retinanet train --data='shards/train-*.tfrecord' --run_dir=runs/mine`.
 
 The same command again goes on where it stopped. Settings come from --preset and the flags after it.
 """
 
 from absl import flags
 
-from experiments import cli
 from retinanet_tf.cli import flags as config_flags
 from retinanet_tf.config.flagfile import flagfile
-from retinanet_tf.training.job import announce, open_job
-from retinanet_tf.training.train import train
 
 DATA = flags.DEFINE_string("data", None, "Pattern of training shards; labels.json is beside them.", required=True)
 VALIDATION = flags.DEFINE_string("validation", "", "Pattern of shards to evaluate on at the end.")
 INIT_WEIGHTS = flags.DEFINE_string(
-    "init_weights", "", "Weights to start from: what experiments.import_weights wrote, or another job's run_dir."
+    "init_weights", "", "Weights to start from: what retinanet import-weights wrote, or another job's run_dir."
 )
 RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder for everything the job leaves behind.", required=True)
 DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check data, settings and devices, print them, and leave nothing.")
+config_flags.define()
 
 
 def main() -> None:
     """Runs the job, or says what it would be."""
+    from retinanet_tf.training.job import announce, open_job
+    from retinanet_tf.training.train import train
+
     config = config_flags.read()
     paths = {"data": DATA.value, "validation": VALIDATION.value, "init_weights": INIT_WEIGHTS.value}
     if not DRY_RUN.value:
@@ -30,9 +31,3 @@ def main() -> None:
     job = open_job(config.replace(cache="none"), **paths)  # a cache takes long to make, and a disk's stays
     print(flagfile(config, **paths), end="")
     announce(config, job.strategy.num_replicas_in_sync)
-
-
-if __name__ == "__main__":
-    config_flags.define()
-    flags.adopt_module_key_flags(config_flags)
-    cli.run(main)

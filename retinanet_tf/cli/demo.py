@@ -1,4 +1,4 @@
-"""`make demo`: the whole chain on generated data, from COCO files to a SavedModel that answers by itself.
+"""Demo on generated data: the whole chain from COCO files to a SavedModel that runs without this package.
 
 Each step is one call of the library and reuses what an earlier, perhaps interrupted, demo has finished.
 """
@@ -14,14 +14,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from experiments import cli
-from retinanet_tf import presets
-from retinanet_tf.data.records.prepare import prepare
-from retinanet_tf.data.synthetic import shapes
-from retinanet_tf.export.saved_model import export
-from retinanet_tf.inference.checkpoint import load_detector
-from retinanet_tf.training.train import train
-from retinanet_tf.visualize import contact_sheet, draw_detections, save_image
+from retinanet_tf.config.presets import presets
 
 OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder for everything.")
 SHORT = flags.DEFINE_boolean("short", False, "Little data and training: proves the chain, not the accuracy.")
@@ -30,6 +23,12 @@ PICTURES = 12
 
 def main() -> None:
     """Generates, prepares, trains, evaluates, exports and uses the model in a process of its own."""
+    from retinanet_tf.data.records.prepare import prepare
+    from retinanet_tf.data.synthetic import shapes
+    from retinanet_tf.export.saved_model import export
+    from retinanet_tf.inference.checkpoint import load_detector
+    from retinanet_tf.training.train import train
+
     start, output = time.time(), Path(OUTPUT.value)
     config = presets["mini"]
     counts = {"num_train": 3000, "num_val": 200}
@@ -79,8 +78,8 @@ def main() -> None:
         f"  curves      {output / 'training.png'}\n"
         f"  SavedModel  {exported}\n"
         "Your own data (README.md has every step):\n"
-        "  python -m experiments.prepare_data --annotations=train.json --images=photos --output=data --name=train\n"
-        "  python -m experiments.train --preset=detectron --num_classes=N --data='data/train-*.tfrecord' "
+        "  retinanet prepare --annotations=train.json --images=photos --output=data --name=train\n"
+        "  retinanet train --preset=detectron --num_classes=N --data='data/train-*.tfrecord' "
         "--run_dir=runs/mine"
     )
 
@@ -90,24 +89,20 @@ def _say(text: str) -> None:
 
 
 def _detect_elsewhere(model: Path, images: Path, output: Path, picture: Path) -> None:
-    """Runs experiments.run_saved_model and draws what it wrote beside nothing but the images."""
+    """Runs run_saved_model.py and draws its detections, with nothing but the images beside them."""
+    from retinanet_tf.visualize import contact_sheet, draw_detections, save_image
+
+    # As text: Python would put the script's folder on the path, where inspect.py hides the standard library's.
+    script = Path(__file__).with_name("run_saved_model.py").read_text(encoding="utf-8")
     options = [f"--model={model}", f"--images={images}/*.jpg", f"--limit={PICTURES}", f"--output={output}"]
-    subprocess.run([sys.executable, "-m", "experiments.run_saved_model", *options], check=True)
-    tiles = []
-    for row in json.loads(output.read_text()):
-        found = row["detections"]
-        ids = [item["category_id"] for item in found]
-        tiles.append(
-            draw_detections(
-                np.asarray(Image.open(row["file"]).convert("RGB")),
-                np.array([item["box"] for item in found]).reshape(-1, 4),
-                np.array(ids, int),
-                np.array([item["score"] for item in found]),
-                names={item["category_id"]: item["name"] for item in found},
-            )
-        )
-    save_image(contact_sheet(tiles, columns=4), picture)
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    subprocess.run([sys.executable, "-c", script, *options], check=True)
+    rows = json.loads(output.read_text())
+    names = {row["category_id"]: row["category"] for row in rows}
+    pictures = []
+    for path in sorted(images.glob("*.jpg"))[:PICTURES]:
+        own = [row for row in rows if row["image_id"] == str(path)]
+        boxes = np.array([row["bbox"] for row in own]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        scores, ids = np.array([row["score"] for row in own]), np.array([row["category_id"] for row in own], int)
+        pictures.append(draw_detections(np.asarray(Image.open(path).convert("RGB")), boxes, ids, scores, names=names))
+    save_image(contact_sheet(pictures, columns=4), picture)

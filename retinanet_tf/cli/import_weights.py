@@ -1,33 +1,34 @@
 """Weights of Detectron, detectron2, torchvision or keras.applications as a checkpoint of this project.
 
-    python -m experiments.import_weights --source=torchvision --file=retinanet_resnet50_fpn_coco.pth --output=weights/tv
+    retinanet import-weights --source=torchvision --file=retinanet_resnet50_fpn_coco.pth --output=weights/tv
 
 The settings the weights were trained under go with them: `--checkpoint=weights/tv` evaluates, predicts and exports,
 `train --flagfile=weights/tv/flags.txt --init_weights=weights/tv` goes on training. Every setting that no tensor
 tells can be given as a flag, e.g. --norm_epsilon=1e-5.
 
-    python -m experiments.import_weights --source=run --file=runs/mine --output=weights/mine
+    retinanet import-weights --source=run --file=runs/mine --output=weights/mine
 
 keeps the backbone of a finished job, as a start for detectors with another pyramid, other subnets or classes.
 """
 
 from absl import flags
 
-from experiments import cli
 from retinanet_tf.cli import flags as config_flags
-from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.pretrained import import_weights, keep_backbone
 from retinanet_tf.pretrained.names import SOURCES
 
 SOURCE = flags.DEFINE_enum("source", None, [*SOURCES, "run"], "Whose checkpoint it is.", required=True)
 FILE = flags.DEFINE_string("file", None, "The checkpoint; without it, --source=keras downloads ImageNet weights.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write, or a name ending in .weights.h5.", required=True)
 LABELS = flags.DEFINE_string("labels", None, "labels.json of the checkpoint's categories, if they aren't COCO's.")
+config_flags.define(only=("model", "anchors", "detect"))
 
 
 def main() -> None:
     """Imports and reports every tensor."""
+    from retinanet_tf.data.sources.labels import LabelMap
+    from retinanet_tf.pretrained import import_weights, keep_backbone
+
     if SOURCE.value == "run":
         if not FILE.value:
             raise InputError("--source=run needs --file, the run_dir of a finished training job.")
@@ -43,8 +44,3 @@ def main() -> None:
         )
     print(report)
     print(f"{OUTPUT.value}: a {report.parts}; all tensors are listed in import.json.")
-
-
-if __name__ == "__main__":
-    config_flags.define(only=("model", "anchors", "detect"))
-    cli.run(main)

@@ -1,6 +1,6 @@
 """A trained detector as a SavedModel for TensorFlow Serving.
 
-    python -m experiments.export --checkpoint=runs/mine --output=export/retinanet
+    retinanet export --checkpoint=runs/mine --output=export/retinanet
 
 writes the next version, export/retinanet/1 at first. It loads with tensorflow alone; serving/ shows how to serve it.
 """
@@ -10,29 +10,30 @@ import json
 
 from absl import flags
 
-from experiments import cli
 from retinanet_tf.errors import InputError
-from retinanet_tf.export import image_decoding as decoding
-from retinanet_tf.export.freeze import PRECISIONS
-from retinanet_tf.export.saved_model import export
-from retinanet_tf.files import read_bytes, read_text
-from retinanet_tf.inference.checkpoint import load_detector
 
+_PRECISIONS = ("float32", "float16", "bfloat16")  # as in export/freeze.py, which imports TensorFlow
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a training job or .keras file.", required=True)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of the model's versions; ending in a number, that version itself.", required=True
 )
 _METRICS = flags.DEFINE_string("metrics", None, "metrics.json of an evaluation, kept with the model.")
 _WARMUP = flags.DEFINE_string("warmup", None, "Pattern of images for the warm-up requests; none generates two.")
-_PRECISION = flags.DEFINE_enum("precision", "float32", PRECISIONS, "What the network computes in; answers are float32.")
+_PRECISION = flags.DEFINE_enum(
+    "precision", "float32", _PRECISIONS, "What the network computes in; answers are float32."
+)
 _NAME = flags.DEFINE_string("name", "retinanet", "The model's name at the server, for the warm-up requests.")
 _MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels", decoding.MAX_PIXELS, "The server refuses larger images from their header.", lower_bound=1
+    "max_pixels", 50_000_000, "The server refuses larger images from their header.", lower_bound=1
 )
 
 
 def main() -> None:
     """Exports and says where to."""
+    from retinanet_tf.export.saved_model import export
+    from retinanet_tf.files import read_bytes, read_text
+    from retinanet_tf.inference.checkpoint import load_detector
+
     paths = sorted(glob.glob(_WARMUP.value)) if _WARMUP.value else []
     if _WARMUP.value and not paths:
         raise InputError(f"--warmup={_WARMUP.value} matches no file.")
@@ -52,7 +53,3 @@ def main() -> None:
         precision=_PRECISION.value,
     )
     print(f"{version}: signatures serving_default (encoded images), image_tensor, tf_example")
-
-
-if __name__ == "__main__":
-    cli.run(main)

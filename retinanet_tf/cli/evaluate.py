@@ -1,7 +1,7 @@
 """COCO's twelve numbers of a trained detector, or of detections that are there already.
 
-    python -m experiments.evaluate --checkpoint=runs/mine --data='data/coco/val-*.tfrecord' --output=runs/mine/val
-    python -m experiments.evaluate --results=detections.json --annotations=instances_val2017.json
+    retinanet evaluate --checkpoint=runs/mine --data='data/coco/val-*.tfrecord' --output=runs/mine/val
+    retinanet evaluate --results=detections.json --annotations=instances_val2017.json
 
 writes to OUTPUT metrics.json (the numbers, AP by category), detections.json (COCO's result format), and the plots
 precision_recall.png and sizes_scores.png.
@@ -11,12 +11,11 @@ import json
 
 from absl import flags
 
-from experiments import cli, detector_flags
+from retinanet_tf.cli import detector_flags
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation.evaluator import evaluate, report, score_results
 from retinanet_tf.files import read_text
 
-_DATA = flags.DEFINE_string("data", None, "Pattern of the split's shards, as prepare_data wrote them.")
+_DATA = flags.DEFINE_string("data", None, "Pattern of the split's shards, as `retinanet prepare` wrote them.")
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances JSON, instead of --data.")
 _IMAGES = flags.DEFINE_string("images", None, "Folder of the images of --annotations.")
 _RESULTS = flags.DEFINE_string("results", None, "Score this file of detections (COCO's result format) instead.")
@@ -29,6 +28,8 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images that go through the 
 
 def main() -> None:
     """Evaluates and prints the numbers, in per cent."""
+    from retinanet_tf.evaluation.evaluator import evaluate, report, score_results
+
     if (_DATA.value is None) == (_ANNOTATIONS.value is None):
         raise InputError("give either --data or --annotations (with --images) to evaluate on.")
     if (detector_flags.CHECKPOINT.value is None) == (_RESULTS.value is None):
@@ -55,7 +56,3 @@ def _read_results(path: str) -> list:
     if not isinstance(results, list):
         raise InputError(f"{path} holds no list; give detections in COCO's result format.")
     return results
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -1,0 +1,123 @@
+"""A client of TensorFlow Serving: encoded images to a served detector, over gRPC or REST, detections back.
+
+Boxes are in pixels of the image as it is stored, whose size is read from the file's header.
+"""
+
+import base64
+import io
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from retinanet_tf.errors import InputError
+
+OUTPUTS = ("detection_boxes", "detection_scores", "detection_classes", "detection_class_names", "num_detections")
+
+
+def detect(
+    images: Sequence[bytes],
+    server: str,
+    *,
+    rest: bool = False,
+    model: str = "retinanet",
+    version: int | None = None,
+    timeout: float = 60.0,
+) -> list[list[dict[str, Any]]]:
+    """Sends encoded images in one request.
+
+    Args:
+      images: JPEG or PNG files as bytes.
+      server: HOST:PORT (TensorFlow Serving's ports are 8500 for gRPC and 8501 for REST).
+      rest: REST instead of gRPC.
+      model: the model's name at the server.
+      version: its version; None asks for the newest.
+      timeout: seconds to wait for the answer.
+
+    Returns:
+      Per image its detections, best first, as rows of COCO's results format without "image_id": {"category_id",
+      "bbox": [x, y, width, height] in pixels, "score"}, and "category", the name.
+
+    Raises:
+      InputError: the server isn't reached, doesn't have the model, or refuses an image (its index is named).
+    """
+    sizes = [_size(image, index) for index, image in enumerate(images)]
+    ask = _ask_rest if rest else _ask_grpc
+    answer = ask(list(images), server, model, version, timeout)
+    return [_detections(answer, row, *size) for row, size in enumerate(sizes)]
+
+
+def _size(image: bytes, index: int) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            return opened.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"images[{index}] is no image that can be read; it isn't sent.") from error
+
+
+def _detections(answer: dict[str, Any], index: int, width: int, height: int) -> list[dict[str, Any]]:
+    rows = []
+    for rank in range(int(answer["num_detections"][index])):
+        y1, x1, y2, x2 = (float(side) for side in answer["detection_boxes"][index][rank])
+        name = answer["detection_class_names"][index][rank]
+        rows.append(
+            {
+                "category_id": int(answer["detection_classes"][index][rank]),
+                "bbox": [x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height],
+                "score": float(answer["detection_scores"][index][rank]),
+                "category": name.decode() if isinstance(name, bytes) else name,
+            }
+        )
+    return rows
+
+
+def _ask_grpc(images: list[bytes], server: str, model: str, version: int | None, timeout: float) -> dict[str, Any]:
+    # Imported here: they bring tensorflow's protocol buffers along, which REST needn't wait for.
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = model, "serving_default"
+    if version is not None:
+        request.model_spec.version.value = version
+    request.inputs["input_tensor"].CopyFrom(tf.make_tensor_proto(images, tf.string, [len(images)]))
+    unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(server, options=unlimited) as channel:
+        try:
+            response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise InputError(f"{server} answers {error.code().name}: {_last_line(error.details())}") from error
+    return {name: tf.make_ndarray(response.outputs[name]) for name in OUTPUTS}
+
+
+def _ask_rest(images: list[bytes], server: str, model: str, version: int | None, timeout: float) -> dict[str, Any]:
+    path = f"/versions/{version}" if version is not None else ""
+    body = {
+        "signature_name": "serving_default",
+        "instances": [{"b64": base64.b64encode(image).decode()} for image in images],
+    }
+    request = urllib.request.Request(
+        f"http://{server}/v1/models/{model}{path}:predict",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            predictions = json.loads(response.read())["predictions"]
+    except urllib.error.HTTPError as error:
+        raise InputError(f"{server} answers {error.code}: {_last_line(error.read().decode())}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{server} doesn't answer as TensorFlow Serving does: {error}.") from error
+    return {name: [row[name] for row in predictions] for name in OUTPUTS}
+
+
+def _last_line(message: str | None) -> str:
+    """The server's message without the graph's nodes around an assertion."""
+    text = (message or "").strip() or "no reason given"
+    if "images[" in text:
+        return text[text.index("images[") :].split("\n")[0].split(".]")[0].split("\\n")[0].rstrip("]. ") + "."
+    return text.splitlines()[-1]
