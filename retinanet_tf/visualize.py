@@ -1,6 +1,6 @@
-"""Boxes on pictures, sheets of pictures, and training curves. Needs no display.
+"""Pictures: boxes drawn on images, contact sheets, training curves. Needs no display.
 
-Pictures are uint8 RGB arrays (H, W, 3); boxes are xyxy pixels. Matplotlib is imported by the functions that plot.
+Images are uint8 RGB arrays `(H, W, 3)`; boxes are xyxy pixels. Matplotlib is imported by the functions that plot.
 """
 
 import colorsys
@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from retinanet_tf.errors import InputError
+from retinanet_tf.files import written_aside
 
 _GOLDEN = 0.618033988749895  # neighbours in class order get hues far apart
 _LEVELS = ((0.95, 0.85), (1.0, 0.6), (0.75, 0.95))  # (value, saturation), one after the other
-_AP_KEY = re.compile(r"^(val_)?(AP|AR)\w*$")
+_METRIC = re.compile(r"^(val_)?(AP|AR)\w*$")
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
@@ -35,24 +36,24 @@ def draw_detections(
     labels: np.ndarray,
     scores: np.ndarray | None = None,
     names: Sequence[str] | Mapping[int, str] | None = None,
-    ground_truth: tuple[np.ndarray, np.ndarray] | None = None,
+    ground_truth: np.ndarray | None = None,
     min_score: float = 0.0,
     min_side: int = 320,
 ) -> np.ndarray:
-    """Draws labelled boxes on a copy of a picture.
+    """Draws labelled boxes on a copy of an image.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        boxes: (N, 4) xyxy in the picture's pixels.
-        labels: (N,) class indices; negative ones (empty places of a detector's answer) are left out.
-        scores: (N,) shown behind the names; the best are drawn last, on top. None shows names alone.
+        image: `(H, W, 3)` uint8 RGB.
+        boxes: `(N, 4)` xyxy in the image's pixels.
+        labels: `(N,)` class indices; negative ones (empty rows of a detector's answer) are left out.
+        scores: `(N,)` shown behind the names; the best are drawn last, on top. None shows names alone.
         names: what to write for a class index; None writes the index.
-        ground_truth: (boxes (M, 4), labels (M,)) drawn as dashed white outlines beneath.
+        ground_truth: boxes `(M, 4)`, drawn as outlines of black and white dashes beneath.
         min_score: detections below are left out.
-        min_side: pictures whose shorter side is smaller are enlarged by a whole factor to be readable; 0 never does.
+        min_side: images whose shorter side is smaller are enlarged by a whole factor to be readable; 0 never does.
 
     Returns:
-        (H·k, W·k, 3) uint8 with the whole enlargement factor k.
+        `(H·k, W·k, 3)` uint8 with the whole enlargement factor k.
     """
     boxes, labels = np.asarray(boxes, float).reshape(-1, 4), np.asarray(labels).reshape(-1).astype(int)
     by_score = np.arange(len(labels)) if scores is None else np.argsort(scores, kind="stable")
@@ -66,18 +67,51 @@ def draw_detections(
     line = max(2, round(min(picture.size) / 220))
     font = ImageFont.load_default(max(11, round(min(picture.size) / 32)))
     if ground_truth is not None:
-        for box in np.asarray(ground_truth[0], float).reshape(-1, 4) * zoom:
-            _dashed(draw, box, max(1, line // 2), dash=4 * line)
-    taken: list[tuple[float, float, float, float]] = []
+        mask = Image.new("1", picture.size)
+        for box in np.asarray(ground_truth, float).reshape(-1, 4) * zoom:
+            ImageDraw.Draw(mask).rectangle(_outline(box), outline=1, width=max(1, line // 2))
+        dashes = np.indices(picture.size[::-1]).sum(0) // (4 * line) % 2 * 255
+        picture.paste(Image.fromarray(dashes.astype(np.uint8)), mask=mask)
     for i in order:
-        draw.rectangle(_corners(boxes[i] * zoom), outline=class_colour(labels[i]), width=line)
-    # Labels come after all outlines, and the best first: they get the free places, and no line crosses a name.
+        draw.rectangle(_outline(boxes[i] * zoom), outline=class_colour(labels[i]), width=line)
+    # Texts come after all outlines, the best first: they get the free corners, and no line crosses a name.
+    taken: list[tuple[float, float, float, float]] = []
     for i in reversed(order):
         text = str(names[labels[i]]) if names is not None else str(labels[i])
         if scores is not None:
             text += f" {scores[i]:.2f}"
-        taken.append(_label(draw, boxes[i] * zoom, text, class_colour(labels[i]), font, picture.size, taken))
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        size, colour = (right - left + 6, bottom - top + 5), class_colour(labels[i])
+        x, y = label_corner(_outline(boxes[i] * zoom), size, picture.size, taken)
+        taken.append((x, y, x + size[0], y + size[1]))
+        draw.rectangle((x, y, x + size[0] - 1, y + size[1] - 1), fill=colour)
+        dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
+        draw.text((x + 3 - left, y + 2 - top), text, fill=(0, 0, 0) if dark else (255, 255, 255), font=font)
     return np.array(picture)
+
+
+def label_corner(
+    outline: Sequence[float],
+    size: tuple[float, float],
+    picture: tuple[int, int],
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float]:
+    """The top left corner of a label of `size` at an outline: in the picture, and off the `taken` ones if possible.
+
+    Sizes are (width, height); outline and taken rectangles are xyxy.
+    """
+    (x1, y1, x2, y2), (width, height) = outline, size
+    above, below, right = y1 - height, y2 + 1, x2 + 1 - width
+    corners = [(x1, above), (x1, y1), (x1, below), (right, above), (x1, below - height), (right, below)]
+    corners += [(x2 + 1, y1), (x1 - width, y1), (x1, y1 + height)]
+    limit = max(picture[0] - width, 0)
+    inside = [(min(max(x, 0), limit), y) for x, y in corners if 0 <= y <= picture[1] - height]
+    inside = inside or [(min(max(x1, 0), limit), 0)]
+
+    def is_free(x, y):
+        return not any(x < c and a < x + width and y < d and b < y + height for a, b, c, d in taken)
+
+    return next((corner for corner in inside if is_free(*corner)), inside[0])
 
 
 def contact_sheet(
@@ -87,7 +121,7 @@ def contact_sheet(
     gap: int = 8,
     titles: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Pictures of any sizes in a grid on white, each fitted into a tile: uint8 (rows·tile…, columns·tile…, 3).
+    """Images of any sizes in a grid on white, each fitted into a tile: uint8 (rows·tile…, columns·tile…, 3).
 
     `columns` None makes the sheet about as wide as it is high, a little wider. `titles` are written below.
     """
@@ -115,16 +149,14 @@ def contact_sheet(
 
 
 def save_image(image: np.ndarray, path: str | os.PathLike) -> Path:
-    """Writes a picture (format from the name), aside first; makes the folder. Returns the path."""
+    """Writes an image in the format of the path's suffix, aside first; makes the folder. Returns the path."""
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
+    form = Image.registered_extensions().get(path.suffix.lower())
+    if form is None:
+        raise InputError(f"{path} can't be written: {path.suffix!r} isn't the suffix of an image format.")
+    with written_aside(path) as aside:
         path.parent.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {"quality": 92} if path.suffix in (".jpg", ".jpeg") else {}
-        Image.fromarray(image).save(partial, **options)
-        os.replace(partial, path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be written ({error}); give another output name.") from error
+        Image.fromarray(image).save(aside, form, **({"quality": 92} if form == "JPEG" else {}))
     return path
 
 
@@ -140,23 +172,23 @@ def training_curves(history: Mapping[str, Sequence[float]] | str | os.PathLike, 
         raise InputError("there is no finished epoch to plot.")
     groups = {
         "loss": [key for key in columns if key.endswith("loss")],
-        "AP": [key for key in columns if _AP_KEY.match(key)],
+        "AP": [key for key in columns if _METRIC.match(key)],
         "learning rate": [key for key in columns if key in ("lr", "learning_rate")],
     }
     groups = {title: keys for title, keys in groups.items() if keys}
     figure = new_figure(4.6 * len(groups), 3.4)
-    for number, (title, keys) in enumerate(groups.items()):
-        axes = figure.add_subplot(1, len(groups), number + 1)
+    panels = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (title, keys) in zip(panels, groups.items(), strict=True):
         for index, key in enumerate(keys):
             values = np.asarray(columns[key], float)
-            known = np.isfinite(values)
+            finite = np.isfinite(values)
             axes.plot(
-                epochs[known],
-                values[known],
+                epochs[finite],
+                values[finite],
                 color=np.array(class_colour(index)) / 255 * 0.85,
                 linestyle="--" if key.startswith("val_") and title == "loss" else "-",
                 linewidth=1.8,
-                marker="o" if known.sum() < 25 else None,
+                marker="o" if finite.sum() < 25 else None,
                 markersize=3,
                 label=key,
             )
@@ -168,12 +200,9 @@ def training_curves(history: Mapping[str, Sequence[float]] | str | os.PathLike, 
 
 def new_figure(width: float, height: float) -> Any:
     """A Matplotlib figure of that many inches that belongs to no window and no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def save_figure(figure: Any, path: str | os.PathLike) -> Path:
@@ -181,10 +210,11 @@ def save_figure(figure: Any, path: str | os.PathLike) -> Path:
     for axes in figure.axes:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.canvas.draw()
-    figure.set_dpi(130)
-    figure.canvas.draw()
-    return save_image(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy(), path)
+    path = Path(path)
+    with written_aside(path) as aside:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(aside, format=path.suffix[1:], dpi=130)
+    return path
 
 
 def _read_history(path: str | os.PathLike) -> dict[str, list[float]]:
@@ -199,41 +229,7 @@ def _read_history(path: str | os.PathLike) -> dict[str, list[float]]:
         raise InputError(f"{path} can't be read as a training log ({error}); give a CSVLogger's file.") from error
 
 
-def _corners(box: np.ndarray) -> tuple[int, int, int, int]:
+def _outline(box: np.ndarray) -> tuple[int, int, int, int]:
     """The pixels of a box' outline: Pillow's rectangles include their last row and column."""
     x1, y1, x2, y2 = (round(float(value)) for value in box)
     return x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)
-
-
-def _dashed(draw: ImageDraw.ImageDraw, box: np.ndarray, width: int, dash: int) -> None:
-    x1, y1, x2, y2 = _corners(box)
-    for (ax, ay), (bx, by) in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x2, y2), (x1, y2)), ((x1, y2), (x1, y1))):
-        length = max(abs(bx - ax), abs(by - ay), 1)
-        draw.line((ax, ay, bx, by), fill=(0, 0, 0), width=width)
-        for start in range(0, length, 2 * dash):
-            a, b = start / length, min(1.0, (start + dash) / length)
-            line = (ax + a * (bx - ax), ay + a * (by - ay), ax + b * (bx - ax), ay + b * (by - ay))
-            draw.line(line, fill=(255, 255, 255), width=width)
-
-
-def _label(draw, box, text, colour, font, size, taken) -> tuple[float, float, float, float]:
-    """Writes a name at the first place at its box that is free and in the picture; returns the place."""
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    width, height = right - left + 6, bottom - top + 5
-    x1, y1, x2, y2 = _corners(box)
-    places = [(x1, y1 - height), (x1, y1), (x1, y2 + 1), (x2 + 1 - width, y1 - height), (x1, y2 + 1 - height)]
-    places = [
-        (min(max(x, 0), max(size[0] - width, 0)), y)
-        for x, y in places + [(x2 + 1 - width, y2 + 1), (x2 + 1, y1), (x1 - width, y1), (x1, y1 + height)]
-        if 0 <= y <= size[1] - height
-    ] or [(max(0, min(x1, size[0] - width)), 0)]
-    x, y = next((place for place in places if not any(_meet(place, (width, height), t) for t in taken)), places[0])
-    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
-    dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-    draw.text((x + 3 - left, y + 2 - top), text, fill=(0, 0, 0) if dark else (255, 255, 255), font=font)
-    return x, y, x + width, y + height
-
-
-def _meet(place, size, other) -> bool:
-    (x, y), (width, height) = place, size
-    return x < other[2] and other[0] < x + width and y < other[3] and other[1] < y + height

@@ -57,7 +57,6 @@ class Board(keras.callbacks.Callback):
         pictures: list[np.ndarray] = []
         for record, encoded in zip(source.instances["images"][:PICTURES], source.encoded(), strict=False):
             detections = {name: value[0].numpy() for name, value in detector([encoded]).items()}
-            boxes = source.boxes_of(record["id"])
             pictures.append(
                 draw_detections(
                     np.asarray(to_image(encoded, 0), np.uint8),
@@ -65,7 +64,7 @@ class Board(keras.callbacks.Callback):
                     detections["labels"],
                     detections["scores"],
                     names=detector.label_map.names,
-                    ground_truth=(boxes, np.zeros(len(boxes), int)),
+                    ground_truth=source.boxes_of(record["id"]),
                     min_score=0.3,
                 )
             )

@@ -1,11 +1,11 @@
-"""Evaluation plots: the curves' values, and that the pictures show them."""
+"""Evaluation plots: the values that curves, histograms and bars get."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from retinanet_tf.evaluation import loss_distribution, plots
 from retinanet_tf.evaluation.coco import coco_scores
-from retinanet_tf.evaluation.plots import mean_precision, precision_recall_plot, size_score_plot
+from retinanet_tf.evaluation.loss_distribution import LossDistribution
 
 TRUTH = {
     "images": [{"id": 7, "width": 100, "height": 100}, {"id": 9, "width": 100, "height": 100}],
@@ -23,28 +23,64 @@ RESULTS = [
 ]
 
 
+@pytest.fixture(params=[RESULTS, []], ids=["results", "none"])
+def results(request):
+    return request.param
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The Matplotlib figures that are saved."""
+    saved = []
+    for module in (plots, loss_distribution):
+        save = module.save_figure
+        monkeypatch.setattr(
+            module, "save_figure", lambda figure, path, save=save: saved.append(figure) or save(figure, path)
+        )
+    return saved
+
+
 def test_mean_curve_is_the_aps():
-    """Its mean over recall is AP at that IoU; a category without objects has no part in it."""
+    """Its mean over recall is AP at that IoU; a category without objects doesn't count."""
     scores = coco_scores(TRUTH, RESULTS)
-    assert mean_precision(scores, 0).mean() == pytest.approx(scores.metrics["AP50"])
-    assert mean_precision(scores, 5).mean() == pytest.approx(scores.metrics["AP75"])
+    assert plots.mean_precision(scores, 0).mean() == pytest.approx(scores.metrics["AP50"])
+    assert plots.mean_precision(scores, 5).mean() == pytest.approx(scores.metrics["AP75"])
     # Half of the mean: category b is never found. Of a: right, wrong, right: 1 up to recall .5, then 2/3.
-    np.testing.assert_allclose(mean_precision(scores, 0)[[0, 50, 51, 100]], [0.5, 0.5, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(plots.mean_precision(scores, 0)[[0, 50, 51, 100]], [0.5, 0.5, 1 / 3, 1 / 3])
 
 
-def coloured(path):
-    """Columns of the picture with ink that isn't grey."""
-    picture = np.asarray(Image.open(path)).astype(int)
-    return ((picture.max(-1) - picture.min(-1)) > 60).sum(0)
-
-
-@pytest.mark.parametrize("results", [RESULTS, []])
-def test_plots_are_drawn(results, tmp_path):
+def test_precision_recall_curves(results, figures, tmp_path):
     scores = coco_scores(TRUTH, results)
-    ink = coloured(precision_recall_plot(scores, tmp_path / "pr.png"))
-    assert (ink > 0).mean() > 0.5, "a curve over the whole width of the axes"
-    ink = coloured(size_score_plot(TRUTH, results, scores, tmp_path / "sizes.png"))
-    third = len(ink) // 3
-    middle = ink[third : 2 * third].max()
-    assert ink[:third].max() > 50 and (middle > 50 if results else middle == 0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pr.png", "sizes.png"]
+    assert plots.precision_recall_plot(scores, tmp_path / "pr.png").exists()
+    curves = [line.get_xydata() for line in figures[0].axes[0].lines]
+    assert len(curves) == 3
+    np.testing.assert_allclose(curves[0].T, [np.linspace(0, 1, 101), plots.mean_precision(scores, 0)])
+    np.testing.assert_allclose(
+        [curve[:, 1].mean() for curve in curves[:2]], [scores.metrics[k] for k in ("AP50", "AP75")]
+    )
+
+
+def test_sizes_scores_and_areas(results, figures, tmp_path):
+    scores = coco_scores(TRUTH, results)
+    assert plots.size_score_plot(TRUTH, results, scores, tmp_path / "sizes.png").exists()
+    by_size, by_score, by_area = figures[0].axes
+    shares = sum(bar.get_height() for bar in by_size.patches)
+    assert shares == pytest.approx(2.0 if results else 1.0), "shares of the objects, and of the detections"
+    assert sum(bar.get_height() for bar in by_score.patches) == len(results)
+    heights = [bar.get_height() for bar in by_area.patches]
+    assert heights == pytest.approx([0.0, 100 * scores.metrics["APm"], 0.0])
+    assert [label.get_text() for label in by_area.get_xticklabels()] == [
+        "small\n1 objects",
+        "medium\n2 objects",
+        "large\n0 objects",
+    ]
+
+
+def test_figure_4_has_the_curves(figures, tmp_path):
+    rng = np.random.default_rng(0)
+    distribution = LossDistribution()
+    distribution.update(rng.integers(-2, 3, (2, 50)), rng.normal(-2, 2, (2, 50, 3)))
+    assert loss_distribution.figure_4(distribution, tmp_path / "figure.png", (0.0, 2.0)).exists()
+    for axes, kind in zip(figures[0].axes, ("foreground", "background"), strict=True):
+        for line, gamma in zip(axes.lines, (0.0, 2.0), strict=True):
+            np.testing.assert_array_equal(line.get_xydata().T, distribution.cumulative(kind, gamma))

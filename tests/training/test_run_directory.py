@@ -107,7 +107,7 @@ def test_tensorboards_pictures_show_detections_and_ground_truth(shards, monkeypa
         np.testing.assert_array_equal(labels, [2])
         np.testing.assert_array_equal(scores, answer["scores"][0])
         assert settings["min_score"] == 0.3
-    shown = sum(len(settings["ground_truth"][0]) for _, settings in drawn)
+    shown = sum(len(settings["ground_truth"]) for _, settings in drawn)
     drawn_ids = {image["id"] for image in source.instances["images"][: tensorboard.PICTURES]}
     assert shown == sum(annotation["image_id"] in drawn_ids for annotation in source.instances["annotations"])
 
