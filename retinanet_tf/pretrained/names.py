@@ -1,8 +1,8 @@
-"""What each source calls the layers of a RetinaNet: one table a source, as templates.
+"""Layer names of a RetinaNet in each source's checkpoints, as templates.
 
 In a template, {stage} is 2–5, {block} counts from 0 within a stage ({block1} from 1), {n} counts a block's
-convolutions from 1 ({letter} from a), {last} is the last block of a stage, {level} the pyramid level, {i} a subnet's
-convolution.
+convolutions from 1 ({letter} from a), {last} is the last block of a stage, {level} the pyramid level, {i} numbers a
+subnet's convolutions ({even} is 2i), {layer} is stage − 1 and {from3} level − 3.
 """
 
 import dataclasses
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """One source's names. Pairs are (convolution, normalisation); an empty template is a layer the source lacks."""
+    """One source's names. Pairs are (convolution, normalization); a missing layer has an empty template."""
 
     stem: tuple[str, str]
     block: tuple[str, str]
     shortcut: tuple[str, str]
     kernel: str
-    """What follows a convolution's name for its kernel."""
+    """Suffix of a convolution's kernel."""
     bias: str
     norm: dict[str, str]
-    """Our weight of a normalisation → what follows its name."""
+    """Our name of a normalization's weight → its suffix."""
     lateral: str = ""
     top_lateral: str = ""
     """The lateral of C5 where it is named differently from those of C3 and C4."""
@@ -31,7 +31,7 @@ class Names:
     box_conv: str = ""
     box_predictor: str = ""
     subnet_norm: tuple[str, str] = ("", "")
-    """Normalisations of the class and the box subnet."""
+    """Normalizations of the class and the box subnet."""
 
     @property
     def detects(self) -> bool:
@@ -52,7 +52,7 @@ KERAS = Names(
     shortcut=("conv{stage}_block{block1}_0_conv", "conv{stage}_block{block1}_0_bn"),
     kernel="/kernel",
     bias="/bias",
-    norm={part: f"/{part}" for part in ("gamma", "beta", "moving_mean", "moving_variance")},
+    norm={weight: f"/{weight}" for weight in ("gamma", "beta", "moving_mean", "moving_variance")},
 )
 DETECTRON = Names(
     stem=("conv1", "res_conv1_bn"),
@@ -60,7 +60,7 @@ DETECTRON = Names(
     shortcut=("res{stage}_{block}_branch1", "res{stage}_{block}_branch1_bn"),
     kernel="_w",
     bias="_b",
-    # Statistics are folded into scale and shift; these are all there is.
+    # Statistics are folded into scale and shift.
     norm={"gamma": "_s", "beta": "_b"},
     lateral="fpn_inner_res{stage}_{last}_sum_lateral",
     top_lateral="fpn_inner_res{stage}_{last}_sum",
@@ -103,7 +103,7 @@ _TORCHVISION_BODY = Names(
 
 
 def _torchvision(inner: str, head: str) -> Names:
-    """torchvision's detector; its later releases wrap each convolution in a sequence."""
+    """torchvision's detector, whose later releases wrap each convolution in a sequence."""
 
     def pair(names: tuple[str, str]) -> tuple[str, str]:
         return f"backbone.body.{names[0]}", f"backbone.body.{names[1]}"
@@ -136,45 +136,44 @@ SOURCES: dict[str, tuple[Names, ...]] = {
         _TORCHVISION_BODY,
     ),
 }
-"""Every source's tables, the first that fits a file is taken; `--source` names the key."""
+"""Tables by source; the first one that matches a file is used."""
 
 
 def backbone_layers(names: Names, blocks: tuple[int, ...], convs: int) -> Iterator[tuple[str, str]]:
-    """(our layer, theirs) for a backbone of `blocks` residual blocks a stage with `convs` convolutions each."""
+    """(our layer, the source's) of a backbone with `blocks` residual blocks per stage of `convs` convolutions each."""
     yield "stem_conv", names.stem[0]
     yield "stem_norm", names.stem[1]
     for stage, count in enumerate(blocks, start=2):
         for block in range(count):
-            place = {"stage": stage, "layer": stage - 1, "block": block, "block1": block + 1}
+            values = {"stage": stage, "layer": stage - 1, "block": block, "block1": block + 1}
             for n in range(1, convs + 1):
-                for part, template in zip(("conv", "norm"), names.block, strict=True):
-                    theirs = template.format(**place, n=n, letter="abc"[n - 1])
-                    yield f"stage{stage}_block{block}_{n}_{part}", theirs
+                for kind, template in zip(("conv", "norm"), names.block, strict=True):
+                    yield f"stage{stage}_block{block}_{n}_{kind}", template.format(**values, n=n, letter="abc"[n - 1])
             if block == 0:
-                for part, template in zip(("conv", "norm"), names.shortcut, strict=True):
-                    yield f"stage{stage}_block0_shortcut_{part}", template.format(**place)
+                for kind, template in zip(("conv", "norm"), names.shortcut, strict=True):
+                    yield f"stage{stage}_block0_shortcut_{kind}", template.format(**values)
 
 
 def pyramid_layers(names: Names, blocks: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    """(our layer, theirs) for P3–P7."""
+    """(our layer, the source's) of P3–P7."""
     for level in (3, 4, 5):
-        place = {"stage": level, "last": blocks[level - 2] - 1, "from3": level - 3}
+        values = {"stage": level, "last": blocks[level - 2] - 1, "from3": level - 3}
         lateral = names.top_lateral if level == 5 and names.top_lateral else names.lateral
-        yield f"fpn_lateral{level}", lateral.format(**place)
-        yield f"fpn_output{level}", names.output.format(**place)
+        yield f"fpn_lateral{level}", lateral.format(**values)
+        yield f"fpn_output{level}", names.output.format(**values)
     for level in (6, 7):
         yield f"fpn_p{level}", names.coarse.format(level=level)
 
 
 def subnet_layers(names: Names, depth: int, normed: bool) -> Iterator[tuple[str, str]]:
-    """(our layer, theirs) for both subnets."""
+    """(our layer, the source's) of both subnets."""
     rows = (
-        ("class_subnet", names.class_conv, names.class_predictor),
-        ("box_subnet", names.box_conv, names.box_predictor),
+        ("class_subnet", names.class_conv, names.class_predictor, names.subnet_norm[0]),
+        ("box_subnet", names.box_conv, names.box_predictor, names.subnet_norm[1]),
     )
-    for (ours, conv, predictor), norm in zip(rows, names.subnet_norm, strict=True):
+    for subnet, conv, predictor, norm in rows:
         for i in range(depth):
-            yield f"{ours}/conv{i}", conv.format(i=i, even=2 * i)
+            yield f"{subnet}/conv{i}", conv.format(i=i, even=2 * i)
             if normed:
-                yield f"{ours}/norm{i}_0", norm.format(i=i)
-        yield f"{ours}/predictor", predictor
+                yield f"{subnet}/norm{i}_0", norm.format(i=i)
+        yield f"{subnet}/predictor", predictor

@@ -1,4 +1,4 @@
-"""Checkpoint files → {name: array}. Nothing that a file says is executed."""
+"""Reads checkpoint files into {name: array}; nothing in an untrusted file is executed."""
 
 import io
 import os
@@ -16,16 +16,16 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_bytes
 
 _CONTAINERS = ("model", "state_dict", "blobs")
-"""Keys under which training programs keep the weights, beside optimizers and counters."""
+"""Keys of the weights in files that also hold optimizers and counters."""
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """By which pickles of protocol 2 rebuild bytes."""
+    """Rebuilds bytes in pickles of protocol 2."""
     return text.encode(encoding)
 
 
 _NUMPY = {"_reconstruct": np.zeros(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
-_ADMITTED = {
+_ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("collections", "OrderedDict"): OrderedDict,
@@ -40,22 +40,22 @@ _ADMITTED = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Refuses every class and function but those that numpy arrays and plain containers are made of."""
+    """Refuses all classes and functions except those of numpy arrays and plain containers."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
+        if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
-        return _ADMITTED[module, name]
+        return _ALLOWED[module, name]
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint by the names the file gives them.
+    """The arrays of a checkpoint by their names in the file.
 
     Args:
       path: `.pkl` (Detectron, detectron2), `.pth` or `.pt` (needs torch), `.h5` (keras.applications).
 
     Raises:
-      InputError: the file is missing, of another kind, damaged, or holds something else than arrays.
+      InputError: the file is missing, of another format, damaged, or holds anything but arrays.
     """
     suffix = Path(path).suffix
     if suffix == ".pkl":
@@ -64,13 +64,13 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         return _flatten(_load_torch(path), path)
     if suffix in (".h5", ".hdf5"):
         return _read_h5(path)
-    raise InputError(f"{path} ends in {suffix or 'nothing'}; known are .pkl, .pth, .pt and .h5.")
+    raise InputError(f"{path} ends in {suffix or 'nothing'}; known formats are .pkl, .pth, .pt and .h5.")
 
 
 def _unpickle(path: str | os.PathLike) -> Any:
     content = read_bytes(path, "the checkpoint")
     try:
-        # Detectron's were written by Python 2.
+        # Detectron wrote its own with Python 2.
         return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # A damaged pickle raises nearly anything.
         raise InputError(f"{path} is not a pickle of arrays: {error}.") from None
@@ -94,7 +94,7 @@ def _load_torch(path: str | os.PathLike) -> Any:
 
 
 def _flatten(content: Any, path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Unwraps the container and keeps what is an array."""
+    """Unwraps the container and keeps the arrays."""
     for key in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -113,7 +113,7 @@ def _flatten(content: Any, path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Keras' older HDF5 layout, a group a layer: {"layer/weight": array}."""
+    """Keras' older HDF5 layout, one group per layer: {"layer/weight": array}."""
     read_bytes(path, "the checkpoint")
     tensors = {}
     try:
@@ -126,12 +126,12 @@ def _read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except (OSError, KeyError) as error:
         raise InputError(f"{path} can't be read as HDF5 weights: {error}.") from None
     if not tensors:
-        raise InputError(f"{path} is not in the layout of keras.applications' .h5 files (a group a layer, by name).")
+        raise InputError(f"{path} is not in the layout of keras.applications' .h5 files (one group per layer).")
     return tensors
 
 
 def download_keras(backbone: str) -> dict[str, np.ndarray]:
-    """The ImageNet weights of keras.applications by Keras' own download.
+    """Downloads the ImageNet weights of keras.applications.
 
     Args:
       backbone: resnet50, resnet101 or resnet152.
@@ -145,15 +145,19 @@ def download_keras(backbone: str) -> dict[str, np.ndarray]:
         "resnet152": keras.applications.ResNet152,
     }
     if backbone not in makers:
-        raise InputError(f"keras.applications has {', '.join(makers)}, not {backbone!r}; give --file or a --backbone.")
+        raise InputError(
+            f"keras.applications has {', '.join(makers)}, not {backbone!r}; give a file or one of these as backbone."
+        )
     try:
         model = makers[backbone](include_top=False, weights="imagenet")
     except Exception as error:  # Keras wraps urllib's errors in plain Exception.
-        raise InputError(f"Keras could not download {backbone}: {error}; fetch the .h5 file and give --file.") from None
-    parts = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+        raise InputError(
+            f"Keras could not download {backbone}: {error}; fetch the .h5 file and give it as file."
+        ) from None
+    kinds = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
     return {
-        f"{layer.name}/{part}": np.array(getattr(layer, part))
+        f"{layer.name}/{kind}": np.array(getattr(layer, kind))
         for layer in model.layers
-        for part in parts
-        if getattr(layer, part, None) is not None
+        for kind in kinds
+        if getattr(layer, kind, None) is not None
     }
