@@ -13,7 +13,7 @@ import tensorflow as tf
 from retinanet_tf.config.config import AnchorConfig
 from retinanet_tf.config.presets import presets
 from retinanet_tf.data.inspect import anchor_coverage as reach
-from retinanet_tf.data.inspect.inspect_dataset import visit
+from retinanet_tf.data.inspect.inspect_dataset import inspect_dataset
 from retinanet_tf.data.inspect.page import text_page
 from retinanet_tf.data.inspect.report import inspect
 from retinanet_tf.data.records.index import read_index
@@ -99,12 +99,12 @@ def test_planted_faults_are_found_and_counted(tmp_path):
     path, images = faulty(tmp_path)
     found = inspect(read_coco(path), presets["paper"], str(images))
     assert [sentence.split(" ")[1].rstrip(":") for sentence in found.errors] == [
+        "annotation",
         "000003.jpg",
         "000004.jpg",
-        "annotation",
     ]
-    assert "640x480 pixels, but its annotation says 333x480" in found.errors[0]
-    assert "annotation 4 [10, 10, 10, 15]: zero size box" in found.errors[2]
+    assert "640x480 pixels, but its annotation says 333x480" in found.errors[1]
+    assert "annotation 4 [10, 10, 10, 15]: zero size box" in found.errors[0]
     reasons = {reason: text for reason, _, _, text in found.suspicious}
     assert "annotations 1 and 2: IoU 0.98" in reasons["near duplicates"]
     assert "annotation 5" in reasons["longer than ten times its other side"]
@@ -118,7 +118,7 @@ def test_planted_faults_are_found_and_counted(tmp_path):
     # 500 x 375 px to 4 px high at 600 px: 5 px high, out of every anchor's reach.
     assert facts["unreached at IoU 0.5 by class"]["dog"].endswith("of 4)")
     page = text_page(found)
-    for words in ("3 errors", "Settings that reach more", "objects an image", "annotations 1 and 2: IoU 0.98"):
+    for words in ("3 errors", "Settings that reach more", "objects per image", "annotations 1 and 2: IoU 0.98"):
         assert words in page
 
 
@@ -159,10 +159,10 @@ def small(tmp_path_factory):
 
 
 def test_a_json_and_its_shards_give_one_page_with_pictures(small, tmp_path):
-    from_json = visit(small / "instances.json", presets["mini"], tmp_path / "a", images=str(small / "images"))
-    from_shards = visit(str(small / "out" / "train-*"), presets["mini"], tmp_path / "b")
+    from_json = inspect_dataset(small / "instances.json", presets["mini"], tmp_path / "a", images=str(small / "images"))
+    from_shards = inspect_dataset(str(small / "out" / "train-*"), presets["mini"], tmp_path / "b")
     assert from_json.facts.keys() == from_shards.facts.keys()
-    same = [k for k in from_json.facts if k != "expected positives an image"]
+    same = [k for k in from_json.facts if k != "expected positives per image"]
     assert {k: from_json.facts[k] for k in same} == {k: from_shards.facts[k] for k in same}
     assert not from_json.errors and not from_shards.errors
     for folder in ("a", "b"):
@@ -189,15 +189,15 @@ def test_damaged_shards_are_errors_not_a_crash(small, tmp_path):
     data = bytearray(broken.read_bytes())
     data[int(index.offset[1]) + 20] ^= 1
     broken.write_bytes(data)
-    found = visit(str(copies / "train-*"), presets["mini"], tmp_path / "out")
-    assert found.errors == [f"record 1 of {broken} is damaged."]
-    assert found.facts["images"] == 8
+    found = inspect_dataset(str(copies / "train-*"), presets["mini"], tmp_path / "out")
+    assert found.errors == [f"record 1 of {broken} is damaged; the records after it were not inspected."]
+    assert found.facts["images"] == 5
     assert "record 1 of" in (tmp_path / "out" / "report.txt").read_text()
 
 
 def test_thumbnails_of_suspicious_boxes_are_on_the_page(tmp_path):
     path, images = faulty(tmp_path)
-    found = visit(path, presets["mini"], tmp_path / "out", images=str(images))
+    found = inspect_dataset(path, presets["mini"], tmp_path / "out", images=str(images))
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<figure>") == len(found.suspicious) == 6
 
@@ -205,12 +205,12 @@ def test_thumbnails_of_suspicious_boxes_are_on_the_page(tmp_path):
 def test_data_that_is_not_there_is_named(tmp_path):
     for data in (tmp_path / "none.json", str(tmp_path / "none-*")):
         with pytest.raises(InputError, match="none"):
-            visit(data, presets["mini"], tmp_path / "out")
+            inspect_dataset(data, presets["mini"], tmp_path / "out")
 
 
 def test_the_command_ends_with_status_1_on_errors(tmp_path, forked):
     path, images = faulty(tmp_path)
     flags = [f"--data={path}", f"--images={images}", f"--output={tmp_path / 'out'}", "--preset=mini"]
-    status, output = forked.run("experiments.inspect_data", flags)
+    status, output = forked.run("inspect", flags)
     assert status == 1 and "Traceback" not in output, output
     assert "3 errors" in output and "report.html" in output

@@ -1,25 +1,26 @@
-"""Shards hold exactly what went in, whatever the number of processes, and nothing half-written is ever left."""
+"""Prepared shards: records equal their source for any number of processes, and no interruption leaves half a split."""
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
-from retinanet_tf.data.records.evaluation_reader import ground_truth
 from retinanet_tf.data.records.example import parse_example
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.sources.coco import read_coco
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
+from retinanet_tf.evaluation.source import read_ground_truth
 from tests.datasets import annotation, picture, write_coco
 
 SIZES = [(64, 48), (48, 64), (90, 30), (50, 50), (33, 47)]
@@ -46,7 +47,7 @@ def test_a_shard_read_back_is_what_went_in(tmp_path):
             assert getattr(found, name) == getattr(image, name)
         for name in ("boxes", "category_ids", "area", "iscrowd", "annotation_ids"):
             np.testing.assert_array_equal(getattr(found, name), getattr(image, name))
-    assert LabelMap.load(tmp_path / "out" / "labels.json") == source.labels
+    assert LabelMap.load(tmp_path / "out" / "labels.json") == source.label_map
     assert json.loads((tmp_path / "out" / "train.summary.json").read_text())["boxes"] == source.num_boxes == 8
     assert (summary["crowds"], summary["images_without_objects"]) == (1, 1)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
@@ -62,7 +63,7 @@ def test_real_coco_goes_through_unchanged(test_data, tmp_path):
     folder = test_data / "coco_ccby"
     quiet(folder / "instances_val.json", folder / "images", tmp_path, "val", shards=3)
     raw = json.loads((folder / "instances_val.json").read_text())
-    truth = ground_truth(str(tmp_path / "val-*"))
+    truth = read_ground_truth(tmp_path / "val-*").instances
     assert [i["id"] for i in truth["images"]] == [i["id"] for i in raw["images"]]
     by_id = {a["id"]: a for a in raw["annotations"]}
     assert len(truth["annotations"]) == len(by_id)
@@ -122,18 +123,14 @@ def test_records_of_other_tools_are_read(tmp_path):
     assert parsed["iscrowd"].numpy().tolist() == [False]
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_does_not_show(tmp_path):
     path, images = write_coco(tmp_path, SIZES * 3)
     one = quiet(path, images, tmp_path / "one", shards=4)
     two = quiet(path, images, tmp_path / "two", shards=4, num_workers=3)
-    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert one == two and digests(tmp_path / "one") == digests(tmp_path / "two")
     index = [np.load(tmp_path / name / "train.index.npz")["rows"] for name in ("one", "two")]
     np.testing.assert_array_equal(*index)
-    assert one == two
-
-
-def test_a_bad_image_in_another_process_is_named(tmp_path):
-    path, images = write_coco(tmp_path, SIZES * 3)
     (images / "000009.jpg").write_bytes(b"<html>404</html>")
     with pytest.raises(InputError, match="000009.jpg is no image"):
         quiet(path, images, tmp_path / "out", shards=4, num_workers=2)
@@ -210,97 +207,106 @@ def test_every_awkward_file_at_once(test_data, tmp_path):
     assert not (tmp_path / "p").exists()
 
 
-def test_limit_and_a_smaller_number_of_shards_replace_what_was_there(tmp_path):
+def test_a_second_run_replaces_the_first(tmp_path):
     path, images = write_coco(tmp_path, SIZES)
     quiet(path, images, tmp_path / "out", shards=3)
-    summary = quiet(path, images, tmp_path / "out", shards=2, limit=2)
-    assert summary["images"] == 2 and summary["reused"] == 0
+    assert quiet(path, images, tmp_path / "out", shards=2, limit=2)["images"] == 2
     assert len(list((tmp_path / "out").glob("train-*.tfrecord"))) == 2
+    assert len(list(read_records(str(tmp_path / "out" / "train-*.tfrecord")))) == 2
     quiet(path, images, tmp_path / "out", "val", shards=1)
     assert len(list((tmp_path / "out").glob("*.tfrecord"))) == 3
 
 
-def test_a_second_run_has_nothing_to_do_until_an_image_changes(tmp_path):
-    path, images = write_coco(tmp_path, SIZES)
-    quiet(path, images, tmp_path / "out", shards=2)
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
-    assert quiet(path, images, tmp_path / "out", shards=2)["reused"] == 2
-    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
-    Image.fromarray(picture(64, 48, 99)).save(images / "000000.jpg")
-    assert quiet(path, images, tmp_path / "out", shards=2)["reused"] == 0
-    first = next(iter(read_records(str(tmp_path / "out" / "train-*"))))
-    assert first.encoded == (images / "000000.jpg").read_bytes()
-
-
-def test_killed_in_the_middle_it_leaves_whole_shards_and_the_next_run_completes_them(tmp_path):
+@pytest.mark.slow
+def test_kill_9_leaves_the_earlier_split_and_the_next_run_starts_over(tmp_path):
     path, images = write_coco(tmp_path, [(1200, 900)] * 24)
-    command = [sys.executable, "-m", "experiments.prepare_data", f"--annotations={path}", f"--images={images}"]
-    command += [f"--output={tmp_path / 'out'}", "--shards=24", "--num_workers=1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    partial = tmp_path / "out" / "train.partial"
+    out, partial = tmp_path / "out", tmp_path / "out" / "train.partial"
+    quiet(path, images, out, limit=1)
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    call = f"prepare({str(path)!r}, {str(images)!r}, {str(out)!r}, shards=24)"
+    process = subprocess.Popen([sys.executable, "-c", f"from retinanet_tf.data.records.prepare import prepare; {call}"])
     deadline = time.time() + 300
-    while len(list(partial.glob("train-*.tfrecord.json"))) < 3 and process.poll() is None and time.time() < deadline:
+    while len(list(partial.glob("*.tfrecord"))) < 3 and process.poll() is None and time.time() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    if process.returncode == 0:
+    if process.wait() == 0:
         pytest.skip("the run was over before it could be killed")
-    assert not list((tmp_path / "out").glob("*.tfrecord")) and not (tmp_path / "out" / "train.summary.json").exists()
-    whole = list(partial.glob("train-*.tfrecord"))
-    for shard in whole:
-        assert len(list(read_records(str(shard)))) == 1
-    summary = quiet(path, images, tmp_path / "out", shards=24)
-    assert summary["reused"] >= 3 and summary["images"] == 24
+    assert partial.exists() and before == {file: file.read_bytes() for file in out.iterdir() if file != partial}
+    quiet(path, images, out, shards=24)
     quiet(path, images, tmp_path / "fresh", shards=24)
-    assert digests(tmp_path / "out") == digests(tmp_path / "fresh")
-    assert not partial.exists() and len(list((tmp_path / "out").iterdir())) == 27
+    names = [sorted(file.name for file in folder.iterdir()) for folder in (out, tmp_path / "fresh")]
+    assert names[0] == names[1] and digests(out) == digests(tmp_path / "fresh")
 
 
-def bad(tmp_path, case):
-    """Arguments of `prepare` for a case of bad input, and the words that name it."""
-    path, images = write_coco(tmp_path, SIZES)
+@pytest.mark.slow
+def test_a_killed_worker_is_one_error(tmp_path):
+    path, images = write_coco(tmp_path, [(1200, 900)] * 24)
+
+    def kill():
+        while not multiprocessing.active_children():
+            time.sleep(0.002)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(InputError, match="worker process was killed"):
+        quiet(path, images, tmp_path / "out", shards=24, num_workers=2)
+    assert not (tmp_path / "out").exists()
+
+
+def bad_arguments(case, folder, path, images):
+    """Changes files, or returns the changed arguments of `prepare`."""
     content = json.loads(path.read_text())
+    match case:
+        case "missing image":
+            (images / "000003.jpg").unlink()
+        case "no box":
+            content["annotations"] = []
+        case "boxes as shares":
+            for entry in content["annotations"]:
+                entry["bbox"] = [0.25, 0.25, 0.5, 0.75]
+        case "truncated image":
+            (images / "000002.jpg").write_bytes((images / "000002.jpg").read_bytes()[:-200])
+        case "wrong size":
+            content["images"][1]["width"] = 999
+        case "other categories":
+            LabelMap([1], ["bird"]).save(folder / "labels.json")
+            return {"output": folder}
+        case "output is a file":
+            (folder / "file").write_text("")
+            return {"output": folder / "file" / "out"}
+    path.write_text(json.dumps(content))
+    return {
+        "missing annotations": {"annotations": folder / "no.json"},
+        "missing folder": {"images": folder / "nowhere"},
+        "name": {"name": "a/b"},
+        "limit": {"limit": 0},
+        "choice": {"verify": "all"},
+        "max_pixels": {"max_pixels": 3000},
+    }.get(case, {})
+
+
+@pytest.mark.parametrize(
+    "case, message",
+    [
+        ("missing annotations", "no.json can't be read"),
+        ("missing image", r"image 000003.jpg \(id 31 in .*instances.json\) isn't in"),
+        ("missing folder", "image folder .*nowhere doesn't exist"),
+        ("no box", "instances.json has no box at all"),
+        ("boxes as shares", "instances.json: every box lies between 0 and 1"),
+        ("truncated image", "000002.jpg doesn't decode"),
+        ("wrong size", "000001.jpg has 48x64 pixels, but its annotation says 999x64"),
+        ("other categories", "labels.json has other categories"),
+        ("output is a file", "file/out can't be created"),
+        ("name", "^name=a/b"),
+        ("limit", "^limit=0"),
+        ("choice", "^verify=all must be one of decode, header"),
+        ("max_pixels", "000000.jpg has 64x48 pixels, more than max_pixels=3000"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, case, message):
+    path, images = write_coco(tmp_path, SIZES)
     arguments = {"annotations": path, "images": images, "output": tmp_path / "out"}
-    if case == "missing annotations":
-        return arguments | {"annotations": tmp_path / "no.json"}, "no.json can't be read"
-    if case == "missing image":
-        (images / "000003.jpg").unlink()
-        return arguments, r"image 000003.jpg \(id 31 in .*instances.json\) isn't in"
-    if case == "missing folder":
-        return arguments | {"images": tmp_path / "nowhere"}, "image folder .*nowhere doesn't exist"
-    if case == "no box":
-        path.write_text(json.dumps(content | {"annotations": []}))
-        return arguments, "instances.json has no box at all"
-    if case == "shares":
-        for entry in content["annotations"]:
-            entry["bbox"] = [0.25, 0.25, 0.5, 0.75]
-        path.write_text(json.dumps(content))
-        return arguments, "instances.json: every box lies between 0 and 1"
-    if case == "truncated image":
-        (images / "000002.jpg").write_bytes((images / "000002.jpg").read_bytes()[:-200])
-        return arguments, "000002.jpg doesn't decode"
-    if case == "wrong size":
-        content["images"][1]["width"] = 999
-        path.write_text(json.dumps(content))
-        return arguments, "000001.jpg has 48x64 pixels, but its annotation says 999x64"
-    if case == "other labels":
-        LabelMap([1], ["bird"]).save(tmp_path / "labels.json")
-        return arguments | {"output": tmp_path}, "labels.json has other categories"
-    if case == "output is a file":
-        (tmp_path / "file").write_text("")
-        return arguments | {"output": tmp_path / "file" / "out"}, "file/out can't be created"
-    if case == "a name with a slash":
-        return arguments | {"name": "a/b"}, "--name=a/b"
-    return arguments | {"limit": 0}, "--limit=0"
-
-
-CASES = ["missing annotations", "missing image", "missing folder", "no box", "shares", "truncated image"]
-CASES += ["wrong size", "other labels", "output is a file", "a name with a slash", "limit"]
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, case):
-    arguments, message = bad(tmp_path, case)
+    arguments |= bad_arguments(case, tmp_path, path, images)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=message) as caught:
         quiet(**arguments)
@@ -318,18 +324,3 @@ def test_bad_images_can_be_skipped_with_a_list(tmp_path):
         ("000003.jpg", "can't be read"),
     ]
     assert [r.annotations.image_id for r in read_records(str(tmp_path / "out" / "train-*"))] == [1, 21, 41]
-
-
-def test_an_image_above_the_limit_is_refused_before_decoding(tmp_path):
-    path, images = write_coco(tmp_path, SIZES)
-    with pytest.raises(InputError, match="000000.jpg has 64x48 pixels, more than --max_pixels=3000"):
-        quiet(path, images, tmp_path / "out", max_pixels=3000)
-
-
-def test_the_command_ends_with_status_1_and_no_traceback(tmp_path):
-    arguments, _ = bad(tmp_path, "truncated image")
-    command = [sys.executable, "-m", "experiments.prepare_data", "--num_workers=1"]
-    command += [f"--{key}={value}" for key, value in arguments.items()]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error: image " in done.stderr.splitlines()[-1] and not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.sources.coco import read_coco
 from retinanet_tf.data.sources.csv import read_csv
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.data.sources.reading import read_source
+from retinanet_tf.data.sources import read_source
 from retinanet_tf.data.sources.voc import read_voc
 from retinanet_tf.errors import InputError
 from tests.datasets import CATEGORIES, annotation, picture
@@ -44,7 +44,7 @@ def voc(tmp_path):
 
 def test_voc_boxes_are_one_based_and_include_their_last_pixel(voc):
     read = read_voc(voc)
-    assert read.labels == LabelMap([1, 2], ["cat", "dog"])
+    assert read.label_map == LabelMap([1, 2], ["cat", "dog"])
     assert [i.file_name for i in read.images] == ["000.jpg", "001.jpg", "002.jpg"]
     # A box from pixel 1 to pixel 40 of 40 is the whole width.
     np.testing.assert_array_equal(read.images[0].boxes, [[0, 0, 40, 30], [2, 3, 10, 9]])
@@ -61,7 +61,7 @@ def test_voc_splits_keep_their_order_and_share_categories(voc, tmp_path):
     (voc / "ImageSets" / "Main" / "val.txt").write_text("002\n")
     labels = LabelMap.load(tmp_path / "out" / "labels.json")
     val, _ = read_source(voc, "val", labels)  # has cats only, and still dog is class 2
-    assert val.labels == labels
+    assert val.label_map == labels
     prepare(val, folder, tmp_path / "out", "val", progress=False)
     with pytest.raises(InputError, match="'cat', which the label map lacks"):
         read_voc(voc, "val", LabelMap([1], ["dog"]))
@@ -118,7 +118,7 @@ def test_csv_lines_become_objects(tmp_path):
     for text in (body, "image,x1,y1,x2,y2,class\n" + body, "\ufeffimage,x1,y1,x2,y2,class\r\n" + body):
         path.write_text(text, encoding="utf-8")
         read = read_csv(path)
-        assert read.labels == LabelMap([1, 2], ["cat", "dog"])
+        assert read.label_map == LabelMap([1, 2], ["cat", "dog"])
         assert [i.file_name for i in read.images] == ["a.jpg", "b, c.jpg", "empty.jpg"]
         np.testing.assert_array_equal(read.images[0].boxes, [[1, 2, 3.5, 4], [5, 6, 7, 8]])
         assert read.images[0].category_ids.tolist() == [1, 2] and read.images[0].annotation_ids.tolist() == [1, 2]
@@ -142,7 +142,7 @@ CSV_BAD = {
     "infinity": ("a.jpg,1,2,inf,4,cat\n", "line 1 has the box"),
     "no class": ("a.jpg,1,2,3,4,\n", "line 1 has class ''"),
     "nothing": ("image,x1,y1,x2,y2,class\n", "holds no line"),
-    "no object": ("a.jpg,,,,,\n", "has images but no object"),
+    "no object": ("a.jpg,,,,,\n", "has no object"),
 }
 
 
@@ -203,5 +203,5 @@ def test_a_split_that_cannot_be_made_says_what_is_missing(tmp_path):
         read_source(tmp_path, "minival")
     with pytest.raises(InputError, match="instances_train2014.json can't be read"):
         read_source(tmp_path, "trainval35k")
-    with pytest.raises(InputError, match="--split=train goes with a folder"):
+    with pytest.raises(InputError, match="split=train goes with a folder"):
         read_source(tmp_path / "x.json", "train")

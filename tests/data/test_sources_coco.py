@@ -32,8 +32,8 @@ def test_real_annotations_come_out_as_they_stand(test_data):
     path = test_data / "coco_ccby" / "instances_train.json"
     raw, read = json.loads(path.read_text()), read_coco(path)
     assert [i.image_id for i in read.images] == [i["id"] for i in raw["images"]]
-    assert read.labels.to_json() == [{"id": c["id"], "name": c["name"]} for c in raw["categories"]]
-    assert read.labels.num_classes == 80 and read.labels.ids[-1] == 90
+    assert read.label_map.to_json() == [{"id": c["id"], "name": c["name"]} for c in raw["categories"]]
+    assert read.label_map.num_classes == 80 and read.label_map.ids[-1] == 90
     for image in read.images:
         its = [a for a in raw["annotations"] if a["image_id"] == image.image_id]
         np.testing.assert_allclose(xyxy_to_coco(image.boxes), np.reshape([a["bbox"] for a in its], (-1, 4)), atol=1e-12)

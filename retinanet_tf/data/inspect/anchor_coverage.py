@@ -1,53 +1,56 @@
-"""Which ground truth the anchors of a configuration can reach, exactly, and which settings would reach the rest."""
+"""Anchor coverage: the best IoU of every object with any anchor, and settings that would improve it."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
+import tensorflow as tf
 
 from retinanet_tf.config.config import AnchorConfig
 from retinanet_tf.data.transforms import resized_shape
 from retinanet_tf.detection.anchors import STYLES, cell_anchors
+from retinanet_tf.detection.boxes import iou
 
 
 def best_iou(boxes: np.ndarray, sizes: np.ndarray, config: AnchorConfig) -> np.ndarray:
-    """The highest IoU that each box has with any anchor of its image.
+    """The highest IoU of each box with any anchor of its image.
 
-    boxes: (N, 4) xyxy pixels of the resized image. sizes: (N, 2) its (height, width). Returns (N,) float64.
+    Of the anchors of one shape, the one with the nearest centre has the highest IoU (along each axis the overlap falls
+    with the distance), so one anchor per shape and level is enough.
 
-    Of the anchors of one shape, the one whose centre is nearest has the highest IoU: sides overlap the less, the
-    further the centres are apart, along each axis by itself. So one anchor a shape and level is looked at.
+    Args:
+        boxes: `(N, 4)` xyxy pixels of the resized image.
+        sizes: `(N, 2)` its (height, width).
+        config: the anchors.
+
+    Returns:
+        `(N,)` float64.
     """
     boxes, best = np.asarray(boxes, np.float64), np.zeros(len(boxes))
     offset = STYLES[config.anchor_style].offset
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     for level in config.levels:
         stride = 2.0**level
         last = np.ceil(sizes[:, ::-1] / stride) - 1
         cell = np.clip(np.round(centres / stride - offset), 0, last)
         nearest = (cell + offset) * stride
         for anchor in cell_anchors(config, level):
-            low, high = nearest + anchor[:2], nearest + anchor[2:]
-            sides = np.minimum(boxes[:, 2:], high) - np.maximum(boxes[:, :2], low)
-            overlap = np.prod(np.maximum(sides, 0), axis=1)
-            best = np.maximum(best, overlap / (area + np.prod(anchor[2:] - anchor[:2]) - overlap))
+            anchors = np.concatenate([nearest, nearest], axis=1) + anchor
+            best = np.maximum(best, iou(tf.constant(boxes), tf.constant(anchors)))
     return best
 
 
 def resized(
     boxes: np.ndarray, sizes: np.ndarray, image_size: int, max_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (N, 4) of images of (N, 2) (height, width) as the model sees them.
+    """Boxes `(N, 4)` of images of `(N, 2)` (height, width) in pixels of the model's input.
 
-    Returns the boxes, the sizes (N, 2) of their resized images, and the scale (N,) of the shorter side.
+    Returns:
+        The boxes, the sizes `(N, 2)` of their resized images, and the scale `(N,)` of the shorter side.
     """
-    known: dict[tuple[int, int], tuple[int, int]] = {}
-    new = np.zeros((len(boxes), 2))
-    for row, (height, width) in enumerate(np.asarray(sizes, int).tolist()):
-        if (height, width) not in known:
-            known[height, width] = resized_shape(height, width, image_size, max_size)
-        new[row] = known[height, width]
+    cached = functools.cache(lambda height, width: resized_shape(height, width, image_size, max_size))
+    new = np.array([cached(*size) for size in np.asarray(sizes, int).tolist()], float).reshape(-1, 2)
     scale = new / np.maximum(sizes, 1)
     return boxes * scale[:, [1, 0, 1, 0]], new, scale.min(axis=1) if len(boxes) else np.zeros(0)
 
@@ -55,18 +58,25 @@ def resized(
 def suggestions(
     boxes: np.ndarray, sizes: np.ndarray, config: AnchorConfig, image_size: int, max_size: int
 ) -> list[tuple[str, float, float]]:
-    """Other settings and the shares of boxes they leave unreached at IoU 0.5 and 0.4, those that reach most first.
+    """Settings that leave fewer boxes unreached than `config`, the best first.
 
-    boxes: (N, 4) xyxy pixels of the original images of (N, 2) (height, width). Each entry names the flags to give.
-    Only settings that leave less unreached than the current ones are listed.
+    Args:
+        boxes: `(N, 4)` xyxy pixels of the original images.
+        sizes: `(N, 2)` (height, width) of these images.
+        config: the current anchors.
+        image_size: shorter side of the model's input.
+        max_size: bound of the longer side.
+
+    Returns:
+        (flags to give, share of boxes below IoU 0.5, share below IoU 0.4) per setting.
     """
     tried = []
-    for flags, settings, factor in _variants(config):
+    for flags, anchors, factor in _variants(config):
         size, limit = round(image_size * factor), round(max_size * factor)
         if factor != 1.0:
             flags = f"--image_size={size} --max_size={limit}" + (f" {flags}" if flags else "")
-        ious = best_iou(*resized(boxes, sizes, size, limit)[:2], settings)
-        tried.append((flags, float((ious < 0.5).mean()), float((ious < 0.4).mean()), settings.anchors_per_cell))
+        ious = best_iou(*resized(boxes, sizes, size, limit)[:2], anchors)
+        tried.append((flags, float((ious < 0.5).mean()), float((ious < 0.4).mean()), anchors.anchors_per_cell))
     current = tried[0]
     better = [entry for entry in tried[1:] if entry[1] < current[1] - 1e-9]
     better.sort(key=lambda entry: (round(entry[1], 3), entry[3]))

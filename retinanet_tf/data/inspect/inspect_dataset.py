@@ -1,10 +1,10 @@
-"""The dataset doctor's visit: reads a dataset, inspects it, draws it as training will see it, writes the page."""
+"""Inspect a dataset: read it, collect errors and statistics, draw samples as training sees them, write the report."""
 
 import dataclasses
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,11 @@ from retinanet_tf.data.records.images import BadImage, ImagePolicy, prepare_imag
 from retinanet_tf.data.records.index import find_shards, read_index
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.records.reader import labels_beside
-from retinanet_tf.data.records.salvage import whole_records
+from retinanet_tf.data.sources import read_source
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.data.sources.reading import read_source
 from retinanet_tf.data.training_data import load_training_data
+from retinanet_tf.detection.anchors import Anchors
 from retinanet_tf.detection.assignment import assign
 from retinanet_tf.errors import InputError
 from retinanet_tf.visualize import contact_sheet, draw_detections
@@ -32,94 +32,93 @@ from retinanet_tf.visualize import contact_sheet, draw_detections
 _THUMBNAILS = 24
 _SAMPLES = 16
 _COUNTED_STEPS = 16
+_SAMPLES_TITLE = "What training sees: resized, flipped, jittered and padded, with its boxes"
 
 
-def visit(
+def inspect_dataset(
     data: str | os.PathLike,
     config: Config,
     output: str | os.PathLike,
     *,
     images: str | None = None,
     split: str | None = None,
-    labels: LabelMap | None = None,
+    label_map: LabelMap | None = None,
 ) -> Inspection:
-    """Inspects a dataset and writes OUTPUT/report.html, report.txt, report.json and samples.jpg.
+    """Inspects a dataset and writes `output/report.html`, `report.txt`, `report.json` and `samples.jpg`.
 
-    data: a pattern of shards, or any source that prepare_data reads (`read_source`), with `images` its folder. config:
-    whose anchors, image size and augmentation the dataset is held against. Without images only annotations are looked
-    at. Raises InputError for data that can't be read at all; what else is wrong are the result's `errors`.
+    Args:
+        data: a pattern of shards, or annotations of any format (`read_source`).
+        config: whose anchors, image size and augmentation the dataset is compared with.
+        output: a folder, made if missing.
+        images: the folder of the images if `data` is annotations; without images only annotations are inspected.
+        split: see `read_source`.
+        label_map: see `read_source`; for shards it replaces the labels.json beside them.
+
+    Returns:
+        The inspection; problems of the data are its `errors`.
+
+    Raises:
+        InputError: data that can't be read at all.
     """
-    files.make_folder(output, "--output folder")
-    shards = not os.path.isdir(data) and not str(data).lower().endswith((".json", ".csv"))
-    if shards:
-        annotations, damaged, picture = _from_shards(str(data), labels)
-        folder = None
-    else:
-        annotations, folder = read_source(data, split, labels)
-        folder, damaged = images or folder, []
-        picture = _picture_reader(folder)
-    found = inspect(annotations, config, folder)
-    found.errors[:0] = damaged
-    sheets = []
+    files.make_folder(output, "output folder")
+    pattern: str | None = None
     with tempfile.TemporaryDirectory() as scratch:
-        pattern = str(data) if shards and not damaged else None
-        if not shards and folder is not None:
-            pattern = _prepare_some(annotations, folder, scratch)
+        if os.path.isdir(data) or str(data).lower().endswith((".json", ".csv")):
+            annotations, folder = read_source(data, split, label_map)
+            folder, damaged = images or folder, []
+            picture = _picture_reader(folder)
+            if folder is not None:
+                pattern = _prepare_some(annotations, folder, scratch)
+        else:
+            annotations, damaged, picture = _from_shards(str(data), label_map)
+            folder, pattern = None, None if damaged else str(data)
+        inspection = inspect(annotations, config, folder)
+        inspection.errors[:0] = damaged
+        sheets = []
         if pattern is not None:
-            found.facts["expected positives an image"] = _expected_positives(pattern, config)
-            title = "What training sees: resized, flipped, jittered and padded, with its boxes"
-            sheets.append((title, _samples(pattern, config, annotations.labels)))
-    thumbnails = _thumbnails(found, picture)
+            inspection.facts["expected positives per image"] = _expected_positives(pattern, config)
+            sheets.append((_SAMPLES_TITLE, _samples(pattern, config, annotations.label_map)))
+    thumbnails = _thumbnails(inspection, picture)
     output = Path(output)
     if sheets:
         with files.written_aside(output / "samples.jpg") as aside:
             Image.fromarray(sheets[0][1]).save(aside, "JPEG", quality=90)
-    files.write_text(output / "report.txt", text_page(found))
-    files.write_text(output / "report.html", html_page(found, thumbnails, sheets))
-    files.write_json(output / "report.json", _plain(found))
-    return found
+    files.write_text(output / "report.txt", text_page(inspection))
+    files.write_text(output / "report.html", html_page(inspection, thumbnails, sheets))
+    files.write_json(output / "report.json", _plain(inspection))
+    return inspection
 
 
-def _from_shards(pattern: str, labels: LabelMap | None) -> tuple[Annotations, list[str], Callable]:
-    labels = labels_beside(pattern, labels)
-    images, damaged, where = [], [], {}
+def _from_shards(pattern: str, label_map: LabelMap | None) -> tuple[Annotations, list[str], Callable]:
+    """Annotations, errors and a reader of pictures. A damaged record ends the reading of its file."""
+    label_map = labels_beside(pattern, label_map)
+    images, errors, position = [], [], {}
     for path in find_shards(pattern):
-        for number, _, data in whole_or_checked(path):
-            try:
-                image = from_example(data or b"").annotations
-            except ValueError:
-                damaged.append(f"record {number} of {path} is damaged.")
-                continue
-            unknown = set(image.category_ids.tolist()) - set(labels.ids)
-            if unknown:
-                damaged.append(f"record {number} of {path} has category id {min(unknown)}, which labels.json lacks.")
-                continue
-            where[image.image_id] = (path, number)
-            images.append(image)
-    try:
-        read_index(pattern)
-    except InputError as error:
-        if not damaged:
-            damaged.append(str(error))
+        number = 0
+        try:
+            for data in tf.data.TFRecordDataset(path).as_numpy_iterator():
+                image = from_example(data).annotations
+                unknown = set(image.category_ids.tolist()) - set(label_map.ids)
+                if unknown:
+                    errors.append(f"record {number} of {path} has category id {min(unknown)}, which labels.json lacks.")
+                else:
+                    position[image.image_id] = (path, number)
+                    images.append(image)
+                number += 1
+        except (ValueError, tf.errors.OpError):
+            errors.append(f"record {number} of {path} is damaged; the records after it were not inspected.")
+    if not errors:
+        try:
+            read_index(pattern)
+        except InputError as error:
+            errors.append(str(error))
 
-    def picture(image: ImageAnnotations) -> np.ndarray | None:
-        path, number = where[image.image_id]
-        data = next(data for at, _, data in whole_or_checked(path) if at == number)
-        assert data is not None, "damaged records are not among the images"
+    def picture(image: ImageAnnotations) -> np.ndarray:
+        path, number = position[image.image_id]
+        data = next(tf.data.TFRecordDataset(path).skip(number).take(1).as_numpy_iterator())
         return _pixels(from_example(data).encoded)
 
-    return Annotations(pattern, images, labels), damaged, picture
-
-
-def whole_or_checked(path: str) -> Iterator[tuple[int, int | None, bytes | None]]:
-    """(number, None, bytes or None) of each record; the slow way through a file only if it is damaged."""
-    found = []
-    try:
-        for number, data in enumerate(tf.data.TFRecordDataset(path).as_numpy_iterator()):
-            found.append(number)
-            yield number, None, data
-    except tf.errors.OpError:
-        yield from (record for record in whole_records(path) if record[0] >= len(found))
+    return Annotations(pattern, images, label_map), errors, picture
 
 
 def _picture_reader(folder: str | None) -> Callable[[ImageAnnotations], np.ndarray | None]:
@@ -144,7 +143,7 @@ def _pixels(encoded: bytes) -> np.ndarray:
 def _prepare_some(annotations: Annotations, folder: str, scratch: str) -> str | None:
     """Shards of a few usable images, those with objects first; None if there are none."""
     order = sorted(annotations.images, key=lambda image: not len(image))
-    some = Annotations(annotations.source, order[: 4 * _SAMPLES], annotations.labels)
+    some = dataclasses.replace(annotations, images=order[: 4 * _SAMPLES])
     try:
         prepare(some, folder, scratch, on_bad_image="skip", exif="upright", progress=False)
     except InputError:
@@ -158,31 +157,29 @@ def _batches(config: Config, pattern: str) -> tf.data.Dataset:
 
 
 def _expected_positives(pattern: str, config: Config) -> dict:
-    """Anchors assigned to an object, an image, over some training batches."""
-    from retinanet_tf.detection.anchors import Anchors
-
+    """Anchors per image that are assigned to an object, over some training batches."""
     counts = []
     for images, objects in _batches(config, pattern).take(_COUNTED_STEPS):
         targets = assign(Anchors(config.anchors)(images), objects["boxes"], objects["labels"], config.assign)
         counts += tf.reduce_sum(tf.cast(targets.positive, tf.int32), axis=1).numpy().tolist()
-    marks = {"least": 0, "median": 50, "most": 100}
-    spread = {name: float(np.percentile(counts, mark)) for name, mark in marks.items()}
+    percentiles = {"least": 0, "median": 50, "most": 100}
+    spread = {name: float(np.percentile(counts, percent)) for name, percent in percentiles.items()}
     return {"mean": round(float(np.mean(counts)), 1), **spread}
 
 
-def _samples(pattern: str, config: Config, labels: LabelMap) -> np.ndarray:
+def _samples(pattern: str, config: Config, label_map: LabelMap) -> np.ndarray:
     pictures = []
     for images, objects in _batches(config, pattern).take(_SAMPLES // 4):
-        for image, boxes, classes in zip(images, objects["boxes"], objects["labels"], strict=True):
+        for image, boxes, labels in zip(images, objects["boxes"], objects["labels"], strict=True):
             pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-            pictures.append(draw_detections(pixels, boxes.numpy(), classes.numpy(), names=labels.names))
+            pictures.append(draw_detections(pixels, boxes.numpy(), labels.numpy(), names=label_map.names))
     return contact_sheet(pictures)
 
 
-def _thumbnails(found: Inspection, picture: Callable) -> list[tuple[np.ndarray, str]]:
+def _thumbnails(inspection: Inspection, picture: Callable) -> list[tuple[np.ndarray, str]]:
     """The surroundings of suspicious boxes, some of each reason."""
     by_reason: dict[str, list] = {}
-    for entry in found.suspicious:
+    for entry in inspection.suspicious:
         by_reason.setdefault(entry[0], []).append(entry)
     share = max(1, _THUMBNAILS // max(1, len(by_reason)))
     thumbnails = []
@@ -195,23 +192,27 @@ def _thumbnails(found: Inspection, picture: Callable) -> list[tuple[np.ndarray, 
         margin = max(24.0, 0.5 * max(x2 - x1, y2 - y1))
         left, top = int(max(0, min(x1, width - 1) - margin)), int(max(0, min(y1, height - 1) - margin))
         right, bottom = int(min(width, x2 + margin)) + 1, int(min(height, y2 + margin)) + 1
-        crop = np.ascontiguousarray(pixels[top:bottom, left:right])
-        drawn = draw_detections(crop, np.array([[x1 - left, y1 - top, x2 - left, y2 - top]]), np.array([0]), names=[""])
+        drawn = draw_detections(
+            pixels[top:bottom, left:right],
+            np.array([[x1 - left, y1 - top, x2 - left, y2 - top]]),
+            np.array([0]),
+            names=[""],
+        )
         thumbnails.append((contact_sheet([drawn], tile=240, gap=0), f"{reason}: {image.file_name}, {text}"))
     return thumbnails
 
 
-def _plain(found: Inspection) -> dict:
+def _plain(inspection: Inspection) -> dict:
     suspicious = [
         {"reason": reason, "image": image.file_name, "box": [round(float(v), 3) for v in box], "detail": text}
-        for reason, image, box, text in found.suspicious
+        for reason, image, box, text in inspection.suspicious
     ]
-    settings = [{"flags": f, "unreached_0.5": half, "unreached_0.4": less} for f, half, less in found.settings]
+    suggestions = [{"flags": f, "unreached_0.5": half, "unreached_0.4": less} for f, half, less in inspection.settings]
     return {
-        "source": found.source,
-        "errors": found.errors,
-        "warnings": found.warnings,
-        "facts": found.facts,
-        "settings": settings,
+        "source": inspection.source,
+        "errors": inspection.errors,
+        "warnings": inspection.warnings,
+        "facts": inspection.facts,
+        "settings": suggestions,
         "suspicious": suspicious,
     }

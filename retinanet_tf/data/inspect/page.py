@@ -1,8 +1,9 @@
-"""An `Inspection` as a page: text for terminals and logs, the same in HTML with pictures."""
+"""The dataset report as text for terminals and logs, and as HTML with pictures."""
 
 import base64
 import html
 import io
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,52 +22,53 @@ _STYLE = (
 )
 
 
-def sections(found: Inspection) -> list[tuple[str, list]]:
+def sections(report: Inspection) -> list[tuple[str, list]]:
     """(title, lines) of the page; a line is a sentence or a (name, value) pair, a value a number, text or dict."""
-    kinds: dict[str, int] = {}
-    for reason, *_ in found.suspicious:
-        kinds[reason] = kinds.get(reason, 0) + 1
+    kinds = Counter(reason for reason, *_ in report.suspicious)
     anchors = ("unreached", "image size of the model", "box side at that size", "expected positives")
-    facts = list(found.facts.items())
+    facts = list(report.facts.items())
     return [
-        ("Errors", _cut(found.errors) or ["None."]),
-        ("Warnings", _cut(found.warnings) or ["None."]),
+        ("Errors", _cut(report.errors) or ["None."]),
+        ("Warnings", _cut(report.warnings) or ["None."]),
         ("What is in it", [(name, value) for name, value in facts if not name.startswith(anchors)]),
         ("What the anchors reach", [(name, value) for name, value in facts if name.startswith(anchors)]),
         (
             "Settings that reach more (unreached at IoU 0.5, at 0.4)",
-            [(flags, f"{half:.1%}, {less:.1%}") for flags, half, less in found.settings] or ["None of those tried."],
+            [(flags, f"{half:.1%}, {less:.1%}") for flags, half, less in report.settings] or ["None of those tried."],
         ),
         ("Boxes worth a look", list(kinds.items()) or ["None."]),
     ]
 
 
-def text_page(found: Inspection) -> str:
+def text_page(report: Inspection) -> str:
     """The page as plain text."""
-    lines = [f"Dataset: {found.source}", verdict(found)]
-    for title, body in sections(found):
+    lines = [f"Dataset: {report.source}", verdict(report)]
+    for title, body in sections(report):
         lines += ["", title, "-" * len(title)]
         for line in body:
             lines += [f"  {line}"] if isinstance(line, str) else _text_of(*line)
-    shown = found.suspicious[:_LISTED]
+    shown = report.suspicious[:_LISTED]
     lines += [f"    {reason}: {image.file_name}, {text}" for reason, image, _, text in shown]
-    if len(found.suspicious) > len(shown):
-        lines.append(f"    … and {len(found.suspicious) - len(shown)} more")
+    if len(report.suspicious) > len(shown):
+        lines.append(f"    … and {len(report.suspicious) - len(shown)} more")
     return "\n".join(lines) + "\n"
 
 
 def html_page(
-    found: Inspection, thumbnails: Sequence[tuple[np.ndarray, str]], sheets: Sequence[tuple[str, np.ndarray]]
+    report: Inspection, thumbnails: Sequence[tuple[np.ndarray, str]], sheets: Sequence[tuple[str, np.ndarray]]
 ) -> str:
     """The page as one HTML file without outside references.
 
-    thumbnails: (picture uint8, caption) of suspicious boxes. sheets: (title, picture) of whole-width pictures.
+    Args:
+        report: the report.
+        thumbnails: (picture uint8, caption) of suspicious boxes.
+        sheets: (title, picture) of whole-width pictures.
     """
-    style = "error" if found.errors else "warning" if found.warnings else ""
+    style = "error" if report.errors else "warning" if report.warnings else ""
     parts = [
-        f"<h1>Dataset: {html.escape(found.source)}</h1><p class='{style}'><b>{html.escape(verdict(found))}</b></p>"
+        f"<h1>Dataset: {html.escape(report.source)}</h1><p class='{style}'><b>{html.escape(verdict(report))}</b></p>"
     ]
-    for title, body in sections(found):
+    for title, body in sections(report):
         style = {"Errors": "error", "Warnings": "warning"}.get(title, "")
         parts.append(f"<h2>{html.escape(title)}</h2>")
         sentences = [line for line in body if isinstance(line, str)]
@@ -80,11 +82,11 @@ def html_page(
     return f"<!doctype html><meta charset='utf-8'><title>Dataset</title><style>{_STYLE}</style>{''.join(parts)}\n"
 
 
-def verdict(found: Inspection) -> str:
-    """One sentence: whether to train on it."""
-    if found.errors:
-        return f"{len(found.errors)} errors: prepare_data would stop at, drop or mistake what is named below."
-    return f"No errors, {len(found.warnings)} warnings."
+def verdict(report: Inspection) -> str:
+    """One sentence: whether the dataset is fit to train on."""
+    if report.errors:
+        return f"{len(report.errors)} errors: `retinanet prepare` would stop at, drop or mistake what is named below."
+    return f"No errors, {len(report.warnings)} warnings."
 
 
 def _cut(lines: list[str]) -> list[str]:
@@ -93,38 +95,32 @@ def _cut(lines: list[str]) -> list[str]:
 
 
 def _text_of(name: str, value) -> list[str]:
-    if not isinstance(value, dict):
-        return [f"  {name}: {value}"]
-    if "median" in value:
-        return [f"  {name}: " + ", ".join(f"{key} {number:g}" for key, number in value.items())]
-    numbers = [number for number in value.values() if isinstance(number, int)]
-    most = max(numbers, default=0)
-    lines = [f"  {name}:"]
-    for key, number in _sorted(value):
-        bar = "#" * round(30 * number / most) if isinstance(number, int) and most else ""
-        lines.append(f"    {key:<24} {number!s:>8} {bar}".rstrip())
-    return lines
+    if not isinstance(value, dict) or "median" in value:
+        return [f"  {name}: {_one_line(value)}"]
+    bars = [f"    {key:<24} {number!s:>8} {'#' * round(30 * share)}".rstrip() for key, number, share in _bars(value)]
+    return [f"  {name}:", *bars]
 
 
 def _html_of(name: str, value) -> str:
-    if not isinstance(value, dict):
-        return f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
-    if "median" in value:
-        text = ", ".join(f"{key} {number:g}" for key, number in value.items())
-        return f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>"
-    most = max((number for number in value.values() if isinstance(number, int)), default=0)
+    if not isinstance(value, dict) or "median" in value:
+        return f"<tr><td>{html.escape(name)}</td><td>{html.escape(_one_line(value))}</td></tr>"
     rows = []
-    for key, number in _sorted(value):
-        share = 100 * number / most if isinstance(number, int) and most else 0
-        bar = f"<span class='bar' style='width:{share * 3:.0f}px'></span>" if share else ""
+    for key, number, share in _bars(value):
+        bar = f"<span class='bar' style='width:{300 * share:.0f}px'></span>" if share else ""
         rows.append(f"<tr><td>{html.escape(key)}</td><td class='n'>{html.escape(str(number))}</td><td>{bar}</td></tr>")
     return f"<tr><td>{html.escape(name)}</td><td><table>{''.join(rows)}</table></td></tr>"
 
 
-def _sorted(value: dict) -> list[tuple[str, object]]:
-    if all(isinstance(number, int) for number in value.values()):
-        return sorted(value.items(), key=lambda item: -item[1])
-    return list(value.items())
+def _one_line(value) -> str:
+    return ", ".join(f"{key} {number:g}" for key, number in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _bars(value: dict) -> list[tuple[str, object, float]]:
+    """(name, value, length of its bar in 0..1); counts in descending order."""
+    if not all(isinstance(number, int) for number in value.values()):
+        return [(key, text, 0.0) for key, text in value.items()]
+    most = max(value.values(), default=0) or 1
+    return [(key, number, number / most) for key, number in sorted(value.items(), key=lambda item: -item[1])]
 
 
 def _inline(picture: np.ndarray) -> str:

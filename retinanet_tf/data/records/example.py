@@ -38,7 +38,7 @@ def split_shard_name(path: str) -> tuple[str, int, int] | None:
     return (found["name"], int(found["shard"]), int(found["shards"])) if found else None
 
 
-def to_example(image: PreparedImage, annotations: ImageAnnotations, labels: LabelMap) -> bytes:
+def to_example(image: PreparedImage, annotations: ImageAnnotations, label_map: LabelMap) -> bytes:
     """The serialised tf.Example of one image.
 
     Keys are the TF Object Detection API's: boxes normalised to 0..1, `image/object/class/label` the dataset's own
@@ -46,7 +46,7 @@ def to_example(image: PreparedImage, annotations: ImageAnnotations, labels: Labe
     """
     width, height = image.width, image.height
     normalised = annotations.boxes / np.array([width, height, width, height], np.float64)
-    name_of = dict(zip(labels.ids, labels.names, strict=True))
+    name_of = dict(zip(label_map.ids, label_map.names, strict=True))
     exact = np.concatenate([annotations.boxes, annotations.area[:, None]], axis=1).astype("<f8")
     features = {
         "image/encoded": [image.encoded],

@@ -67,7 +67,7 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
     with _quiet_pillow(), _open(encoded) as image:
         width, height = image.size
         if width * height > policy.max_pixels:
-            raise BadImage(f"has {width}x{height} pixels, more than --max_pixels={policy.max_pixels}")
+            raise BadImage(f"has {width}x{height} pixels, more than max_pixels={policy.max_pixels}")
         orientation = _orientation(image)
         turn, exif = _settle_orientation(orientation, (width, height), annotated, policy)
         changed = _why_not_plain(image, encoded)
@@ -139,7 +139,7 @@ def _settle_orientation(orientation: int, stored, annotated, policy: ImagePolicy
     if policy.exif == "stop":
         raise BadImage(
             f"has EXIF orientation {orientation}, and its annotated size doesn't tell whether the boxes were drawn on "
-            "the upright or on the stored picture; look at one, then give --exif=upright or --exif=stored"
+            "the upright or on the stored picture; look at one, then give exif=upright or exif=stored"
         )
     return policy.exif == "upright", "ambiguous"
 
@@ -196,7 +196,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    # Pillow's own limit would refuse what --max_pixels allows, and its warnings would name no file.
+    # Pillow's own limit would refuse what max_pixels allows, and its warnings would name no file.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():

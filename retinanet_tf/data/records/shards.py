@@ -1,12 +1,16 @@
-"""Writing one shard: images read, checked, serialised; the shard, its report and its index are whole or absent."""
+"""TFRecord shards, written by one process or several: images read, checked, serialised, counted and indexed."""
 
-import json
+import multiprocessing
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 
-import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from retinanet_tf.data.records.box_rules import Finding, clean
 from retinanet_tf.data.records.checksum import checksum
@@ -15,79 +19,115 @@ from retinanet_tf.data.records.images import BadImage, ImagePolicy, prepare_imag
 from retinanet_tf.data.sources.annotations import ImageAnnotations
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.files import write_json, written_aside
 
-# Bytes that the TFRecord format puts before a record (length and its checksum) and after it (checksum).
+# Bytes that the TFRecord format puts before a record (length and its CRC) and after it (CRC).
 HEADER, FOOTER = 12, 4
 
 
 @dataclass
 class ShardReport:
-    """What went into one shard; stored beside it until the dataset is complete.
+    """Contents of one shard.
 
-    rows: a list a record of [offset, length, checksum, width, height, boxes without crowds].
+    rows: per record [offset, length, checksum, width, height, boxes without crowds]. categories: boxes per category id.
     """
 
     bytes: int = 0
-    images: int = 0
     boxes: int = 0
     crowds: int = 0
     empty_images: int = 0
-    per_category: dict[int, int] = field(default_factory=dict)
+    categories: Counter = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     rows: list[list[int]] = field(default_factory=list)
 
-    @classmethod
-    def load(cls, path: str) -> "ShardReport | None":
-        """The stored report, None if there is none (or one of an older form)."""
+
+def write_shards(
+    jobs: dict[str, list[ImageAnnotations]],
+    folder: str,
+    label_map: LabelMap,
+    policy: ImagePolicy,
+    skip_bad: bool,
+    num_workers: int,
+    progress: bool,
+) -> list[ShardReport]:
+    """Writes each shard (path → images) and returns the reports in the order of `jobs`. Raises as `write_shard`."""
+    arguments, total = (folder, label_map, policy, skip_bad), sum(len(images) for images in jobs.values())
+    if min(num_workers, len(jobs)) > 1:
+        written = _in_processes(jobs, arguments, min(num_workers, len(jobs)))
+    else:
+        written = ((path, write_shard(path, images, *arguments)) for path, images in jobs.items())
+    reports = {}
+    with tqdm(total=total, unit="image", desc="writing shards", disable=not progress) as bar:
+        for path, report in written:
+            reports[path] = report
+            bar.update(len(jobs[path]))
+    return [reports[path] for path in jobs]
+
+
+def _in_processes(jobs: dict[str, list], arguments: tuple, num_workers: int) -> Iterator[tuple[str, ShardReport]]:
+    # Forking this process would copy TensorFlow's threads in any state. A fork server imports the library once and is
+    # forked before TensorFlow starts threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["retinanet_tf.data.records.shards"])
+    interrupt = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the workers without a traceback each
+    with ProcessPoolExecutor(num_workers, context, signal.signal, interrupt) as pool:
+        futures = {pool.submit(write_shard, path, images, *arguments): path for path, images in jobs.items()}
         try:
-            with open(path, encoding="utf-8") as file:
-                stored = json.load(file)
-            findings = [Finding(**entry) for entry in stored.pop("findings")]
-            report = cls(**stored, findings=findings)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return None
-        report.per_category = {int(category): count for category, count in report.per_category.items()}
-        return report
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker process was killed, perhaps for lack of memory; try again with a smaller "
+                f"num_workers (it was {num_workers})."
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def write_shard(
     path: str,
     images: list[ImageAnnotations],
     folder: str,
-    labels: LabelMap,
+    label_map: LabelMap,
     policy: ImagePolicy,
     skip_bad: bool,
-    step: Callable[[], None],
 ) -> ShardReport:
-    """Writes the images to the TFRecord file `path` and its report to `path` + ".json".
+    """Writes the images to the TFRecord file `path`.
 
-    step: called after every image; may raise to stop. Raises InputError naming the image if one can't be used and
-    `skip_bad` is false.
+    Raises:
+        InputError: `path` can't be written, or an image can't be used and `skip_bad` is false; names it.
     """
-    report = ShardReport()
-    with written_aside(path) as aside:
-        with tf.io.TFRecordWriter(aside) as writer:
+    report, offset = ShardReport(), HEADER
+    try:
+        with tf.io.TFRecordWriter(path) as writer:
             for image in images:
                 try:
-                    serialized, cleaned, findings = _serialise(image, folder, labels, policy)
+                    serialized, cleaned = _serialise(image, folder, label_map, policy, report)
                 except BadImage as error:
                     if not skip_bad:
                         raise InputError(
                             f"image {os.path.join(folder, image.file_name)} {error}. Mend or remove it, or give "
-                            "--on_bad_image=skip to go on without such images."
+                            "on_bad_image=skip to skip such images."
                         ) from None
                     report.findings.append(Finding("skipped_images", image.file_name, str(error)))
-                else:
-                    writer.write(serialized)
-                    _count(report, serialized, cleaned, findings)
-                step()
-        report.bytes = os.path.getsize(aside)
-    write_json(path + ".json", asdict(report))
+                    continue
+                writer.write(serialized)
+                crowds, length = int(cleaned.iscrowd.sum()), len(serialized)
+                size = (cleaned.width, cleaned.height)
+                report.rows.append([offset, length, checksum(serialized), *size, len(cleaned) - crowds])
+                report.boxes += len(cleaned)
+                report.crowds += crowds
+                report.empty_images += not len(cleaned)
+                report.categories.update(cleaned.category_ids.tolist())
+                offset += length + FOOTER + HEADER
+    except (OSError, tf.errors.OpError) as error:
+        raise InputError(f"{path} can't be written: {getattr(error, 'message', error)}.") from None
+    report.bytes = offset - HEADER
     return report
 
 
-def _serialise(image: ImageAnnotations, folder: str, labels: LabelMap, policy: ImagePolicy):
+def _serialise(
+    image: ImageAnnotations, folder: str, label_map: LabelMap, policy: ImagePolicy, report: ShardReport
+) -> tuple[bytes, ImageAnnotations]:
     try:
         with open(os.path.join(folder, image.file_name), "rb") as file:
             encoded = file.read()
@@ -100,18 +140,5 @@ def _serialise(image: ImageAnnotations, folder: str, labels: LabelMap, policy: I
     if prepared.exif:
         how = f"settled as {policy.exif}" if prepared.exif == "ambiguous" else ""
         findings.append(Finding(f"exif_{prepared.exif}", image.file_name, how))
-    return to_example(prepared, cleaned, labels), cleaned, findings
-
-
-def _count(report: ShardReport, serialized: bytes, image: ImageAnnotations, findings: list[Finding]) -> None:
-    assert image.width and image.height, "cleaned images have their size"
-    crowds = int(image.iscrowd.sum())
-    offset = report.rows[-1][0] + report.rows[-1][1] + FOOTER + HEADER if report.rows else HEADER
-    report.rows.append([offset, len(serialized), checksum(serialized), image.width, image.height, len(image) - crowds])
-    report.images += 1
-    report.boxes += len(image)
-    report.crowds += crowds
-    report.empty_images += not len(image)
-    report.findings.extend(findings)
-    for category, count in zip(*np.unique(image.category_ids, return_counts=True), strict=True):
-        report.per_category[int(category)] = report.per_category.get(int(category), 0) + int(count)
+    report.findings += findings
+    return to_example(prepared, cleaned, label_map), cleaned

@@ -1,6 +1,6 @@
-"""What every source of ground truth (COCO, Pascal VOC, CSV) is read into: images with boxes, in numpy."""
+"""Annotations of a dataset, of any format: images with boxes, in numpy."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,10 +11,15 @@ from retinanet_tf.data.sources.labels import LabelMap
 class ImageAnnotations:
     """One image and its N objects.
 
-    image_id: the dataset's integer id (a text where others' TFRecords have one). file_name: relative to the image
-    folder. width, height: pixels as annotated, None where the source doesn't say. boxes: (N, 4) float64 xyxy pixels,
-    continuous. category_ids: (N,) int64, the dataset's own. area: (N,) float64 (COCO: of the mask). iscrowd: (N,) bool.
-    annotation_ids: (N,) int64.
+    Attributes:
+        image_id: the dataset's integer id (other tools' TFRecords may have a text).
+        file_name: relative to the image folder.
+        width, height: pixels as annotated; None where the source has no size.
+        boxes: `(N, 4)` float64 xyxy pixels, continuous.
+        category_ids: `(N,)` int64, the dataset's.
+        area: `(N,)` float64 (COCO: of the mask).
+        iscrowd: `(N,)` bool.
+        annotation_ids: `(N,)` int64.
     """
 
     image_id: int | str
@@ -32,18 +37,9 @@ class ImageAnnotations:
         return len(self.boxes)
 
     def select(self, keep: np.ndarray) -> "ImageAnnotations":
-        """The same image with only the objects that `keep` (bool mask or indices) chooses."""
-        return ImageAnnotations(
-            self.image_id,
-            self.file_name,
-            self.width,
-            self.height,
-            self.boxes[keep],
-            self.category_ids[keep],
-            self.area[keep],
-            self.iscrowd[keep],
-            self.annotation_ids[keep],
-        )
+        """The image with only the objects that `keep` (bool mask or indices) selects."""
+        columns = ("boxes", "category_ids", "area", "iscrowd", "annotation_ids")
+        return replace(self, **{column: getattr(self, column)[keep] for column in columns})
 
 
 @dataclass
@@ -52,7 +48,7 @@ class Annotations:
 
     source: str
     images: list[ImageAnnotations]
-    labels: LabelMap
+    label_map: LabelMap
 
     @property
     def num_boxes(self) -> int:

@@ -13,6 +13,8 @@ from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_bytes
 
+# COCO's bounds of small, medium and large objects: [low, high) square pixels of the original image.
+SIZE_BOUNDS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
 _INTEGER_FIELDS = ("image_id", "category_id", "id", "iscrowd")
 
 
@@ -45,11 +47,11 @@ def read_coco(path: str | os.PathLike, with_objects: bool = True) -> Annotations
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise InputError(f"{path} has no list {key!r}; a COCO instances file has images, annotations, categories.")
-    labels = LabelMap.from_json(content["categories"], f"{path}: categories")
+    label_map = LabelMap.from_json(content["categories"], f"{path}: categories")
     images = [_image(path, place, entry) for place, entry in enumerate(content["images"])]
     _refuse_repeats(path, "image", np.array([image.image_id for image in images], np.int64))
-    _attach(path, images, labels, content["annotations"])
-    return Annotations(path, images, labels)
+    _attach(path, images, label_map, content["annotations"])
+    return Annotations(path, images, label_map)
 
 
 def _parse(path: str) -> dict:
@@ -93,7 +95,7 @@ def _image(path: str, place: int, entry) -> ImageAnnotations:
     return ImageAnnotations(entry["id"], name, *size)
 
 
-def _attach(path: str, images: list[ImageAnnotations], labels: LabelMap, rows: list) -> None:
+def _attach(path: str, images: list[ImageAnnotations], label_map: LabelMap, rows: list) -> None:
     """Checks all annotation rows and gives each image its own, in the order of the file."""
     for place, row in enumerate(rows):
         if not isinstance(row, tuple):
@@ -122,7 +124,7 @@ def _attach(path: str, images: list[ImageAnnotations], labels: LabelMap, rows: l
             f"{path}: annotation {columns['id'][place]} belongs to image id {columns['image_id'][place]}, "
             f"which isn't among its images ({int((~found).sum())} such annotations)."
         )
-    known_category = np.isin(columns["category_id"], labels.ids)
+    known_category = np.isin(columns["category_id"], label_map.ids)
     if not known_category.all():
         place = int(np.argmin(known_category))
         raise InputError(

@@ -1,4 +1,4 @@
-"""CSV files: one object a line, `image,x1,y1,x2,y2,class`; an image without objects is a line with empty cells."""
+"""CSV: one object per line, `image,x1,y1,x2,y2,class`; an image without objects is a line with empty cells."""
 
 import csv
 import math
@@ -8,19 +8,25 @@ import numpy as np
 
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.data.sources.voc import number_objects
+from retinanet_tf.data.sources.voc import label_map_of, number_objects
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_text
 
 _COLUMNS = ["image", "x1", "y1", "x2", "y2", "class"]
 
 
-def read_csv(path: str | os.PathLike, labels: LabelMap | None = None) -> Annotations:
+def read_csv(path: str | os.PathLike, label_map: LabelMap | None = None) -> Annotations:
     """Reads a CSV file of boxes in pixels, xyxy and continuous (no +1), with or without the header line.
 
-    labels: the categories, None numbers the class names that occur from 1 in alphabetical order. Images are numbered
-    from 1 in the order of their first line, objects in the order of the lines. Raises InputError naming file and line
-    for a wrong number of cells, a cell that is no finite number, a class that `labels` lacks, and an empty file.
+    Images are numbered from 1 in the order of their first line, objects in the order of the lines.
+
+    Args:
+        path: of the file, UTF-8.
+        label_map: the categories; None numbers the class names that occur from 1 in alphabetical order.
+
+    Raises:
+        InputError: naming file and line: a wrong number of cells, a cell that isn't a finite number, a class that
+            is empty or that `label_map` lacks; an empty file.
     """
     path = os.fspath(path)
     lines = list(csv.reader(read_text(path, "the annotation file").lstrip("\ufeff").splitlines()))
@@ -35,13 +41,13 @@ def read_csv(path: str | os.PathLike, labels: LabelMap | None = None) -> Annotat
             raise InputError(f"{path}: line {number} has {len(cells)} cells; {','.join(_COLUMNS)} are needed.")
         of_image = objects.setdefault(cells[0], [])
         if any(cells[1:]):
-            of_image.append((_class(path, number, cells[5], labels), _box(path, number, cells[1:5])))
-    names = sorted({name for of_image in objects.values() for name, _ in of_image})
-    if labels is None:
-        if not names:
-            raise InputError(f"{path} has images but no object.")
-        labels = LabelMap(range(1, len(names) + 1), names)
-    id_of = dict(zip(labels.names, labels.ids, strict=True))
+            if not cells[5] or (label_map is not None and cells[5] not in label_map.names):
+                raise InputError(
+                    f"{path}: line {number} has class {cells[5]!r}, which is empty or not in the label map."
+                )
+            of_image.append((cells[5], _box(path, number, cells[1:5])))
+    label_map = label_map_of((name for of_image in objects.values() for name, _ in of_image), label_map, path)
+    id_of = dict(zip(label_map.names, label_map.ids, strict=True))
     images = []
     for number, (name, of_image) in enumerate(objects.items(), 1):
         boxes = np.array([box for _, box in of_image], np.float64).reshape(-1, 4)
@@ -56,17 +62,7 @@ def read_csv(path: str | os.PathLike, labels: LabelMap | None = None) -> Annotat
             )
         )
     number_objects(images)
-    return Annotations(path, images, labels)
-
-
-def _class(path: str, number: int, name: str, labels: LabelMap | None) -> str:
-    if not name or (labels is not None and name not in labels.names):
-        raise InputError(f"{path}: line {number} has class {name!r}, which " + _why(labels))
-    return name
-
-
-def _why(labels: LabelMap | None) -> str:
-    return "is empty." if labels is None else f"isn't one of the {labels.num_classes} in the label map."
+    return Annotations(path, images, label_map)
 
 
 def _box(path: str, number: int, cells: list[str]) -> list[float]:

@@ -88,7 +88,7 @@ class LabelMap:
         try:
             entries = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(f"{os.fspath(path)} is not JSON ({error}); prepare_data writes a new one.") from None
+            raise InputError(f"{os.fspath(path)} is not JSON ({error}); `prepare` writes a new one.") from None
         return cls.from_json(entries, os.fspath(path))
 
     def __eq__(self, other) -> bool:

@@ -16,15 +16,14 @@ _MINIVAL = ("instances_val2017.json", "instances_minival2014.json", "image_info_
 
 
 def paper_split(folder: str | os.PathLike, split: str) -> tuple[Annotations, str]:
-    """(annotations, image folder) of "trainval35k" or "minival" from a COCO folder.
+    """(annotations, image folder) of "trainval35k" or "minival" from COCO's folder.
 
-    FOLDER/annotations (or FOLDER) has the JSON files, FOLDER/train2017, val2017, train2014 and val2014 the images, as
-    COCO's archives unpack. With the 2017 files and images the splits are train2017 and val2017, the same two sets of
-    images under later names. With 2014's: trainval35k is train2014 and the part of val2014 that minival leaves, and a
-    file that lists minival must be there: instances_val2017.json or instances_minival2014.json.
+    FOLDER/annotations (or FOLDER) has the JSON files; FOLDER/train2017, val2017, train2014 and val2014 have the images.
+    With the 2017 files the splits are train2017 and val2017, the same two sets of images. With 2014's, trainval35k is
+    train2014 and val2014 without minival, which instances_val2017.json or instances_minival2014.json must list.
     """
     if split not in SPLITS:
-        raise InputError(f"--split={split} must be one of {', '.join(SPLITS)}.")
+        raise InputError(f"split={split} must be one of {', '.join(SPLITS)}.")
     root = Path(folder)
     annotations = root / "annotations" if (root / "annotations").is_dir() else root
     year17 = "train2017" if split == "trainval35k" else "val2017"
@@ -42,31 +41,31 @@ def paper_split(folder: str | os.PathLike, split: str) -> tuple[Annotations, str
         return _only(val, minival, inside=True, name=f"{val.source} (minival)"), str(root)
     train = _in_folder(read_coco(annotations / "instances_train2014.json"), "train2014")
     rest = _only(val, minival, inside=False, name="")
-    if train.labels != rest.labels:
+    if train.label_map != rest.label_map:
         raise InputError(f"{train.source} and {val.source} have different categories; both must be COCO's.")
     return joined([train, rest], f"{train.source} and {val.source} without minival"), str(root)
 
 
-def joined(parts: list[Annotations], name: str) -> Annotations:
+def joined(datasets: list[Annotations], name: str) -> Annotations:
     """Datasets of one label map one after the other; raises InputError if they share an image or an annotation id."""
-    images = [image for part in parts for image in part.images]
+    images = [image for dataset in datasets for image in dataset.images]
     for kind, ids in (
         ("image", [image.image_id for image in images]),
         ("annotation", np.concatenate([image.annotation_ids for image in images]).tolist()),
     ):
         if len(set(ids)) != len(ids):
             raise InputError(f"{name}: an {kind} id occurs in both files; they can't be joined.")
-    return Annotations(name, images, parts[0].labels)
+    return Annotations(name, images, datasets[0].label_map)
 
 
 def _in_folder(annotations: Annotations, folder: str) -> Annotations:
     # COCO's archives of 2014 unpack to a folder each, and the JSON names the file only.
     images = [replace(image, file_name=f"{folder}/{image.file_name}") for image in annotations.images]
-    return Annotations(annotations.source, images, annotations.labels)
+    return Annotations(annotations.source, images, annotations.label_map)
 
 
 def _only(annotations: Annotations, ids: set, inside: bool, name: str) -> Annotations:
     images = [image for image in annotations.images if (image.image_id in ids) == inside]
     if inside and len(images) != len(ids):
         raise InputError(f"{annotations.source} lacks {len(ids) - len(images)} of the {len(ids)} images of minival.")
-    return Annotations(name, images, annotations.labels)
+    return Annotations(name, images, annotations.label_map)

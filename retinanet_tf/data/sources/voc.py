@@ -1,8 +1,8 @@
-"""Pascal VOC folders: JPEGImages, Annotations (one XML an image) and ImageSets/Main (which image is in which split)."""
+"""Pascal VOC: JPEGImages, Annotations (one XML per image) and ImageSets/Main (lists of the splits)."""
 
 import os
 import xml.etree.ElementTree as ElementTree
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 from tqdm import tqdm
@@ -13,18 +13,21 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_text
 
 
-def read_voc(folder: str | os.PathLike, split: str | None = None, labels: LabelMap | None = None) -> Annotations:
-    """Reads a VOC folder; file names come out relative to FOLDER/JPEGImages where that exists, else to FOLDER.
+def read_voc(folder: str | os.PathLike, split: str | None = None, label_map: LabelMap | None = None) -> Annotations:
+    """Reads a VOC folder; file names are relative to FOLDER/JPEGImages if that exists, else to FOLDER.
 
-    split: the name of a list in ImageSets/Main ("trainval"); None takes every XML. labels: the categories, None numbers
-    the names that occur from 1 in alphabetical order. Boxes are taken as VOC defines them, 1-based and including their
-    last pixel: xyxy = (xmin − 1, ymin − 1, xmax, ymax), so that a box over the whole image is (0, 0, width, height).
-    Objects marked `difficult` are crowds here: neither learned nor counted against a detector, as VOC's own evaluation
-    has it.
+    Boxes in VOC are 1-based and include their last pixel: xyxy = (xmin − 1, ymin − 1, xmax, ymax), so that a box over
+    the whole image is (0, 0, width, height). Objects marked `difficult` become crowds: neither learned nor counted
+    against a detector, as in VOC's evaluation. Images and objects are numbered from 1 in the order of the list.
 
-    Images and objects are numbered from 1 in the order of the list (of the file names, without one). Raises InputError
-    naming the file for a missing folder, list or XML, for XML that can't be parsed, a box that isn't four numbers, a
-    name that `labels` lacks, and two files for one image.
+    Args:
+        folder: with Annotations/*.xml, or the XML files themselves.
+        split: the name of a list in ImageSets/Main ("trainval"); None reads every XML in the order of file names.
+        label_map: the categories; None numbers the names that occur from 1 in alphabetical order.
+
+    Raises:
+        InputError: naming the file: a missing folder, list or XML, XML that can't be parsed, a box that isn't four
+            numbers, a name that `label_map` lacks, two files about one image.
     """
     folder = os.fspath(folder)
     if not os.path.isdir(folder):
@@ -37,19 +40,10 @@ def read_voc(folder: str | os.PathLike, split: str | None = None, labels: LabelM
     parsed = []
     for stem in tqdm(stems, unit="file", desc="reading VOC", disable=None, delay=2):
         parsed.append(_parse(os.path.join(xml_folder, f"{stem}.xml"), stem))
-    names = sorted({name for _, objects in parsed for name, _, _ in objects})
-    if labels is None:
-        if not names:
-            raise InputError(f"{xml_folder} names no object in any of its {len(parsed)} files.")
-        labels = LabelMap(range(1, len(names) + 1), names)
-    unknown = sorted(set(names) - set(labels.names))
-    if unknown:
-        raise InputError(
-            f"{folder} has objects named {unknown[0]!r}, which the label map lacks ({len(unknown)} names)."
-        )
-    id_of = dict(zip(labels.names, labels.ids, strict=True))
+    label_map = label_map_of((name for _, objects in parsed for name, _, _ in objects), label_map, folder)
+    id_of = dict(zip(label_map.names, label_map.ids, strict=True))
     images: list[ImageAnnotations] = []
-    first_file: dict[Any, str] = {}
+    first_file: dict[str, str] = {}
     for number, (image, objects) in enumerate(parsed, 1):
         if first_file.setdefault(image.file_name, stems[number - 1]) != stems[number - 1]:
             raise InputError(
@@ -63,13 +57,27 @@ def read_voc(folder: str | os.PathLike, split: str | None = None, labels: LabelM
         image.area = np.prod(image.boxes[:, 2:] - image.boxes[:, :2], axis=1)
         images.append(image)
     number_objects(images)
-    return Annotations(folder if split is None else f"{folder} ({split})", images, labels)
+    return Annotations(folder if split is None else f"{folder} ({split})", images, label_map)
 
 
 def image_folder(folder: str | os.PathLike) -> str:
-    """Where a VOC folder keeps its images: FOLDER/JPEGImages, or FOLDER itself if there is none."""
+    """The image folder of a VOC folder: FOLDER/JPEGImages, or FOLDER itself if there is none."""
     inner = os.path.join(os.fspath(folder), "JPEGImages")
     return inner if os.path.isdir(inner) else os.fspath(folder)
+
+
+def label_map_of(names: Iterable[str], label_map: LabelMap | None, source: str) -> LabelMap:
+    """The map given, which must have all `names`, or else one that numbers them from 1 in alphabetical order."""
+    names = sorted(set(names))
+    if label_map is None:
+        if not names:
+            raise InputError(f"{source} has no object.")
+        return LabelMap(range(1, len(names) + 1), names)
+    if unknown := sorted(set(names) - set(label_map.names)):
+        raise InputError(
+            f"{source} has objects named {unknown[0]!r}, which the label map lacks ({len(unknown)} names)."
+        )
+    return label_map
 
 
 def number_objects(images: list[ImageAnnotations]) -> None:
