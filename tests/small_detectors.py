@@ -1,7 +1,10 @@
-"""A small detector with detections on every picture, for the tests of what is done with detectors."""
+"""Small detectors with detections on every picture, and pictures, for the tests of detectors."""
+
+import io
 
 import keras
 import numpy as np
+from PIL import Image
 
 from retinanet_tf.config.config import DetectConfig
 from retinanet_tf.config.presets import presets
@@ -13,7 +16,7 @@ TINY_NETWORK = {"backbone": "resnet10_w16", "fpn_channels": 16, "subnet_channels
 """Fields of a network that is built in a second."""
 
 
-def small_detector(labels: LabelMap, spread: float = 0.25) -> Detector:
+def small_detector(label_map: LabelMap, spread: float = 0.25, **options) -> Detector:
     """Three classes at 64 to 96 pixels, fixed weights; the more `spread` in the class subnet, the more detections."""
     keras.utils.set_random_seed(2)
     config = presets["mini"].replace(
@@ -23,4 +26,17 @@ def small_detector(labels: LabelMap, spread: float = 0.25) -> Detector:
     for variable in model.weights:
         if "class_subnet" in getattr(variable, "path", variable.name) and len(variable.shape) == 4:
             variable.assign(np.random.default_rng(3).normal(0, spread, variable.shape).astype(np.float32))
-    return Detector(model, labels, DetectConfig(max_detections=30))
+    return Detector(model, label_map, DetectConfig(max_detections=30), **options)
+
+
+def clutter(seed: int, height: int = 50, width: int = 70) -> np.ndarray:
+    """A picture of blurred random colours, uint8; another one per seed."""
+    rng = np.random.default_rng(seed)
+    return np.asarray(Image.fromarray(rng.integers(0, 256, (7, 7, 3), np.uint8)).resize((width, height)))
+
+
+def encode(pixels: np.ndarray, form: str = "PNG", **options) -> bytes:
+    """The bytes of an image file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form, **options)
+    return file.getvalue()
