@@ -28,6 +28,7 @@ RUN if [ "$ACCELERATOR" = cuda ]; then \
 
 COPY README.md LICENSE pyproject.toml ./
 COPY retinanet_tf ./retinanet_tf
+RUN pip install --no-cache-dir --no-deps .
 COPY experiments ./experiments
 
-CMD ["python", "-m", "experiments.train", "--help"]
+CMD ["retinanet", "--help"]

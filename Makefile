@@ -2,6 +2,7 @@
 #   PYTHON=python3.13   the interpreter (3.10 to 3.13)      VENV=.venv   the environment's folder
 #   DEMO_FLAGS=...      flags of `retinanet demo`       TESTS=...    what pytest runs
 #   BENCH_FLAGS=...     flags of experiments.bench
+#   FAST=1              `make test` without the tests marked slow
 #   WORKERS=auto        test processes at once; 0 for one that a debugger can enter
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,6 +10,7 @@ DEMO_FLAGS ?=
 TESTS ?= tests
 BENCH_FLAGS ?=
 WORKERS ?= auto
+FAST ?=
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -18,7 +20,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/retinanet demo $(DEMO_FLAGS)
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(TESTS)
+	$(VENV)/bin/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(if $(FAST),-m "not slow") $(TESTS)
 
 # Beside the peers that are installed: $(VENV)/bin/pip install -r requirements-bench.txt
 bench: $(VENV)/.installed
@@ -36,11 +38,12 @@ docs: $(VENV)/.installed
 	$(VENV)/bin/python docs/build.py --output=build/docs
 
 # The mark is written last: an installation that was interrupted is taken up again.
-$(VENV)/.installed: requirements.txt
+$(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else "error: $(PYTHON) is Python %d.%d; retinanet_tf needs 3.10 to 3.13. Name another one: make PYTHON=python3.11" % v)'
 	@echo "Installing requirements.txt into $(VENV) (about a minute, 2 GB)"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -r requirements.txt
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -q --no-deps --editable .
 	@touch $@
 
 clean:
