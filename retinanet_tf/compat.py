@@ -48,18 +48,3 @@ def track_loss(model: keras.Model, loss: tf.Tensor, images: int | tf.Tensor) -> 
         # The losses come divided by the replicas, whose gradients are summed.
         loss *= tf.distribute.get_strategy().num_replicas_in_sync
         next(metric for metric in model.metrics if metric.name == "loss").update_state(loss, sample_weight=images)
-
-
-def make_step_variables(model: keras.Model) -> None:
-    """Makes the variables of a compiled model's step before it is traced: the optimizer's, and the losses' metrics.
-
-    Where a trace makes variables, TensorFlow traces once more, which doubles the time until the first step. (Under a
-    strategy, Keras 3 makes them itself, for which it takes a batch of its own from the data.) The targets are asked to
-    have the structure of the outputs.
-    """
-    losses = getattr(model, "_compile_loss", None) if KERAS_3 else model.compiled_loss
-    with model.distribute_strategy.scope():
-        if hasattr(model.optimizer, "build"):
-            model.optimizer.build(model.trainable_variables)
-        if losses is not None and not losses.built:
-            losses.build(*([model.output] * (2 if KERAS_3 else 1)))

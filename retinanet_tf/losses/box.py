@@ -30,52 +30,51 @@ def giou_of_deltas(targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
     return box_geometry.giou(box_geometry.decode(targets, unit), box_geometry.decode(deltas, unit))
 
 
-class BoxLoss(keras.losses.Loss):
-    """Common part of the losses on `box_deltas`.
+def pack_box_targets(box_targets: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
+    """Deltas `(B, A, 4)` and the mask of positive anchors `(B, A)` → `(B, A, 5)`: Keras takes one target per output."""
+    return tf.concat([box_targets, tf.cast(positive, box_targets.dtype)[..., None]], axis=-1)
 
-    Called with `(B, A, 5)`: dx, dy, dw, dh and 1 for a positive anchor, 0 for any other, and deltas `(B, A, 4)`; sums
-    over positive anchors to one value an image, `(B,)` float32. What stands in the place of other anchors, even NaN,
-    has neither loss nor gradient. `static`: compute with static shapes alone, as XLA wants where it compiles the whole
-    training step.
+
+def unpack_box_targets(packed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The inverse of `pack_box_targets`: deltas `(B, A, 4)` and the mask `(B, A)` bool."""
+    return packed[..., :4], packed[..., 4] > 0.0
+
+
+class BoxLoss(keras.losses.Loss):
+    """Base class of the losses on `box_deltas`.
+
+    Called with `pack_box_targets(...)` `(B, A, 5)` and deltas `(B, A, 4)`, it sums over positive anchors to one value
+    per image, `(B,)` float32. Values at other anchors, even NaN, contribute no loss and no gradient.
     """
 
-    def __init__(self, weight: float, name: str, static: bool = False, **kwargs):
+    def __init__(self, weight: float, name: str, **kwargs):
         super().__init__(name=name, **kwargs)
-        self.static = static
         if not 0.0 <= weight < math.inf:
             raise InputError(f"box_weight={weight} must be 0 or more, and finite.")
         self.weight = float(weight)
 
     def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
         """Losses `(...)` of positive anchors, from `(..., 4)` each."""
-        raise TypeError(f"{type(self).__name__} is no loss by itself; use SmoothL1Loss, L1Loss or GIoULoss.")
+        raise TypeError(f"{type(self).__name__} is abstract; use SmoothL1Loss, L1Loss or GIoULoss.")
 
     def call(self, y_true, y_pred):
-        """Targets with their mask `(B, A, 5)`, deltas `(B, A, 4)` → `(B,)`."""
-        y_pred = tf.convert_to_tensor(y_pred)
-        if self.static:
-            positive = y_true[..., 4:] > 0.0
-            targets = tf.where(positive, tf.cast(y_true[..., :4], tf.float32), 0.0)
-            # Masked before the loss, not after it: see below.
-            losses = self.per_box(targets, tf.where(positive, tf.cast(y_pred, tf.float32), 0.0))
-            return self.weight * tf.reduce_sum(tf.where(positive[..., 0], losses, 0.0), axis=1)
-        # Positives are one anchor in hundreds: only they are computed. Nothing of the others comes near the sum or
-        # the gradient, whereas a NaN that is masked afterwards would poison both.
-        positive = tf.where(y_true[..., 4] > 0.0)
-        targets, deltas = (tf.cast(tf.gather_nd(part, positive), tf.float32) for part in (y_true, y_pred))
-        losses = self.per_box(targets[:, :4], deltas)
-        return self.weight * tf.math.unsorted_segment_sum(losses, positive[:, 0], tf.shape(y_pred)[0])
+        targets, positive = unpack_box_targets(y_true)
+        # Masked before the loss as well: a NaN that is masked only afterwards still has a NaN gradient.
+        targets, deltas = (
+            tf.where(positive[..., None], tf.cast(values, tf.float32), 0.0) for values in (targets, y_pred)
+        )
+        losses = tf.where(positive, self.per_box(targets, deltas), 0.0)
+        return self.weight * tf.reduce_sum(losses, axis=1)
 
     def get_config(self) -> dict:
-        """What rebuilds the loss."""
-        return {**super().get_config(), "weight": self.weight, "static": self.static}
+        return {**super().get_config(), "weight": self.weight}
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class SmoothL1Loss(BoxLoss):
     """Smooth L1 summed over dx, dy, dw, dh. β = 0.11 is the authors' code; the paper says "standard".
 
-    The fifth number of a target tells the positive anchors; the others count for nothing:
+    The fifth number of a target marks positive anchors; the others count for nothing:
 
     >>> targets = tf.constant([[[0.0, 0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]]])
     >>> deltas = tf.constant([[[1.0, 0.0, 0.0, 0.1], [9.0, 9.0, 9.0, 9.0]]])
@@ -90,11 +89,9 @@ class SmoothL1Loss(BoxLoss):
         self.beta = float(beta)
 
     def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
-        """`(...)`."""
         return tf.reduce_sum(smooth_l1(deltas - targets, self.beta), axis=-1)
 
     def get_config(self) -> dict:
-        """What rebuilds the loss."""
         return {**super().get_config(), "beta": self.beta}
 
 
@@ -111,7 +108,6 @@ class L1Loss(BoxLoss):
         super().__init__(weight, name, **kwargs)
 
     def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
-        """`(...)`."""
         return tf.reduce_sum(smooth_l1(deltas - targets, 0.0), axis=-1)
 
 
@@ -128,5 +124,4 @@ class GIoULoss(BoxLoss):
         super().__init__(weight, name, **kwargs)
 
     def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
-        """`(...)`."""
         return 1.0 - giou_of_deltas(targets, deltas)

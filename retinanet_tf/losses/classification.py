@@ -1,19 +1,24 @@
-"""The classification losses of the paper: values and derivatives of one binary problem, then Keras classes (§3).
+"""Focal loss, FL*, cross entropy and hinge: binary losses with their derivatives, then Keras losses (§3).
 
-With x_t = y·x (y = ±1) all of them are functions of the margin x_t alone, p_t = σ(x_t). The functions of the first
-part return value and derivative with respect to x_t together, since both need the same exponential; they are exact
-and finite for every finite x_t.
+With x_t = y·x (y = ±1) all of them are functions of the margin x_t alone, p_t = σ(x_t). The binary losses return value
+and derivative with respect to x_t together, since both need the same exponential; they are exact and finite for every
+finite x_t.
 """
 
 import math
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import keras
 import tensorflow as tf
 
 from retinanet_tf.config.config import LossConfig
+from retinanet_tf.detection.assignment import IGNORED
 from retinanet_tf.errors import InputError
-from retinanet_tf.losses.anchor_losses import ValueAndSlope, anchor_losses
 from retinanet_tf.losses.box import GIoULoss, L1Loss, SmoothL1Loss
+
+ValueAndSlope = tuple[tf.Tensor, tf.Tensor]
+"""A loss and its derivative with respect to the margin x_t."""
 
 
 def _parts(margin: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -35,7 +40,7 @@ def _parts(margin: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tenso
 def _log1p(z: tf.Tensor) -> tf.Tensor:
     """log(1 + u) of u in [0, 1], given z = u / (2 + u): 2 artanh(z) as a series, whose rest is below 2e-8 of it.
 
-    The relative error is float32's own, down to the smallest u, and it vectorises where log1p doesn't.
+    The relative error is float32's own, down to the smallest u. Unlike log1p, XLA vectorises it on CPUs.
     """
     square = z * z
     series = tf.constant(1.0 / 13.0, z.dtype)
@@ -75,36 +80,109 @@ def hinge(margin: tf.Tensor, threshold: float = 0.5) -> ValueAndSlope:
     return active * (threshold - p_t), -active * p_t * q_t
 
 
-class ClassificationLoss(keras.losses.Loss):
-    """Common part of the losses on `class_logits`.
+def anchor_losses(
+    class_targets: tf.Tensor, class_logits: tf.Tensor, loss: Callable[[tf.Tensor], ValueAndSlope], alpha: float
+) -> tf.Tensor:
+    """Sums a binary loss over the K classes of every anchor, weighted by α_t (eq. 3).
 
-    Called with class targets `(B, A)` (whole numbers of any type: 0…K−1, −1 background, −2 ignored) and logits
-    `(B, A, K)`, it sums over anchors and classes to one value an image, `(B,)`. `RetinaNet` gives each image the weight
-    of the normaliser; used alone, Keras' mean over images is what remains. `static`: see `anchor_losses`.
+    K independent binary problems: the target's class has y = 1 and weight α, all others y = −1 and weight 1 − α. An
+    ignored anchor has loss and gradient zero. The gradient is the closed form of appendix B.
+
+    Args:
+        class_targets: `(B, A)` int32, 0…K−1, −1 background, −2 ignored.
+        class_logits: `(B, A, K)` of any float type; half precision is computed in float32.
+        loss: a function of the margin, such as `partial(focal, gamma=2.0)`.
+        alpha: weight of the foreground.
+
+    Returns:
+        `(B, A)` float32 (float64 for float64 logits).
+
+    Raises:
+        InputError: when a second derivative is requested.
     """
 
-    def __init__(self, alpha: float, name: str, static: bool = False, **kwargs):
+    @tf.custom_gradient
+    def of_logits(logits):
+        def gradient(upstream):
+            return _first_derivative_only(_fused(_slopes, loss, alpha)(class_targets, logits, upstream))
+
+        return _fused(_values, loss, alpha)(class_targets, logits), gradient
+
+    return of_logits(class_logits)
+
+
+@tf.custom_gradient
+def _first_derivative_only(derivative):
+    def refuse(_):
+        raise InputError(
+            "The classification losses have a first derivative only (appendix B of the paper); a second one isn't "
+            "available."
+        )
+
+    return tf.identity(derivative), refuse
+
+
+def _margins(class_targets, class_logits, alpha):
+    """Margins `(B, A, K)`, and α_t with the sign of y."""
+    foreground = class_targets[..., None] == tf.range(tf.shape(class_logits)[-1])
+    logits = class_logits if class_logits.dtype == tf.float64 else tf.cast(class_logits, tf.float32)
+    signed_alpha = tf.where(foreground, tf.constant(alpha, logits.dtype), tf.constant(alpha - 1.0, logits.dtype))
+    return tf.where(foreground, logits, -logits), signed_alpha
+
+
+def _values(class_targets, class_logits, loss, alpha):
+    """Losses `(B, A)`."""
+    margins, signed_alpha = _margins(class_targets, class_logits, alpha)
+    values = tf.reduce_sum(tf.abs(signed_alpha) * loss(margins)[0], axis=-1)
+    return tf.where(class_targets != IGNORED, values, 0.0)
+
+
+def _slopes(class_targets, class_logits, upstream, loss, alpha):
+    """Gradient `(B, A, K)` in the logits' type, of losses whose own gradient is `upstream` `(B, A)`."""
+    margins, signed_alpha = _margins(class_targets, class_logits, alpha)
+    slopes = loss(margins)[1] * signed_alpha * upstream[..., None]
+    return tf.cast(tf.where((class_targets != IGNORED)[..., None], slopes, 0.0), class_logits.dtype)
+
+
+@lru_cache(maxsize=128)
+def _fused(kernel, loss, alpha):
+    """A kernel as one function, which XLA fuses where there is no GPU.
+
+    A GPU's elementwise kernels run at memory speed by themselves, and XLA needs CUDA's libdevice there, which pip
+    installations often lack.
+    """
+    compiled = not tf.config.list_physical_devices("GPU")
+    return tf.function(partial(kernel, loss=loss, alpha=alpha), jit_compile=compiled or None)
+
+
+class ClassificationLoss(keras.losses.Loss):
+    """Base class of the losses on `class_logits`.
+
+    Called with class targets `(B, A)` (whole numbers of any type: 0…K−1, −1 background, −2 ignored) and logits
+    `(B, A, K)`, it sums over anchors and classes to one value per image, `(B,)`. `RetinaNet` gives each image the
+    weight of the normaliser; used alone, Keras' mean over images is what remains.
+    """
+
+    def __init__(self, alpha: float, name: str, **kwargs):
         super().__init__(name=name, **kwargs)
-        self.static = static
         if not 0.0 <= alpha <= 1.0:
             raise InputError(f"alpha={alpha} must lie in [0, 1]: it is the foreground's weight, 1 − alpha the others'.")
         self.alpha = float(alpha)
 
     def binary(self, margin: tf.Tensor) -> ValueAndSlope:
         """The loss of one binary problem and its derivative, as functions of x_t."""
-        raise TypeError(f"{type(self).__name__} is no loss by itself; use FocalLoss or one of its siblings.")
+        raise TypeError(f"{type(self).__name__} is abstract; use FocalLoss or another of its subclasses.")
 
     def per_anchor(self, class_targets: tf.Tensor, class_logits: tf.Tensor) -> tf.Tensor:
         """`(B, A)` losses of the anchors, summed over classes."""
-        return anchor_losses(tf.cast(class_targets, tf.int32), class_logits, self.binary, self.alpha, self.static)
+        return anchor_losses(tf.cast(class_targets, tf.int32), class_logits, self.binary, self.alpha)
 
     def call(self, y_true, y_pred):
         """Class targets `(B, A)`, logits `(B, A, K)` → `(B,)`."""
         return tf.reduce_sum(self.per_anchor(y_true, tf.convert_to_tensor(y_pred)), axis=1)
 
     def get_config(self) -> dict:
-        """What rebuilds the loss."""
-        return {**super().get_config(), "alpha": self.alpha, "static": self.static}
+        return {**super().get_config(), "alpha": self.alpha}
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
@@ -120,7 +198,6 @@ class CrossEntropyLoss(ClassificationLoss):
         super().__init__(alpha, name, **kwargs)
 
     def binary(self, margin: tf.Tensor) -> ValueAndSlope:
-        """Eqs. 1, 9."""
         return cross_entropy(margin)
 
 
@@ -128,7 +205,7 @@ class CrossEntropyLoss(ClassificationLoss):
 class FocalLoss(ClassificationLoss):
     """α-balanced focal loss (eq. 5), −α_t (1 − p_t)^γ log p_t: the paper's loss with γ = 2, α = 0.25.
 
-    What is classified well hardly counts: a background anchor whose foreground has p = 0.5, 0.1, 0.01:
+    Well classified examples hardly count: a background anchor whose foreground has p = 0.5, 0.1, 0.01:
 
     >>> logits = tf.math.log(tf.constant([[[1.0], [1 / 9], [1 / 99]]]))
     >>> background = tf.constant([[-1, -1, -1]])
@@ -145,11 +222,9 @@ class FocalLoss(ClassificationLoss):
         self.gamma = float(gamma)
 
     def binary(self, margin: tf.Tensor) -> ValueAndSlope:
-        """Eqs. 4, 10."""
         return focal(margin, self.gamma)
 
     def get_config(self) -> dict:
-        """What rebuilds the loss."""
         return {**super().get_config(), "gamma": self.gamma}
 
 
@@ -173,11 +248,9 @@ class FocalStarLoss(ClassificationLoss):
         self.gamma, self.beta = float(gamma), float(beta)
 
     def binary(self, margin: tf.Tensor) -> ValueAndSlope:
-        """Eqs. 7, 8, 11."""
         return focal_star(margin, self.gamma, self.beta)
 
     def get_config(self) -> dict:
-        """What rebuilds the loss."""
         return {**super().get_config(), "gamma": self.gamma, "beta": self.beta}
 
 
@@ -197,36 +270,32 @@ class HingeLoss(ClassificationLoss):
         self.threshold = float(threshold)
 
     def binary(self, margin: tf.Tensor) -> ValueAndSlope:
-        """§5.1."""
         return hinge(margin, self.threshold)
 
     def get_config(self) -> dict:
-        """What rebuilds the loss."""
         return {**super().get_config(), "threshold": self.threshold}
 
 
-def retinanet_losses(config: LossConfig = LossConfig(), static: bool = False) -> dict[str, keras.losses.Loss]:
-    """The losses for `model.compile(loss=…)`, one for each of the model's outputs.
+def retinanet_losses(config: LossConfig = LossConfig()) -> dict[str, keras.losses.Loss]:
+    """The losses for `model.compile(loss=…)`, one per output of the model.
 
     >>> from retinanet_tf import presets
     >>> losses = retinanet_losses(presets["modern"].replace(gamma=1.5).loss)
     >>> losses["class_logits"].gamma, type(losses["box_deltas"]).__name__
     (1.5, 'GIoULoss')
 
-    With `compile(jit_compile=True)`, `static` keeps to static shapes, which TensorFlow 2.15's XLA needs.
-
     Raises:
-      InputError: a γ, α, β or threshold out of range.
+        InputError: a γ, α, β or threshold out of range.
     """
     classification = {
-        "focal": lambda: FocalLoss(config.gamma, config.alpha, static=static),
-        "cross_entropy": lambda: CrossEntropyLoss(config.alpha, static=static),
-        "focal_star": lambda: FocalStarLoss(config.gamma, config.star_beta, config.alpha, static=static),
-        "hinge": lambda: HingeLoss(config.hinge_threshold, config.alpha, static=static),
+        "focal": lambda: FocalLoss(config.gamma, config.alpha),
+        "cross_entropy": lambda: CrossEntropyLoss(config.alpha),
+        "focal_star": lambda: FocalStarLoss(config.gamma, config.star_beta, config.alpha),
+        "hinge": lambda: HingeLoss(config.hinge_threshold, config.alpha),
     }
     box = {
-        "smooth_l1": lambda: SmoothL1Loss(config.box_beta, config.box_weight, static=static),
-        "l1": lambda: L1Loss(config.box_weight, static=static),
-        "giou": lambda: GIoULoss(config.box_weight, static=static),
+        "smooth_l1": lambda: SmoothL1Loss(config.box_beta, config.box_weight),
+        "l1": lambda: L1Loss(config.box_weight),
+        "giou": lambda: GIoULoss(config.box_weight),
     }
     return {"class_logits": classification[config.classification](), "box_deltas": box[config.box]()}

@@ -1,17 +1,17 @@
-"""Online hard example mining for a dense detector (§5.1): the alternative that the focal loss is compared with.
+"""Online hard example mining (OHEM) for a dense detector (§5.1), which the focal loss is compared with.
 
 An example is an anchor. Each image's examples are scored by their loss, non-maximum suppression thins out those that
 overlap an example of higher loss, and the examples of highest loss that are left make the minibatch: all others count
 as ignored, in classification and box regression alike.
 
-The paper leaves open what follows. Ours, and the other reading:
+The paper leaves these open. Our reading, and the other one:
 
-- The minibatch of 128 is one image's (Faster R-CNN, whose OHEM is meant, has 128 or 256 an image; "128 a device" would
-  be the other reading).
+- The minibatch of 128 is one image's (Faster R-CNN, whose OHEM is meant, has 128 or 256 per image; the other: 128 per
+  device).
 - Boxes compared are the anchors, as OHEM suppresses on proposals before their regression (the other: decoded boxes).
 - The normaliser divides by the examples that were selected, as a minibatch's mean does, not by the positives alone.
 
-What the losses then see is the minibatch alone: logits and targets of the chosen anchors, gathered.
+The losses then see the minibatch alone: logits and targets of the chosen anchors, gathered.
 """
 
 from typing import NamedTuple
@@ -22,12 +22,17 @@ from retinanet_tf.detection.assignment import IGNORED
 from retinanet_tf.errors import InputError
 from retinanet_tf.losses.classification import ClassificationLoss
 
+_NEVER = -1.0
+"""Score of ignored anchors, below every loss."""
+_MOST_ANCHORS = 2**24
+"""Bound on A where its size isn't known when the graph is built."""
+
 
 class Minibatch(NamedTuple):
-    """An image's chosen anchors, N at most; places without one are ignored anchors."""
+    """An image's chosen anchors, N at most; the remaining entries are ignored anchors."""
 
     anchors: tf.Tensor
-    """`(B, N)` int32, places along A."""
+    """`(B, N)` int32, indices along A."""
     class_targets: tf.Tensor
     """`(B, N)` int32: 0…K−1, −1 background, −2 no anchor."""
 
@@ -39,48 +44,41 @@ def ohem(
     num_examples: int = 128,
     nms_threshold: float = 0.5,
     ratio: float | None = None,
-    static: bool = False,
 ) -> tf.Tensor:
-    """Keeps each image's hardest examples and sets all others to ignored. For eager and graph mode.
+    """Keeps each image's hardest examples and sets all others to ignored. For eager and graph mode and for XLA.
 
     Args:
-      class_targets: `(B, A)` int32, 0…K−1, −1 background, −2 ignored (never selected, suppresses nobody).
-      losses: `(B, A)` float, loss of each anchor; no gradient flows back through the choice.
-      boxes: `(B, A, 4)` or `(A, 4)` xyxy pixels of the anchors.
-      num_examples: examples an image at most (Table 1d: 128, 256, 512).
-      nms_threshold: an example is dropped if its IoU with one of higher loss exceeds this (Table 1d: 0.5, 0.7).
-      ratio: None takes the examples of highest loss whatever they are. A number r enforces positives to negatives
-        1:r among what NMS left (3.0: Table 1d's "OHEM 1:3"): at most num_examples / (1 + r) positives, then r times as
-        many negatives as positives. An image without positives counts as if it had one, so its background teaches.
-      static: suppress all anchors at once, in place of as many as the ratio needs: the same choice, slower by far, but
-        with a limit known beforehand, which XLA asks for. Only with `ratio`; A must be static.
+        class_targets: `(B, A)` int32, 0…K−1, −1 background, −2 ignored (never selected, never suppresses another).
+        losses: `(B, A)` float, loss of each anchor, 0 or more; no gradient flows back through the choice.
+        boxes: `(B, A, 4)` or `(A, 4)` xyxy pixels of the anchors.
+        num_examples: examples per image at most (Table 1d: 128, 256, 512).
+        nms_threshold: an example is dropped if its IoU with one of higher loss exceeds this (Table 1d: 0.5, 0.7).
+        ratio: None takes the examples of highest loss whatever they are. A number r enforces positives to negatives
+            1:r among what NMS left (3.0: Table 1d's "OHEM 1:3"): at most num_examples / (1 + r) positives, then r times
+            as many negatives as positives. An image without positives counts as if it had one, so its background
+            teaches.
 
     Returns:
-      `(B, A)` int32, class targets with −2 wherever an anchor was not selected.
+        `(B, A)` int32, class targets with −2 wherever an anchor was not selected.
 
     Raises:
-      InputError: a number out of range.
+        InputError: a number out of range.
     """
     _check(num_examples, nms_threshold, ratio)
-    losses = tf.stop_gradient(tf.cast(losses, tf.float32))
+    class_targets = tf.cast(class_targets, tf.int32)
+    losses = tf.where(class_targets == IGNORED, _NEVER, tf.stop_gradient(tf.cast(losses, tf.float32)))
     boxes = tf.broadcast_to(tf.cast(boxes, tf.float32), tf.concat([tf.shape(losses), [4]], 0))
 
-    limit = class_targets.shape[1] if static else None
-
-    def of_image(parts):
-        targets, scores, corners = parts
-        usable = tf.where(targets != IGNORED)[:, 0]
-        targets_in, scores, corners = (tf.gather(part, usable) for part in (targets, scores, corners))
+    def of_image(image):
+        targets, scores, corners = image
         if ratio is None:
-            chosen = _suppress(corners, scores, num_examples, nms_threshold)
+            chosen = _as_mask(_suppress(corners, scores, num_examples, nms_threshold), scores)
         else:
-            chosen = _balanced(targets_in, scores, corners, num_examples, nms_threshold, ratio, limit)
-        chosen = tf.gather(usable, chosen)
-        kept = tf.scatter_nd(chosen[:, None], tf.ones_like(chosen, tf.int32), tf.shape(targets, tf.int64)) > 0
-        return tf.where(kept, targets, IGNORED)
+            chosen = _balanced(targets, scores, corners, num_examples, nms_threshold, ratio)
+        return tf.where(chosen, targets, IGNORED)
 
     signature = tf.TensorSpec(class_targets.shape[1:], tf.int32)
-    return tf.map_fn(of_image, (tf.cast(class_targets, tf.int32), losses, boxes), fn_output_signature=signature)
+    return tf.map_fn(of_image, (class_targets, losses, boxes), fn_output_signature=signature)
 
 
 def mine(
@@ -95,16 +93,16 @@ def mine(
     """`ohem` as the training job has it: anchors scored by the classification loss in use.
 
     Args:
-      loss: one of this package's classification losses.
-      class_targets: `(B, A)` int32.
-      class_logits: `(B, A, K)`.
-      anchors: `(A, 4)`.
-      mining: 'ohem' or 'ohem_1_3'.
-      mining_examples: see `ohem`.
-      mining_nms: see `ohem`.
+        loss: one of this package's classification losses.
+        class_targets: `(B, A)` int32.
+        class_logits: `(B, A, K)`.
+        anchors: `(A, 4)`.
+        mining: 'ohem' or 'ohem_1_3'.
+        mining_examples: see `ohem`.
+        mining_nms: see `ohem`.
 
     Raises:
-      InputError: a loss that can't tell anchors apart, or a number out of range.
+        InputError: a loss that can't tell anchors apart, or a number out of range.
     """
     if not isinstance(loss, ClassificationLoss):
         raise InputError(
@@ -113,7 +111,7 @@ def mine(
         )
     losses = loss.per_anchor(class_targets, tf.stop_gradient(class_logits))
     ratio = {"ohem": None, "ohem_1_3": 3.0}[mining]
-    kept = ohem(class_targets, losses, anchors, mining_examples, mining_nms, ratio, loss.static)
+    kept = ohem(class_targets, losses, anchors, mining_examples, mining_nms, ratio)
     return minibatch(kept, mining_examples)
 
 
@@ -121,12 +119,14 @@ def minibatch(class_targets: tf.Tensor, num_examples: int) -> Minibatch:
     """The anchors that `ohem` has left.
 
     Args:
-      class_targets: `(B, A)` int32, −2 wherever an anchor was not selected.
-      num_examples: N, at least as many as an image has left.
+        class_targets: `(B, A)` int32, −2 wherever an anchor was not selected.
+        num_examples: N, at least as many as an image has left.
     """
-    count = class_targets.shape[1] or tf.shape(class_targets)[1]
-    places = min(num_examples, count) if isinstance(count, int) else tf.minimum(num_examples, count)
-    _, anchors = tf.math.top_k(tf.cast(class_targets != IGNORED, tf.int32), places)
+    anchors_per_image = class_targets.shape[1] or tf.shape(class_targets)[1]
+    size = (
+        min(num_examples, anchors_per_image) if class_targets.shape[1] else tf.minimum(num_examples, anchors_per_image)
+    )
+    _, anchors = tf.math.top_k(tf.cast(class_targets != IGNORED, tf.int32), size)
     return Minibatch(anchors, tf.gather(class_targets, anchors, batch_dims=1))
 
 
@@ -140,45 +140,44 @@ def _check(num_examples, nms_threshold, ratio):
 
 
 def _suppress(corners, scores, limit, threshold):
+    if scores.shape[0] is not None:
+        limit = min(limit, scores.shape[0])  # XLA's kernel slices as many as it is asked for.
     # Intersection over union doesn't change when x and y are exchanged, so xyxy may stand for the operation's yxyx.
-    return tf.image.non_max_suppression(corners, scores, limit, threshold)
+    return tf.image.non_max_suppression(corners, scores, limit, threshold, score_threshold=_NEVER / 2)
 
 
-def _balanced(targets, scores, corners, num_examples, threshold, ratio, static_limit):
-    """Indices of the hardest survivors, positives to negatives 1:ratio.
+def _as_mask(indices, scores):
+    """Indices into `scores` `(A,)` → `(A,)` bool."""
+    return tf.scatter_nd(indices[:, None], tf.ones_like(indices), tf.shape(scores)) > 0
 
-    Suppression works from the highest loss down, so its first survivors are final however many are asked for. Asking
-    stops as soon as the positives' share is full, or no positive can follow, and goes on four times as far otherwise:
-    the exact answer, at a small part of the cost of suppressing 10^5 anchors to the end.
+
+def _balanced(targets, scores, corners, num_examples, threshold, ratio):
+    """Mask `(A,)` of the hardest survivors, positives to negatives 1:ratio.
+
+    Suppression works from the highest loss down, so its first survivors are final however many are requested. Each
+    further attempt requests four times as many, until the positives' share is full or no positive can follow, and
+    there are enough negatives: exact, at a small part of the cost of suppressing 10^5 anchors to the end. The limits
+    are constants, as XLA demands.
     """
     share = max(1, int(num_examples / (1.0 + ratio)))
-    total = tf.size(scores)
+    total = targets.shape[0] or _MOST_ANCHORS
     easiest = tf.reduce_min(tf.where(targets >= 0, scores, scores.dtype.max))
 
-    def unfinished(limit, survivors):
-        found = tf.size(survivors)
-        full = tf.reduce_sum(tf.cast(tf.gather(targets, survivors) >= 0, tf.int32)) >= share
+    def attempt(limit):
+        survivors = _suppress(corners, scores, limit, threshold)
+        positive = tf.gather(targets, survivors) >= 0
+        positives = tf.boolean_mask(survivors, positive)
+        negatives = tf.boolean_mask(survivors, ~positive)
+        kept_positives = positives[:share]
+        wanted = tf.cast(ratio * tf.maximum(tf.cast(tf.size(kept_positives), tf.float32), 1.0), tf.int32)
+        kept_negatives = negatives[: tf.minimum(wanted, num_examples - tf.size(kept_positives))]
+        chosen = _as_mask(kept_positives, scores) | _as_mask(kept_negatives, scores)
+        if limit >= total:
+            return chosen
         # All examples of at least the easiest positive's loss have been looked at.
         passed = tf.reduce_min(tf.gather(scores, survivors)) < easiest
-        enough = tf.reduce_sum(tf.cast(tf.gather(targets, survivors) < 0, tf.int32)) >= negatives
-        return (found >= limit) & (limit < total) & ~((full | passed) & enough)
+        enough = tf.size(negatives) >= num_examples - share
+        finished = (tf.size(survivors) < limit) | (((tf.size(positives) >= share) | passed) & enough)
+        return tf.cond(finished, lambda: chosen, lambda: attempt(4 * limit))
 
-    def further(limit, _):
-        return 4 * limit, _suppress(corners, scores, 4 * limit, threshold)
-
-    negatives = num_examples - share
-    if static_limit is not None:
-        survivors = _suppress(corners, scores, static_limit, threshold)
-    else:
-        first = tf.constant(2 * num_examples)
-        _, survivors = tf.while_loop(
-            unfinished,
-            further,
-            (first, _suppress(corners, scores, first, threshold)),
-            shape_invariants=(first.shape, tf.TensorShape([None])),
-        )
-    positive = tf.gather(targets, survivors) >= 0
-    positives = tf.boolean_mask(survivors, positive)[:share]
-    wanted = tf.cast(ratio * tf.maximum(tf.cast(tf.size(positives), tf.float32), 1.0), tf.int32)
-    negatives_kept = tf.boolean_mask(survivors, ~positive)[: tf.minimum(wanted, num_examples - tf.size(positives))]
-    return tf.concat([positives, negatives_kept], 0)
+    return attempt(2 * num_examples)

@@ -1,4 +1,4 @@
-"""What the summed losses are divided by (§4.1), as one weight an image."""
+"""Loss normalizers (§4.1), as one weight per image."""
 
 import tensorflow as tf
 
@@ -9,16 +9,16 @@ def normalizer_weights(num_positive: tf.Tensor, kind: str = "image") -> tf.Tenso
     - 'image' (§4.1): each image by its own positives, then the mean over images. 1 / max(1, n_i).
     - 'replica' (authors' code): the replica's sum by Σ (n_i + 1) over its images. B / Σ (n_i + 1).
     - 'global': the sum over all replicas by max(1, Σ n_i) over all of them. R·B / max(1, Σ n_i): one replica and
-      several give the same gradients, wherever the objects are.
+        several give the same gradients, wherever the objects are.
 
     An image without positives keeps its weight, so its background still teaches; nothing is divided by zero.
 
     Args:
-      num_positive: `(B,)` float32, positive anchors of each image of this replica.
-      kind: 'image', 'replica' or 'global'.
+        num_positive: `(B,)` float32, positive anchors of each image of this replica.
+        kind: 'image', 'replica' or 'global'.
 
     Returns:
-      `(B,)` float32.
+        `(B,)` float32.
     """
     if kind == "image":
         return 1.0 / tf.maximum(num_positive, 1.0)

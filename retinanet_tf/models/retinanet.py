@@ -7,17 +7,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from retinanet_tf.compat import make_step_variables
 from retinanet_tf.config.config import AnchorConfig, AssignConfig, Config, ModelConfig
 from retinanet_tf.detection import assignment as targets
 from retinanet_tf.detection.anchors import Anchors
+from retinanet_tf.losses.box import pack_box_targets
 from retinanet_tf.losses.mining import mine
 from retinanet_tf.losses.normalizers import normalizer_weights
 from retinanet_tf.models.fpn import feature_pyramid
 from retinanet_tf.models.heads import Subnet
 from retinanet_tf.models.layers import PixelNormalization
 from retinanet_tf.models.resnet import resnet
-from retinanet_tf.models.sgd import decays_kernels
 from retinanet_tf.models.train_step import Step
 
 
@@ -29,7 +28,7 @@ class RetinaNet(keras.Model):
     Output: {"class_logits": `(B, A, K)`, "box_deltas": `(B, A, 4)`}, anchors in the order of `model.anchors(images)`.
 
     Training targets are {"boxes": `(B, M, 4)` xyxy pixels, "labels": `(B, M)` int32, negative where padded}: the
-    model assigns them to its anchors on the device, inside the training step, and hands the losses one target an
+    model assigns them to its anchors on the device, inside the training step, and hands the losses one target per
     anchor.
 
     >>> import retinanet_tf as rn
@@ -42,16 +41,16 @@ class RetinaNet(keras.Model):
     (1161, 4)
 
     Args:
-      num_classes: K.
-      backbone: a name of `retinanet_tf.models.resnet.VARIANTS`.
-      anchors: sizes, ratios, levels.
-      assign: thresholds of the assignment.
-      normalizer: 'image', 'replica' or 'global', see `retinanet_tf.losses.normalizers`.
-      mining: 'none', 'ohem' or 'ohem_1_3', see `retinanet_tf.losses.mining`.
-      mining_examples: anchors an image that mining keeps at most.
-      mining_nms: IoU above which mining drops the easier of two anchors.
-      name: Keras' name of the model.
-      **network: any other field of `ModelConfig`.
+        num_classes: K.
+        backbone: a name of `retinanet_tf.models.resnet.VARIANTS`.
+        anchors: sizes, ratios, levels.
+        assign: thresholds of the assignment.
+        normalizer: 'image', 'replica' or 'global', see `retinanet_tf.losses.normalizers`.
+        mining: 'none', 'ohem' or 'ohem_1_3', see `retinanet_tf.losses.mining`.
+        mining_examples: anchors per image that mining keeps at most.
+        mining_nms: IoU above which mining drops the easier of two anchors.
+        name: Keras' name of the model.
+        **network: any other field of `ModelConfig`.
     """
 
     def __init__(
@@ -92,28 +91,21 @@ class RetinaNet(keras.Model):
         self.assign_config = assign
         self.normalizer = normalizer
         self.step: Step | None = None
-        """What a training step does beyond Keras' own (`retinanet_tf.models.train_step`); None for nothing."""
+        """Accumulation, bias learning rate and weight averaging (`retinanet_tf.models.train_step`); None for Keras' step."""
         self.mining: dict[str, Any] = {"mining": mining, "mining_examples": mining_examples, "mining_nms": mining_nms}
-
-    @property
-    def losses(self) -> list[tf.Tensor]:
-        """Weight decay's terms; without a gradient where the optimizer decays the weights itself."""
-        if decays_kernels(getattr(self, "optimizer", None)):
-            return [tf.stop_gradient(loss) for loss in super().losses]
-        return super().losses
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
         """The compiled losses on the targets that assignment makes of `y`, weighted by the normaliser.
 
         Args:
-          x: images `(B, H, W, 3)`.
-          y: {"boxes": `(B, M, 4)`, "labels": `(B, M)`}.
-          y_pred: the model's outputs on `x`.
-          sample_weight: optional `(B,)` factors on the images' losses.
-          **kwargs: what the Keras line at hand passes further.
+            x: images `(B, H, W, 3)`.
+            y: {"boxes": `(B, M, 4)`, "labels": `(B, M)`}.
+            y_pred: the model's outputs on `x`.
+            sample_weight: optional `(B,)` factors on the images' losses.
+            **kwargs: passed on to Keras.
 
         Returns:
-          The scalar loss, weight decay included.
+            The scalar loss, weight decay included.
         """
         assigned = y if "class_targets" in y else self.assign(x, y)
         class_targets, box_targets, weights = (assigned[key] for key in ("class_targets", "box_targets", "weights"))
@@ -128,30 +120,53 @@ class RetinaNet(keras.Model):
             weights = normalizer_weights(tf.reduce_sum(kept, axis=1), self.normalizer)
         if sample_weight is not None:
             weights *= tf.cast(sample_weight, tf.float32)
-        positive = tf.cast(class_targets >= 0, tf.float32)[..., None]
         return super().compute_loss(
             x=x,
-            y={"class_logits": class_targets, "box_deltas": tf.concat([box_targets, positive], axis=-1)},
+            y={"class_logits": class_targets, "box_deltas": pack_box_targets(box_targets, class_targets >= 0)},
             y_pred=y_pred,
             sample_weight={"class_logits": weights, "box_deltas": weights},
             **kwargs,
         )
 
     def assign(self, images: tf.Tensor, y: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `compute_loss` makes of {"boxes", "labels"}, and takes in their place.
+        """Assigns anchors to the objects {"boxes", "labels"}. `compute_loss` accepts the result in their place.
 
         Returns:
-          {"class_targets": `(B, A)` int32, "box_targets": `(B, A, 4)`, "positive": `(B, A)` bool, "weights": `(B,)`
+            {"class_targets": `(B, A)` int32, "box_targets": `(B, A, 4)`, "positive": `(B, A)` bool, "weights": `(B,)`
           the normaliser's}.
         """
         assigned = targets.assign(self.anchors(images), y["boxes"], y["labels"], self.assign_config)
         counts = tf.reduce_sum(tf.cast(assigned.positive, tf.float32), axis=1)
         return {**assigned._asdict(), "weights": normalizer_weights(counts, self.normalizer)}
 
-    def make_train_function(self, force: bool = False) -> Any:
-        """Keras' own, so that the step is traced once."""
-        make_step_variables(self)
-        return super().make_train_function(force)
+    def compile(self, *args: Any, jit_compile: bool | str = False, **kwargs: Any) -> None:
+        """Keras' own, except that XLA is opt-in and that the step's variables are created at once.
+
+        Keras 3's "auto" compiles on accelerators, and XLA compiles anew, some 20 s each time, for every canvas and
+        number of objects that `data.load` yields. Variables that are created while the step is traced make TensorFlow
+        trace it a second time.
+        """
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+        with self.distribute_strategy.scope():
+            if hasattr(self.optimizer, "build"):
+                self.optimizer.build(self.trainable_variables)
+            if self.loss:
+                self.distribute_strategy.run(tf.function(self._loss_without_anchors))
+                self.reset_metrics()
+
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+        """Compiles a loaded model; Keras' own refuses where `compile` is overridden."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def _loss_without_anchors(self) -> None:
+        """Creates the metrics of the compiled losses."""
+        nothing = {name: tf.zeros((1, 0, output.shape[-1])) for name, output in self.output.items()}
+        assigned = {
+            "class_targets": tf.zeros((1, 0), tf.int32),
+            "box_targets": tf.zeros((1, 0, 4)),
+            "weights": tf.ones((1,)),
+        }
+        self.compute_loss(tf.zeros((1, 0, 0, 3)), assigned, nothing)
 
     def train_step(self, data):
         """Keras' step, or the one of `self.step`."""
@@ -166,7 +181,6 @@ class RetinaNet(keras.Model):
         return self.get_metrics_result()
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` rebuilds the model of: plain values only."""
         return {
             **dataclasses.asdict(self.config),
             "anchors": dataclasses.asdict(self.anchors.config),

@@ -273,3 +273,14 @@ def test_backbones_are_keras_applications(name):
 def test_an_unknown_backbone_is_refused_by_name():
     with pytest.raises(rn.InputError, match="backbone='resnet51' is not known; choose one of resnet18"):
         rn.RetinaNet(backbone="resnet51")
+
+
+def test_xla_is_opt_in_where_there_is_a_gpu(monkeypatch):
+    """Keras 3's "auto" would compile each new shape on accelerators; the caller's word stands."""
+    devices = [tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: devices)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: devices)
+    model = small_model()
+    for arguments, expected in (({}, False), ({"jit_compile": True}, True)):
+        model.compile(optimizer="sgd", **arguments)
+        assert model.jit_compile is expected
