@@ -280,7 +280,7 @@ def test_xla_is_opt_in_where_there_is_a_gpu(monkeypatch):
     devices = [tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: devices)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: devices)
-    model = small_model()
+    model = small()
     for arguments, expected in (({}, False), ({"jit_compile": True}, True)):
         model.compile(optimizer="sgd", **arguments)
         assert model.jit_compile is expected
