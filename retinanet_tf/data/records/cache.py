@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from retinanet_tf.data.records.checksum import checksum
 from retinanet_tf.data.records.example import decode_image, parse_example
 from retinanet_tf.data.records.index import ShardIndex
 from retinanet_tf.data.records.reader import RecordReader
@@ -63,7 +62,9 @@ def _decode_shard(index: ShardIndex, shard: int, folder: str, bar: tqdm, on_dama
     """Path, size and rows of one decoded shard, written if it isn't there."""
     records = np.flatnonzero(index.shard == shard)
     part = index.select(records)
-    key = hashlib.sha256(np.stack([part.number, part.length, part.checksum]).tobytes()).hexdigest()[:20]
+    key = hashlib.sha256(repr((index.files[shard], index.bytes[shard])).encode() + part.number.tobytes()).hexdigest()[
+        :20
+    ]
     path = f"{folder}/{key}.tfrecord"
     if not tf.io.gfile.exists(f"{path}.npy"):
         rows, offset = [], HEADER
@@ -73,7 +74,7 @@ def _decode_shard(index: ShardIndex, shard: int, folder: str, bar: tqdm, on_dama
                 for number, data in _decoded_examples(index, records, on_damage):
                     writer.write(data)
                     old = [index.width[number], index.height[number], index.boxes[number]]
-                    rows.append([index.number[number], offset, len(data), checksum(data), *old])
+                    rows.append([index.number[number], offset, len(data), *old])
                     offset += len(data) + FOOTER + HEADER
                     bar.update()
         except BaseException:
@@ -81,12 +82,12 @@ def _decode_shard(index: ShardIndex, shard: int, folder: str, bar: tqdm, on_dama
             raise
         tf.io.gfile.rename(aside, path, overwrite=True)
         with tf.io.gfile.GFile(f"{aside}.npy", "wb") as file:
-            file.write(np.array(rows, np.int64).reshape(-1, 7).tobytes())
+            file.write(np.array(rows, np.int64).reshape(-1, 6).tobytes())
         tf.io.gfile.rename(f"{aside}.npy", f"{path}.npy", overwrite=True)
     else:
         bar.update(len(records))
     with tf.io.gfile.GFile(f"{path}.npy", "rb") as file:
-        stored = np.frombuffer(file.read(), np.int64).reshape(-1, 7)
+        stored = np.frombuffer(file.read(), np.int64).reshape(-1, 6)
     return path, tf.io.gfile.stat(path).length, stored
 
 

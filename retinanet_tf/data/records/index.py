@@ -8,11 +8,12 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from retinanet_tf.data.records.checksum import VERSION, checksum
 from retinanet_tf.data.records.example import from_example, split_shard_name
 from retinanet_tf.data.records.salvage import whole_records
 from retinanet_tf.data.records.shards import FOOTER, HEADER
 from retinanet_tf.errors import InputError
+
+VERSION = 3  # of NAME.index.npz; shards with an index of another version are scanned
 
 
 @dataclass
@@ -20,7 +21,7 @@ class ShardIndex:
     """N records in the order of their files.
 
     files: paths. bytes: each file's size. shard, number: (N,) int64, a record's file and its place in that file.
-    offset, length: (N,) int64, where its payload lies. checksum: (N,) int64. width, height: (N,) int64 pixels.
+    offset, length: (N,) int64, where its payload lies. width, height: (N,) int64 pixels.
     boxes: (N,) int64, objects that are no crowd.
     """
 
@@ -30,7 +31,6 @@ class ShardIndex:
     number: np.ndarray
     offset: np.ndarray
     length: np.ndarray
-    checksum: np.ndarray
     width: np.ndarray
     height: np.ndarray
     boxes: np.ndarray
@@ -41,7 +41,7 @@ class ShardIndex:
 
     def select(self, keep: np.ndarray) -> "ShardIndex":
         """The same files with only some records."""
-        columns = ("shard", "number", "offset", "length", "checksum", "width", "height", "boxes")
+        columns = ("shard", "number", "offset", "length", "width", "height", "boxes")
         return ShardIndex(self.files, self.bytes, *(getattr(self, column)[keep] for column in columns))
 
 
@@ -53,7 +53,7 @@ def find_shards(pattern: str | os.PathLike) -> list[str]:
     except tf.errors.OpError as error:
         raise InputError(f"the shards {pattern} can't be listed: {error.message}.") from None
     if not files:
-        raise InputError(f"no file matches {pattern}; prepare_data writes shards named NAME-00000-of-00001.tfrecord.")
+        raise InputError(f"no file matches {pattern}; `retinanet prepare` writes NAME-00000-of-00001.tfrecord.")
     return files
 
 
@@ -74,13 +74,13 @@ def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], objec
             parts.append(rows if rows is not None else _scan(path, on_damage))
     rows = np.concatenate(parts)
     if not len(rows):
-        raise InputError(f"the shards {os.fspath(pattern)} hold no record; run prepare_data again.")
+        raise InputError(f"the shards {os.fspath(pattern)} hold no record; prepare it again.")
     shard = np.repeat(np.arange(len(files)), [len(part) for part in parts])
     return ShardIndex(files, np.array(sizes), shard, *rows.T)
 
 
 def _stored_rows(path: str, size: int, cache: dict[str, dict | None], on_damage) -> np.ndarray | None:
-    """(n, 7) int64 rows (number in the file, then as in `ShardReport`) of an indexed shard, or None."""
+    """(n, 6) int64 rows (number in the file, then as in `ShardReport`) of an indexed shard, or None."""
     parsed = split_shard_name(path)
     if parsed is None:
         return None
@@ -100,7 +100,7 @@ def _stored_rows(path: str, size: int, cache: dict[str, dict | None], on_damage)
         if on_damage is None:
             raise InputError(
                 f"{path} has {size} bytes but was written with {arrays['bytes'][shard]}; it was cut off or replaced, "
-                "run prepare_data again or go on without what is lost by --on_bad_record=skip."
+                "run `retinanet prepare` again or go on without what is lost by --on_bad_record=skip."
             )
         lost = rows[:, 1] + rows[:, 2] + FOOTER > size
         for number in rows[lost, 0]:
@@ -122,7 +122,7 @@ def _scan(path: str, on_damage) -> np.ndarray:
         if on_damage is None:
             reason = getattr(error, "message", None) or str(error)
             raise InputError(
-                f"record {len(rows)} of {path} is damaged ({reason}); run prepare_data again or go on without such "
+                f"record {len(rows)} of {path} is damaged ({reason}); run `retinanet prepare` again, or skip such "
                 "records by --on_bad_record=skip."
             ) from None
         rows = []
@@ -131,11 +131,11 @@ def _scan(path: str, on_damage) -> np.ndarray:
                 rows.append(_row(number, offset, data or b""))
             except ValueError:
                 on_damage(path, number)
-    return np.array(rows, np.int64).reshape(-1, 7)
+    return np.array(rows, np.int64).reshape(-1, 6)
 
 
 def _row(number: int, offset: int, data: bytes) -> list[int]:
     image = from_example(data).annotations
     assert image.width and image.height, "records have their size"
     boxes = len(image) - int(image.iscrowd.sum())
-    return [number, offset, len(data), checksum(data), image.width, image.height, boxes]
+    return [number, offset, len(data), image.width, image.height, boxes]

@@ -8,10 +8,10 @@ from dataclasses import asdict
 
 import numpy as np
 
-from retinanet_tf.data.records import checksum
 from retinanet_tf.data.records.box_rules import KINDS, shares_of_image
 from retinanet_tf.data.records.example import shard_name, split_shard_name
 from retinanet_tf.data.records.images import ImagePolicy
+from retinanet_tf.data.records.index import VERSION
 from retinanet_tf.data.records.shards import ShardReport, write_shards
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.coco import read_coco
@@ -157,7 +157,7 @@ def _summarise(annotations: Annotations, name: str, reports: list[ShardReport]) 
 def _write_index(path: str, reports: list[ShardReport]) -> None:
     np.savez_compressed(
         path,
-        version=checksum.VERSION,
+        version=VERSION,
         bytes=np.array([report.bytes for report in reports], np.int64),
         shard=np.repeat(np.arange(len(reports)), [len(report.rows) for report in reports]),
         rows=np.array([row for report in reports for row in report.rows], np.int64),

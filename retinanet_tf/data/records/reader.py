@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from retinanet_tf.data.records.checksum import checksum_op
 from retinanet_tf.data.records.example import Record, from_example
 from retinanet_tf.data.records.index import ShardIndex, find_shards
 from retinanet_tf.data.records.shards import FOOTER, HEADER
@@ -18,7 +17,7 @@ class RecordReader:
     """The records of an index inside a `tf.data` graph, named when they are damaged."""
 
     def __init__(self, index: ShardIndex):
-        columns = (index.shard, index.offset, index.length, index.checksum, index.number)
+        columns = (index.shard, index.offset, index.length, index.number)
         with tf.device("/CPU:0"):  # where they are used; an accelerator would be asked for them again and again
             self._files = tf.constant(index.files)
             self._columns = tf.constant(np.stack(columns, axis=1).astype(np.int64))
@@ -26,11 +25,11 @@ class RecordReader:
     def place(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """A record's file and its number in that file."""
         row = tf.gather(self._columns, record)
-        return tf.gather(self._files, row[0]), row[4]
+        return tf.gather(self._files, row[0]), row[3]
 
     def bytes_of(self, record: tf.Tensor) -> tf.Tensor:
-        """A record's bytes, a string scalar; an error if they aren't what was written."""
-        shard, offset, length, expected, _ = tf.unstack(tf.gather(self._columns, record))
+        """A record's bytes, a string scalar; an error if TFRecord's CRC doesn't match them."""
+        shard, offset, length, _ = tf.unstack(tf.gather(self._columns, record))
         # The raw op: the public TFRecordDataset begins at a file's start. This one seeks, where a
         # FixedLengthRecordDataset with a header to skip reads all of the header, so that a record costs what its shard
         # holds before it. The buffer is one record: one read, and no byte of the next.
@@ -41,11 +40,7 @@ class RecordReader:
             byte_offsets=(offset - HEADER)[None],
         )
         records = tf.data.experimental.from_variant(rest_of_file, tf.TensorSpec((), tf.string))
-        data = records.take(1).get_single_element()
-        # The raw op: tf.debugging.Assert is a conditional with a function call of its own, for every record.
-        same = tf.raw_ops.Assert(condition=tf.equal(checksum_op(data), expected), data=[tf.constant("not as written")])
-        with tf.control_dependencies([same]):
-            return tf.identity(data)
+        return records.take(1).get_single_element()
 
     def if_usable(self, process: Callable[[tf.Tensor], object], record: tf.Tensor) -> tf.data.Dataset:
         """A dataset of one element, `process(bytes)`, or of none if that fails."""
@@ -63,7 +58,7 @@ class RecordReader:
         # Without apostrophes, which TensorFlow would show escaped.
         why = (
             " is damaged: it cannot be read, is not as it was written, its image does not decode, or it has a category "
-            "that labels.json lacks. Run prepare_data again, or go on without such records by --on_bad_record=skip."
+            "that labels.json lacks. Run `retinanet prepare` again, or pass on_bad_record=skip."
         )
         message = tf.strings.join(["record ", tf.strings.as_string(number), " of ", path, why])
         with tf.control_dependencies([tf.debugging.Assert(False, [message])]):
@@ -104,4 +99,4 @@ def read_records(pattern: str | os.PathLike) -> Iterator[Record]:
                 number += 1
         except (ValueError, tf.errors.OpError) as error:
             reason = getattr(error, "message", None) or str(error)
-            raise InputError(f"record {number} of {path} is damaged ({reason}); run prepare_data again.") from None
+            raise InputError(f"record {number} of {path} is damaged ({reason}); prepare it again.") from None

@@ -13,7 +13,6 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from retinanet_tf.data.records.box_rules import Finding, clean
-from retinanet_tf.data.records.checksum import checksum
 from retinanet_tf.data.records.example import to_example
 from retinanet_tf.data.records.images import BadImage, ImagePolicy, prepare_image
 from retinanet_tf.data.sources.annotations import ImageAnnotations
@@ -28,7 +27,7 @@ HEADER, FOOTER = 12, 4
 class ShardReport:
     """Contents of one shard.
 
-    rows: per record [offset, length, checksum, width, height, boxes without crowds]. categories: boxes per category id.
+    rows: per record [offset, length, width, height, boxes without crowds]. categories: boxes per category id.
     """
 
     bytes: int = 0
@@ -113,7 +112,7 @@ def write_shard(
                 writer.write(serialized)
                 crowds, length = int(cleaned.iscrowd.sum()), len(serialized)
                 size = (cleaned.width, cleaned.height)
-                report.rows.append([offset, length, checksum(serialized), *size, len(cleaned) - crowds])
+                report.rows.append([offset, length, *size, len(cleaned) - crowds])
                 report.boxes += len(cleaned)
                 report.crowds += crowds
                 report.empty_images += not len(cleaned)
