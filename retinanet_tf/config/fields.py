@@ -254,9 +254,8 @@ class TrainConfig(Section):
     learning_rate: float = setting(0.01, "Initial learning rate at the configured batch_size (§4.1).", "[0, inf)")
     schedule: str = setting("step", "'step' (§4.1) or 'cosine' (to zero at the last step).", ("step", "cosine"))
     decay_steps: tuple[int, ...] = setting((60_000, 80_000), "Steps at which 'step' divides by ten (§4.1).", "[0, inf)")
-    warmup_steps: int = setting(0, "Linear warm-up steps; the text has none, the authors' code 500.", "[0, inf)")
-    warmup_start: float = setting(
-        1 / 3, "First warm-up learning rate as a share of the full one (authors' code).", "[0, 1]"
+    warmup_steps: int = setting(
+        0, "Linear warm-up steps, from a third of the rate; the text has none, the authors' code 500.", "[0, inf)"
     )
     optimizer: str = setting(
         "sgd",
@@ -271,7 +270,7 @@ class TrainConfig(Section):
         0.0, "Decoupled weight decay of 'adamw'; SGD's is the model's weight_decay.", "[0, inf)"
     )
     clip_norm: float = setting(
-        0.0, "Clip gradients (SGD's weight decay apart) to this global norm; 0 is off (authors' code).", "[0, inf)"
+        0.0, "Clip gradients, weight_decay's included, to this global norm; 0 is off (authors' code).", "[0, inf)"
     )
     accumulation: int = setting(
         1,

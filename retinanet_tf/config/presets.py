@@ -41,7 +41,6 @@ _MINI = _PAPER.replace(
     learning_rate=7e-3,
     schedule="cosine",
     warmup_steps=100,
-    warmup_start=0.1,
     steps=3_200,
     checkpoint_steps=320,
 )

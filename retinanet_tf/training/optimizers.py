@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from retinanet_tf.config.config import TrainConfig
 from retinanet_tf.errors import InputError
+
+_WARMUP_START = 1 / 3
+"""First warm-up learning rate as a share of the full one (authors' code)."""
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
@@ -18,21 +20,17 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         learning_rate: rate between warm-up and the first boundary.
         boundaries: steps from which on the rate is divided by ten once more.
-        warmup_steps: steps of the warm-up; 0 for none.
-        warmup_start: first rate as a share of `learning_rate`.
+        warmup_steps: steps of the warm-up, which begins at a third of the rate; 0 for none.
     """
 
-    def __init__(
-        self, learning_rate: float, boundaries: Sequence[int], warmup_steps: int = 0, warmup_start: float = 1 / 3
-    ):
-        self.learning_rate, self.boundaries = learning_rate, tuple(boundaries)
-        self.warmup_steps, self.warmup_start = warmup_steps, warmup_start
+    def __init__(self, learning_rate: float, boundaries: Sequence[int], warmup_steps: int = 0):
+        self.learning_rate, self.boundaries, self.warmup_steps = learning_rate, tuple(boundaries), warmup_steps
 
     def __call__(self, step):
         """The float32 rate of an integer step, counted from 0."""
         step = tf.cast(step, tf.float32)
         passed = sum((tf.cast(step >= boundary, tf.float32) for boundary in self.boundaries), tf.constant(0.0))
-        return _warmed_up(self.learning_rate * 10.0**-passed, step, self.warmup_steps, self.warmup_start)
+        return _warmed_up(self.learning_rate * 10.0**-passed, step, self.warmup_steps)
 
     def get_config(self) -> dict:
         return dict(vars(self))
@@ -42,34 +40,32 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
 class WarmupCosineSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up, then half a cosine down to zero at the last step."""
 
-    def __init__(self, learning_rate: float, steps: int, warmup_steps: int = 0, warmup_start: float = 1 / 3):
-        self.learning_rate, self.steps = learning_rate, steps
-        self.warmup_steps, self.warmup_start = warmup_steps, warmup_start
+    def __init__(self, learning_rate: float, steps: int, warmup_steps: int = 0):
+        self.learning_rate, self.steps, self.warmup_steps = learning_rate, steps, warmup_steps
 
     def __call__(self, step):
         """The float32 rate of an integer step, counted from 0."""
         step = tf.cast(step, tf.float32)
         progress = tf.clip_by_value((step - self.warmup_steps) / max(1, self.steps - self.warmup_steps), 0.0, 1.0)
         rate = 0.5 * self.learning_rate * (1.0 + tf.cos(math.pi * progress))
-        return _warmed_up(rate, step, self.warmup_steps, self.warmup_start)
+        return _warmed_up(rate, step, self.warmup_steps)
 
     def get_config(self) -> dict:
         return dict(vars(self))
 
 
-def _warmed_up(rate, step, warmup_steps, start):
+def _warmed_up(rate, step, warmup_steps):
     if not warmup_steps:
         return rate
     share = tf.minimum(step / warmup_steps, 1.0)
-    return rate * (start + (1.0 - start) * share)
+    return rate * (_WARMUP_START + (1.0 - _WARMUP_START) * share)
 
 
 def make_schedule(config: TrainConfig) -> keras.optimizers.schedules.LearningRateSchedule:
     """The schedule that `config` describes."""
-    warmup: dict[str, Any] = {"warmup_steps": config.warmup_steps, "warmup_start": config.warmup_start}
     if config.schedule == "cosine":
-        return WarmupCosineSchedule(config.learning_rate, config.steps, **warmup)
-    return WarmupStepSchedule(config.learning_rate, config.decay_steps, **warmup)
+        return WarmupCosineSchedule(config.learning_rate, config.steps, config.warmup_steps)
+    return WarmupStepSchedule(config.learning_rate, config.decay_steps, config.warmup_steps)
 
 
 def linear_rule_excess(config: TrainConfig, batch_size: int) -> float:
