@@ -31,6 +31,7 @@ from retinanet_tf.export.saved_model import export
 
 LABELS = LabelMap([1, 18, 44], ["person", "dog", "bottle"])
 SERVING = Path(__file__).parents[2] / "serving"
+SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 
 
 def encode(pixels, form="PNG", **options):
@@ -235,12 +236,12 @@ def mutations(seeds, count):
         yield bytes(data)
 
 
-def test_ten_thousand_mutated_images_without_a_crash(servable, test_data):
+def test_ten_thousand_mutated_images_without_a_crash(servable):
     """JPEG, PNG and BMP bytes, mutated: an answer or an InvalidArgument, and memory stays where it was.
 
     The network is small here; what is under attack, headers and decoders, is the served graph's own.
     """
-    photo = np.asarray(Image.open(test_data / "photos" / "pets.jpg").convert("RGB").resize((48, 32)))
+    photo = np.asarray(Image.open(SAMPLES / "photo.jpg").resize((48, 32)))
     seeds = [encode(photo, "JPEG", quality=q, progressive=q == 60) for q in (60, 90)]
     seeds += [encode(photo), encode(photo[..., :1].repeat(3, -1), "PNG", optimize=True), encode(photo, "BMP")]
     signature = servable.signatures["serving_default"]
@@ -259,9 +260,9 @@ def test_ten_thousand_mutated_images_without_a_crash(servable, test_data):
     assert grown < 100, f"{grown:.0f} MB more than after the first 2,000"
 
 
-def test_bomb_is_refused_from_its_header(servable, test_data):
+def test_bomb_is_refused_from_its_header(servable):
     """20000×20000 pixels would be 1.2 GB decoded."""
-    bomb = (test_data / "awkward" / "huge_dims.png").read_bytes()
+    bomb = (SAMPLES / "bomb.png").read_bytes()
     before = resident_megabytes()
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"images\[1\] has more than 50000000 pixels"):
         servable.signatures["serving_default"](input_tensor=tf.constant([encode(picture(0)), bomb]))
