@@ -1,4 +1,4 @@
-"""The documentation taken apart: fenced blocks, the project's commands, make's, and the paths that are named."""
+"""The documentation taken apart: fenced blocks and the project's commands."""
 
 import itertools
 import re
@@ -36,11 +36,6 @@ def block_after(text: str, heading: str, language: str = "") -> str:
     return next(content for kind, content in blocks(rest) if kind == language)
 
 
-def spans(text: str) -> list[str]:
-    """Inline code, outside of the fenced blocks."""
-    return re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
-
-
 def commands(text: str) -> list[Command]:
     """Every `retinanet COMMAND …` and `python -m experiments.…` in a text; `a|b` of a table is two commands."""
     text = re.sub(r"\\\n\s*", " ", text)
@@ -71,10 +66,3 @@ def _words(text: str) -> list[str]:
             continue
         return [word for word in words if word == "…" or word.startswith("-")]
     raise AssertionError(f"not a command line: {text}")
-
-
-def files_named(text: str) -> set[str]:
-    """Paths of this repository in a page: whatever begins with one of its folders, and Python files by name."""
-    folders = "|".join(("retinanet_tf", "experiments", "tests", "serving", "docs", r"\.ci"))
-    paths = {path.rstrip("./") for path in re.findall(rf"(?<![\w./-])(?:{folders})/[\w./-]*", text)}
-    return {path for path in paths if "_<" not in path} | set(re.findall(r"(?<![\w/.-])[a-z_0-9]+\.py\b", text))

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))

