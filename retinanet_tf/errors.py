@@ -1,10 +1,9 @@
-"""The one exception for input that is wrong: a file, an id, a flag."""
+"""InputError: the one exception for wrong input, such as a file, an id or a setting."""
 
 
 class InputError(ValueError):
-    """Something given from outside can't be used.
+    """Input that can't be used.
 
-    The message is one sentence that names the culprit (file, id or flag), says what is wrong with it and what to
-    do. The commands of `experiments/` print it without a traceback and exit with status 1; everything that is not
-    an InputError is a bug and keeps its traceback.
+    The message is a sentence that names the file, id or parameter, what is wrong with it and what to do. The command
+    line prints it without a traceback and exits with status 1; any other exception is a bug and keeps its traceback.
     """

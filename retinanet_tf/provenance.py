@@ -1,4 +1,4 @@
-"""Versions, hardware and git commit: what made a result."""
+"""Provenance of a result: versions, hardware and git commit."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from retinanet_tf.version import __version__
 
 
 def provenance() -> dict[str, str]:
-    """What made a result: versions, hardware, git commit ('unknown' outside a checkout)."""
+    """Versions, hardware and git commit ('unknown' outside a checkout)."""
     here = Path(__file__).resolve().parent
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
     return {

@@ -58,7 +58,7 @@ class Config:
         retinanet_tf.errors.InputError: normalizer='globl' is not one of 'image', 'replica', 'global'.
 
         Raises:
-          InputError: an unknown field, or a value outside the field's choices.
+            InputError: an unknown field, or a value outside the field's choices.
         """
         sections = {}
         for section in dataclasses.fields(self):
@@ -102,7 +102,7 @@ class Config:
         """The inverse of `to_dict`; missing sections and fields get the paper's values.
 
         Raises:
-          InputError: fields that this version doesn't have (an older run.json), all named.
+            InputError: fields that this version doesn't have (an older run.json), all named.
         """
         flat = {name: value for section in values.values() for name, value in section.items()}
         unknown = [name for name in flat if name not in cls().flat()]

@@ -37,7 +37,7 @@ def cell_anchors(config: AnchorConfig, level: int) -> np.ndarray:
     Without rounding, size s and ratio r give width s/√r and height s·√r: the area is s² for every ratio (§4).
 
     Returns:
-      `(A, 4)` float64 xyxy pixels, in the style's order.
+        `(A, 4)` float64 xyxy pixels, in the style's order.
     """
     style, stride = STYLES[config.anchor_style], 2.0**level
     sizes = config.anchor_multiplier * stride * np.asarray(config.anchor_scales, np.float64)[:, None]
@@ -66,7 +66,7 @@ def anchors_by_level(height: tf.Tensor, width: tf.Tensor, config: AnchorConfig) 
     """All anchors of an image of the given size (ints or int32 scalars), not clipped to it.
 
     Returns:
-      A list, finest level first, of `(rows·columns·A, 4)` float32 xyxy pixels; row, then column, then anchor.
+        A list, finest level first, of `(rows·columns·A, 4)` float32 xyxy pixels; row, then column, then anchor.
     """
     result, style = [], STYLES[config.anchor_style]
     for level, (rows, columns) in zip(config.levels, grid_sizes(height, width, config), strict=True):

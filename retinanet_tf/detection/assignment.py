@@ -42,13 +42,13 @@ def assign(anchors: tf.Tensor, boxes: tf.Tensor, labels: tf.Tensor, config: Assi
     [0. 0. 0. 0.]
 
     Args:
-      anchors: `(A, 4)` float32 xyxy.
-      boxes: `(B, M, 4)` float32 xyxy ground truth, padded. M may be 0.
-      labels: `(B, M)` int32 classes 0…K−1; negative where `boxes` is padding. A box without area matches nothing.
-      config: thresholds and promotion.
+        anchors: `(A, 4)` float32 xyxy.
+        boxes: `(B, M, 4)` float32 xyxy ground truth, padded. M may be 0.
+        labels: `(B, M)` int32 classes 0…K−1; negative where `boxes` is padding. A box without area matches nothing.
+        config: thresholds and promotion.
 
     Returns:
-      Targets.
+        Targets.
     """
     # One invalid box more: images and batches without objects need no separate path.
     boxes = tf.pad(boxes, [[0, 0], [0, 1], [0, 0]])

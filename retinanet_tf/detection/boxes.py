@@ -35,11 +35,11 @@ def iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     [1.    0.333 0.   ]
 
     Args:
-      a: boxes `(..., 4)`.
-      b: boxes `(..., 4)`, broadcastable with `a`; use `a[:, None]`, `b[None]` for all pairs.
+        a: boxes `(..., 4)`.
+        b: boxes `(..., 4)`, broadcastable with `a`; use `a[:, None]`, `b[None]` for all pairs.
 
     Returns:
-      `(...)` in [0, 1]; 0 where the union is empty.
+        `(...)` in [0, 1]; 0 where the union is empty.
     """
     intersection, union = _overlap(a, b)
     return tf.math.divide_no_nan(intersection, union)
@@ -75,11 +75,11 @@ def encode(boxes: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
     [0.75  0.    0.693 0.   ]
 
     Args:
-      boxes: `(..., 4)` with positive width and height.
-      anchors: `(..., 4)`, broadcastable with `boxes`.
+        boxes: `(..., 4)` with positive width and height.
+        anchors: `(..., 4)`, broadcastable with `boxes`.
 
     Returns:
-      deltas `(..., 4)`: dx, dy, dw, dh.
+        deltas `(..., 4)`: dx, dy, dw, dh.
     """
     centre, size = _centre_and_size(boxes)
     anchor_centre, anchor_size = _centre_and_size(anchors)

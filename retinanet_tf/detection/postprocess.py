@@ -40,18 +40,18 @@ def select_detections(
     then the lower anchor's, then the lower class's comes first.
 
     Args:
-      class_logits: one `(B, A_l, K)` per level, any float dtype.
-      box_deltas: one `(B, A_l, 4)` per level.
-      anchors: one `(A_l, 4)` per level.
-      scales: `(B, 2)` float32, resized over original size, y then x.
-      sizes: `(B, 2)` original height and width.
-      config: thresholds and counts.
-      anchor_config: of the anchors. With anchor_style='detectron' the coarsest level has no score threshold, as in
-        the authors' code.
+        class_logits: one `(B, A_l, K)` per level, any float dtype.
+        box_deltas: one `(B, A_l, 4)` per level.
+        anchors: one `(A_l, 4)` per level.
+        scales: `(B, 2)` float32, resized over original size, y then x.
+        sizes: `(B, 2)` original height and width.
+        config: thresholds and counts.
+        anchor_config: of the anchors. With anchor_style='detectron' the coarsest level has no score threshold, as in
+          the authors' code.
 
     Returns:
-      {"boxes": `(B, D, 4)` float32 xyxy, "scores": `(B, D)` float32, "labels": `(B, D)` int32, "num_detections":
-      `(B,)` int32} with D = max_detections; beyond num_detections boxes and scores are 0 and labels −1.
+        {"boxes": `(B, D, 4)` float32 xyxy, "scores": `(B, D)` float32, "labels": `(B, D)` int32, "num_detections":
+        `(B,)` int32} with D = max_detections; beyond num_detections boxes and scores are 0 and labels −1.
     """
     depth, num_classes = config.max_detections, class_logits[0].shape[-1]
     scales, sizes = tf.cast(scales, tf.float32), tf.cast(sizes, tf.float32)

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def class_columns(columns: int, label_map: LabelMap) -> np.ndarray:
     """The indices, among a class layer's `columns` outputs per anchor, of the labels 0…K−1.
 
     Raises:
-      InputError: the categories can't be those of the layer.
+        InputError: the categories can't be those of the layer.
     """
     if columns == label_map.num_classes:
         return np.arange(columns)
@@ -126,6 +126,15 @@ def class_columns(columns: int, label_map: LabelMap) -> np.ndarray:
         f"the class layer has {columns} outputs per anchor, which fits neither the number of categories "
         f"({label_map.num_classes}) nor their ids (up to {label_map.ids[-1]}); give the right label map (labels)."
     )
+
+
+class Imported(NamedTuple):
+    """A converted checkpoint."""
+
+    model: RetinaNet
+    config: Config
+    label_map: LabelMap
+    report: Report
 
 
 def import_weights(
@@ -140,23 +149,36 @@ def import_weights(
     """Imports a checkpoint: reads it and writes it in this project's format.
 
     Args:
-      source: 'keras', 'detectron', 'detectron2' or 'torchvision'.
-      file: the checkpoint; None lets Keras download ImageNet weights (source 'keras' only).
-      output: a folder, or a name ending in `.weights.h5` beside which `.run.json` and `.labels.json` are written.
-      backbone: to download; ignored with a file.
-      label_map: the checkpoint's categories; by default COCO's where their number fits.
-      adjust: changes the detected configuration, e.g. `norm_epsilon`, which no tensor holds.
+        source: 'keras', 'detectron', 'detectron2' or 'torchvision'.
+        file: the checkpoint; None lets Keras download ImageNet weights (source 'keras' only).
+        output: a folder, or a name ending in `.weights.h5` beside which `.run.json` and `.labels.json` are written.
+        backbone: to download; ignored with a file.
+        label_map: the checkpoint's categories; by default COCO's where their number fits.
+        adjust: changes the detected configuration, e.g. `norm_epsilon`, which no tensor holds.
 
     Returns:
-      Which tensors were matched, unused and missing.
+        Which tensors were matched, unused and missing.
 
     Raises:
-      InputError: the file is not what `source` says, is incomplete, or a tensor has the wrong shape.
+        InputError: the file is not what `source` says, is incomplete, or a tensor has the wrong shape.
     """
     if file is None and source != "keras":
         raise InputError(f"source={source} needs a file; only keras downloads by itself.")
     name = str(file) if file is not None else f"keras.applications {backbone}"
     tensors = reading.read_tensors(file) if file is not None else reading.download_keras(backbone)
+    imported = convert(source, tensors, name, label_map, adjust)
+    _write(*imported, source=source, output=Path(output))
+    return imported.report
+
+
+def convert(
+    source: str,
+    tensors: dict[str, np.ndarray],
+    name: str,
+    label_map: LabelMap | None = None,
+    adjust: Callable[[Config], Config] = lambda config: config,
+) -> Imported:
+    """The model of a source's tensors; `name` is the checkpoint's in errors. See `import_weights`."""
     architecture = identify(tensors, source, name)
     config = adjust(describe(architecture, source, label_map))
     label_map = label_map or (default_label_map(architecture.class_columns) if architecture.detects else COCO)
@@ -180,29 +202,29 @@ def import_weights(
         kind = "detector" if architecture.detects else "backbone"
         raise InputError(f"{name} lacks {len(lacking)} tensors of the {kind}, e.g. for {', '.join(lacking[:3])}.")
     report = Report(name, sources, architecture.unused, missing, architecture.notes)
-    _write(model, config, label_map, Path(output), report, source)
-    return report
+    return Imported(model, config, label_map, report)
 
 
 def keep_backbone(run_dir: str | os.PathLike, output: str | os.PathLike) -> Report:
     """Writes the backbone of a finished job, to start jobs with another pyramid, other subnets or classes.
 
     Args:
-      run_dir: the job's directory, or imported weights.
-      output: as of `import_weights`; the result works as an ImageNet backbone does.
+        run_dir: the job's directory, or imported weights.
+        output: as of `import_weights`; the result works as an ImageNet backbone does.
 
     Raises:
-      InputError: there is no finished run.
+        InputError: there is no finished run.
     """
     config, model = checkpoint.load_config(run_dir), checkpoint.load_model(run_dir)
     names = list(variables(model))
     kept = {name: name for name in names if name.startswith(BACKBONE_LAYERS)}
     report = Report(str(run_dir), kept, [], [name for name in names if name not in kept])
-    _write(model, config, LabelMap.load(checkpoint.file_of(run_dir, "labels.json")), Path(output), report, "run")
+    label_map = LabelMap.load(checkpoint.file_of(run_dir, "labels.json"))
+    _write(model, config, label_map, report, source="run", output=Path(output))
     return report
 
 
-def _write(model, config: Config, label_map: LabelMap, output: Path, report: Report, source: str) -> None:
+def _write(model, config: Config, label_map: LabelMap, report: Report, *, source: str, output: Path) -> None:
     files.make_folder(output.parent if output.name.endswith(checkpoint.SUFFIX) else output, "output")
     record_path = checkpoint.file_of(output, "run.json")
     if record_path.exists() and '"imported"' not in record_path.read_text():

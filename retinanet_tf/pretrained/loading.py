@@ -68,16 +68,16 @@ def assign(model: RetinaNet, arrays: dict[str, np.ndarray], file: str, sources: 
     """Assigns arrays to a model's weights; all are checked before the first is assigned.
 
     Args:
-      model: the network.
-      arrays: {"layer/weight": array}.
-      file: the arrays' origin, for errors.
-      sources: the arrays' names in the file, for errors.
+        model: the network.
+        arrays: {"layer/weight": array}.
+        file: the arrays' origin, for errors.
+        sources: the arrays' names in the file, for errors.
 
     Returns:
-      Names of weights without an array.
+        Names of weights without an array.
 
     Raises:
-      InputError: a shape differs, a value isn't finite, or the network has no such weight.
+        InputError: a shape differs, a value isn't finite, or the network has no such weight.
     """
     weights = variables(model)
     for name, array in arrays.items():
@@ -119,12 +119,12 @@ def initialize(model: RetinaNet, path: str | os.PathLike, label_map: LabelMap | 
     initial values and the report says so.
 
     Args:
-      model: the network to fill.
-      path: a folder written by `import_weights`, or a run directory.
-      label_map: the model's categories; without it only their number is compared.
+        model: the network to fill.
+        path: a folder written by `import_weights`, or a run directory.
+        label_map: the model's categories; without it only their number is compared.
 
     Raises:
-      InputError: the checkpoint was made for another network; each differing setting is named with both values.
+        InputError: the checkpoint was made for another network; each differing setting is named with both values.
     """
     check(model.config, model.anchors.config, path)
     backbone_only = checkpoint.import_kind(path) == "backbone"

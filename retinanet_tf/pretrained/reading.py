@@ -52,10 +52,10 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint by their names in the file.
 
     Args:
-      path: `.pkl` (Detectron, detectron2), `.pth` or `.pt` (needs torch), `.h5` (keras.applications).
+        path: `.pkl` (Detectron, detectron2), `.pth` or `.pt` (needs torch), `.h5` (keras.applications).
 
     Raises:
-      InputError: the file is missing, of another format, damaged, or holds anything but arrays.
+        InputError: the file is missing, of another format, damaged, or holds anything but arrays.
     """
     suffix = Path(path).suffix
     if suffix == ".pkl":
@@ -134,10 +134,10 @@ def download_keras(backbone: str) -> dict[str, np.ndarray]:
     """Downloads the ImageNet weights of keras.applications.
 
     Args:
-      backbone: resnet50, resnet101 or resnet152.
+        backbone: resnet50, resnet101 or resnet152.
 
     Raises:
-      InputError: another backbone, or the download failed.
+        InputError: another backbone, or the download failed.
     """
     makers = {
         "resnet50": keras.applications.ResNet50,

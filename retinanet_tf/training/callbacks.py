@@ -60,10 +60,10 @@ class Progress(keras.callbacks.ProgbarLogger):
     Later callbacks find these numbers, and the number of finished steps, in the logs.
 
     Args:
-      total: steps of the job.
-      step: finished steps.
-      batch_size: images per step over all devices.
-      rate: the learning-rate schedule.
+        total: steps of the job.
+        step: finished steps.
+        batch_size: images per step over all devices.
+        rate: the learning-rate schedule.
     """
 
     def __init__(self, total: int, step: int, batch_size: int, rate: Callable):
@@ -156,12 +156,12 @@ class EvaluateAndKeep(keras.callbacks.Callback):
     """Evaluates at the first epoch's end after every `every` steps; AP goes into the logs, the best weights are kept.
 
     Args:
-      evaluate: returns the twelve numbers.
-      keep: called with the step and the numbers when AP is the best so far.
-      progress: the job's.
-      every: steps.
-      best: the best AP of the job's earlier processes.
-      weights: the context to evaluate in, such as that of averaged weights.
+        evaluate: returns the twelve numbers.
+        keep: called with the step and the numbers when AP is the best so far.
+        progress: the job's.
+        every: steps.
+        best: the best AP of the job's earlier processes.
+        weights: the context to evaluate in, such as that of averaged weights.
     """
 
     def __init__(

@@ -21,10 +21,10 @@ class TrainingState:
     """The checkpoints `FOLDER/step-N` of a job. Create it in the strategy's scope.
 
     Args:
-      folder: of the checkpoints.
-      model: compiled; its optimizer's variables are created here.
-      average: of the weights, if the job keeps one.
-      is_chief: other workers take part in a save, which reads values of all workers, but write nothing lasting.
+        folder: of the checkpoints.
+        model: compiled; its optimizer's variables are created here.
+        average: of the weights, if the job keeps one.
+        is_chief: other workers take part in a save, which reads values of all workers, but write nothing lasting.
     """
 
     def __init__(self, folder: Path, model: keras.Model, average: WeightAverage | None = None, is_chief: bool = True):
@@ -48,7 +48,7 @@ class TrainingState:
         """Loads the newest readable checkpoint and returns its step, 0 if there is no checkpoint.
 
         Raises:
-          InputError: there are checkpoints and none of them can be read.
+            InputError: there are checkpoints and none of them can be read.
         """
         paths = self._manager.checkpoints[::-1]
         for path in paths:
@@ -68,7 +68,7 @@ class TrainingState:
         """Writes the state after `step` steps; TensorFlow writes a temporary file and renames it.
 
         Raises:
-          InputError: the disk is full or the folder can't be written; earlier checkpoints are untouched.
+            InputError: the disk is full or the folder can't be written; earlier checkpoints are untouched.
         """
         if not self._is_chief:
             with tempfile.TemporaryDirectory() as folder:

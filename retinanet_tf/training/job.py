@@ -37,7 +37,7 @@ def open_job(config: Config, *, data: str, validation: str = "", init_weights: s
     """Opens and validates everything that `train` takes.
 
     Raises:
-      InputError: the data, the configuration, the weights or the devices can't be used, or not together.
+        InputError: the data, the configuration, the weights or the devices can't be used, or not together.
     """
     strategy = make_strategy(config.train.strategy, config.train.devices)
     worker = worker_of(strategy)

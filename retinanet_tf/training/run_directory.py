@@ -42,7 +42,7 @@ def exclusive(run_dir: Path) -> Iterator[None]:
     Windows has no `flock`: there, nothing keeps two jobs out of one directory.
 
     Raises:
-      InputError: another process holds the lock, named by host and process id.
+        InputError: another process holds the lock, named by host and process id.
     """
     with open(Path(run_dir) / "lock", "a+", encoding="utf-8") as file:
         try:
@@ -100,10 +100,10 @@ def start(
     """Writes a job's settings into its run directory, or recognizes the same job to resume.
 
     Returns:
-      Whether the job was started before.
+        Whether the job was started before.
 
     Raises:
-      InputError: another job's directory (the differing fields are named), or one that can't be written.
+        InputError: another job's directory (the differing fields are named), or one that can't be written.
     """
     run_dir = Path(run_dir)
     paths = {"data": data, "validation": validation, "init_weights": init_weights}

@@ -29,11 +29,11 @@ def make_strategy(name: str = "mirrored", devices: int = 0) -> tf.distribute.Str
     """The strategy called `name`; before any other use of TensorFlow for 'multi_worker' and `devices` on CPUs.
 
     Args:
-      name: 'mirrored', 'one_device', 'multi_worker' (TF_CONFIG names the machines) or 'tpu'.
-      devices: how many 'mirrored' uses, 0 for all. Without a GPU they are logical CPU devices.
+        name: 'mirrored', 'one_device', 'multi_worker' (TF_CONFIG names the machines) or 'tpu'.
+        devices: how many 'mirrored' uses, 0 for all. Without a GPU they are logical CPU devices.
 
     Raises:
-      InputError: the machine, the environment or the Keras version doesn't support it.
+        InputError: the machine, the environment or the Keras version doesn't support it.
     """
     if name == "one_device":
         gpus = tf.config.list_logical_devices("GPU")

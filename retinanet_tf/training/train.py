@@ -75,18 +75,18 @@ def train(
     uninterrupted job, bit for bit.
 
     Args:
-      config: everything but the paths.
-      data: pattern of the training shards; labels.json is beside them.
-      run_dir: folder for the job's files (see `run_directory`); shared by all workers of strategy='multi_worker'.
-      validation: pattern of shards whose COCO numbers are written every `eval_steps` and at the end; '' for none.
-      init_weights: result of `pretrained.import_weights`, or another run's directory, to start from; '' for none.
-      verbose: Keras' `verbose`; by default a bar on a terminal, else a line per epoch.
+        config: everything but the paths.
+        data: pattern of the training shards; labels.json is beside them.
+        run_dir: folder for the job's files (see `run_directory`); shared by all workers of strategy='multi_worker'.
+        validation: pattern of shards whose COCO numbers are written every `eval_steps` and at the end; '' for none.
+        init_weights: result of `pretrained.import_weights`, or another run's directory, to start from; '' for none.
+        verbose: Keras' `verbose`; by default a bar on a terminal, else a line per epoch.
 
     Returns:
-      The trained model (with `ema_decay`, its averaged weights).
+        The trained model (with `ema_decay`, its averaged weights).
 
     Raises:
-      InputError: the data, the configuration or the run directory can't be used, or the loss became NaN.
+        InputError: the data, the configuration or the run directory can't be used, or the loss became NaN.
     """
     run_dir = Path(run_dir)
     job = open_job(config, data=data, validation=validation, init_weights=init_weights)
@@ -174,10 +174,10 @@ def readable_failures(
     """Turns NaN losses, exhausted memory and lost workers inside the block into an InputError.
 
     Args:
-      job: the job.
-      run_dir: gets the batch of a step with a NaN loss.
-      newest: returns the step of the newest checkpoint, 0 for none.
-      batch_of: returns the batch of a step (from 0) and of a worker's shard.
+        job: the job.
+        run_dir: gets the batch of a step with a NaN loss.
+        newest: returns the step of the newest checkpoint, 0 for none.
+        batch_of: returns the batch of a step (from 0) and of a worker's shard.
     """
     config, worker = job.config, job.worker
     try:

@@ -28,13 +28,13 @@ class Validation:
     """Evaluates a model in training, or the average of its weights.
 
     Args:
-      config: the job's.
-      model: in training.
-      label_map: the dataset's.
-      run_dir: the job's folder.
-      source: validation data; None for none, and on workers other than the chief.
-      worker: this process; only the chief evaluates and writes, with weights that all workers read together.
-      average: of the weights, evaluated in their place.
+        config: the job's.
+        model: in training.
+        label_map: the dataset's.
+        run_dir: the job's folder.
+        source: validation data; None for none, and on workers other than the chief.
+        worker: this process; only the chief evaluates and writes, with weights that all workers read together.
+        average: of the weights, evaluated in their place.
     """
 
     def __init__(

@@ -13,23 +13,23 @@ from published import Published, write
 
 import retinanet_tf as rn
 from retinanet_tf import pretrained
+from retinanet_tf.config.config import AnchorConfig, ModelConfig
 from retinanet_tf.inference import checkpoint
-from retinanet_tf.pretrained import importing, reading
-from retinanet_tf.pretrained.importing import COCO, class_columns
+from retinanet_tf.pretrained.importing import COCO, class_columns, convert
+from retinanet_tf.pretrained.loading import check
 
 pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
 CASES = {
     "detectron": ("detectron", "detectron", "resnet50", 80),
+    "detectron X101-32x8d": ("detectron", "detectron", "resnext101_32x8d", 80),
+    "detectron X101-64x4d": ("detectron", "detectron", "resnext101_64x4d", 80),
+    "detectron2 R101": ("detectron2", "detectron2", "resnet101", 80),
     "torchvision v1": ("torchvision", "torchvision", "resnet50", 91),
     "torchvision v2": ("torchvision", "torchvision2", "resnet50", 91),
     "mlperf": ("torchvision", "torchvision", "resnext50_32x4d", 10),
 }
-DEEP = {
-    "detectron X101-32x8d": ("detectron", "resnext101_32x8d"),
-    "detectron X101-64x4d": ("detectron", "resnext101_64x4d"),
-    "detectron2 R101": ("detectron2", "resnet101"),
-}
+"""(source, kind, backbone, class columns); what detections add is tested once per source."""
 
 
 def picture():
@@ -57,43 +57,24 @@ def close(ours, expected):
 
 
 @pytest.mark.parametrize("case", list(CASES))
-def test_the_imported_network_is_the_published_one(case, tmp_path):
+def test_the_imported_network_is_the_published_one(case):
     source, *kind = CASES[case]
     published = Published(*kind)
     logits, deltas = published.outputs(IMAGE)
     assert 0.1 < logits.std() < 100 and 0.01 < deltas.std() < 100
-    wrap = {"detectron": "blobs", "detectron2": "model"}.get(source)
     extra = {"conv1_w_momentum": np.ones(3, np.float32)} if source == "detectron" else {}
-    file = write(tmp_path / "file.pkl", {**published.tensors, **extra}, wrap)
-    report = pretrained.import_weights(source, file, tmp_path / "out")
+    model, config, label_map, report = convert(source, {**published.tensors, **extra}, "file.pkl")
     assert not report.missing and report.unused == list(extra)
     assert set(report.matched.values()) == set(published.tensors)
-
-    detector = rn.load_detector(tmp_path / "out")
-    config = detector.model.config
-    assert (config.backbone, config.p6_from) == (published.backbone, "c5" if published.p6_from_c5 else "p5")
-    out = detector.model(IMAGE, training=False)
-    columns = COCO.ids if published.columns == 91 else range(published.columns)
-    close(out["class_logits"][0], logits[:, list(columns)])
-    close(out["box_deltas"][0], deltas)
-    check_detections(source, detector, logits[:, list(columns)], deltas)
-
-
-@pytest.mark.parametrize("case", list(DEEP))
-def test_the_deep_networks_too(case, tmp_path, monkeypatch):
-    """Of the large ones, what import_weights builds from their tensors; the files are as those above."""
-    source, backbone = DEEP[case]
-    published = Published(source, backbone)
-    logits, deltas = published.outputs(IMAGE)
-    made = {}
-    monkeypatch.setattr(reading, "read_tensors", lambda file: published.tensors)
-    monkeypatch.setattr(importing, "_write", lambda model, config, *_: made.update(model=model, config=config))
-    report = pretrained.import_weights(source, "file.pkl", tmp_path)
-    assert not report.missing and not report.unused and made["config"].model.backbone == backbone
-    out = made["model"](IMAGE, training=False)
+    p6_from = "c5" if published.p6_from_c5 else "p5"
+    assert (config.model.backbone, config.model.p6_from) == (published.backbone, p6_from)
+    out = model(IMAGE, training=False)
+    if published.columns == 91:
+        logits = logits[:, list(COCO.ids)]
     close(out["class_logits"][0], logits)
     close(out["box_deltas"][0], deltas)
-    check_detections(source, rn.Detector.from_config(made["config"], made["model"], COCO), logits, deltas)
+    if case in ("detectron", "torchvision v1"):
+        check_detections(source, rn.Detector.from_config(config, model, label_map), logits, deltas)
 
 
 def check_detections(source, detector, logits, deltas):
@@ -120,16 +101,15 @@ def check_detections(source, detector, logits, deltas):
 
 
 @pytest.mark.parametrize("source", ["detectron", "detectron2"])
-def test_imagenet_backbones_of_the_two_programs(source, tmp_path):
-    """The flat file that training starts from, classifier included: C3–C5 are those of the published backbone."""
+def test_imagenet_backbones_of_the_two_programs(source):
+    """The tensors that training starts from, classifier included: C3–C5 are those of the published backbone."""
     published = Published(source)
     stages = published.backbone_outputs(IMAGE)
     classifier = {"fc1000_w": np.ones((3, 2), np.float32), "fc1000_b": np.ones(3, np.float32)}
     bias = {"conv1_b": np.zeros(64, np.float32)} if source == "detectron" else {}
-    file = write(tmp_path / "R-50.pkl", {**published.tensors, **classifier, **bias})
-    report = pretrained.import_weights(source, file, tmp_path / "out")
-    assert report.parts == "backbone" and set(report.unused) == {*classifier, *bias}
-    model = checkpoint.load_model(tmp_path / "out")
+    imported = convert(source, {**published.tensors, **classifier, **bias}, "R-50.pkl")
+    assert imported.report.parts == "backbone" and set(imported.report.unused) == {*classifier, *bias}
+    model = imported.model
     taps = ("stage3_block3_relu", "stage4_block5_relu", "stage5_block2_relu")
     ours = keras.Model(model.input, [model.get_layer(name).output for name in taps])
     for mine, expected in zip(ours(IMAGE, training=False), stages, strict=True):
@@ -178,19 +158,20 @@ def test_keras_applications_gives_the_same_stages(imagenet):
 
 
 def test_a_backbone_starts_a_detector_and_is_no_detector(imagenet):
-    _, folder = imagenet
+    reference, folder = imagenet
     with pytest.raises(rn.InputError, match="backbone alone"):
         rn.load_detector(folder)
     model = rn.RetinaNet(num_classes=3, norm_epsilon=1.001e-5)
     report = pretrained.initialize(model, folder)
     assert {name.split("/")[0] for name in report.missing} >= {"class_subnet", "box_subnet", "fpn_p6"}
     assert not [name for name in report.missing if name.startswith(("stem", "stage"))]
-    other = checkpoint.load_model(folder)
-    np.testing.assert_array_equal(
-        model.get_layer("stage5_block2_3_conv").kernel, other.get_layer("stage5_block2_3_conv").kernel
-    )
+    kernels = [
+        network.get_layer(name).get_weights()[0]
+        for network, name in ((model, "stage5_block2_3_conv"), (reference, "conv5_block3_3_conv"))
+    ]
+    np.testing.assert_array_equal(*kernels)
     with pytest.raises(rn.InputError, match="pixel_mean.*flags.txt"):
-        pretrained.initialize(rn.RetinaNet(num_classes=3, pixel_mean=(0, 0, 0)), folder)
+        check(ModelConfig(norm_epsilon=1.001e-5, pixel_mean=(0.0, 0.0, 0.0)), AnchorConfig(), folder)
 
 
 def test_detectron2s_network_as_one_file(detectron2, tmp_path):
@@ -207,6 +188,7 @@ def test_detectron2s_network_as_one_file(detectron2, tmp_path):
     out = detector.model(IMAGE, training=False)
     close(out["class_logits"][0], logits)
     close(out["box_deltas"][0], deltas)
+    check_detections("detectron2", detector, logits, deltas)
     report = json.loads((tmp_path / "r50.import.json").read_text())
     assert report["unused"] == ["pixel_mean"] and len(report["matched"]) == len(published.tensors)
 

@@ -23,8 +23,9 @@ def test_nothing_in_a_pickle_is_executed(tmp_path):
     with pytest.raises(rn.InputError, match=r"bad.pkl is not a pickle of arrays.*system"):
         reading.read_tensors(tmp_path / "bad.pkl")
     content = collections.OrderedDict(a=np.arange(3.0), b=np.float32(2))
-    good = write(tmp_path / "good.pkl", {"model": content, "iteration": 3})
-    np.testing.assert_array_equal(reading.read_tensors(good)["a"], [0, 1, 2])
+    for key in ("model", "blobs"):
+        good = write(tmp_path / "good.pkl", {key: content, "iteration": 3})
+        np.testing.assert_array_equal(reading.read_tensors(good)["a"], [0, 1, 2])
 
 
 @pytest.mark.parametrize(
