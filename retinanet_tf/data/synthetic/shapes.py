@@ -1,4 +1,4 @@
-"""A generated dataset of shapes as genuine COCO files: nothing to download, labels exact, learnable in minutes.
+"""Generates a dataset of shapes as COCO files, without a download: exact labels, learnable in minutes.
 
     DIR/train.json  DIR/train/000000000001.jpg …
     DIR/val.json    DIR/val/000001000001.jpg …
@@ -21,13 +21,14 @@ from tqdm import tqdm
 
 from retinanet_tf.data.synthetic.scenes import CATEGORIES, draw_scene
 from retinanet_tf.errors import InputError
+from retinanet_tf.files import make_folder, write_text
 
 _VERSION = 2  # raised whenever the same arguments would draw other pictures
 _ID_STEP = 1_000_000  # image ids are unique over both splits
 
 
 class Split(NamedTuple):
-    """Where one split of the dataset is, and how many images it has."""
+    """Paths and number of images of one split."""
 
     annotations: Path
     images: Path
@@ -46,7 +47,7 @@ def generate(
     min_visible: float = 0.5,
     processes: int = 1,
 ) -> dict[str, Split]:
-    """Writes the dataset, or reuses what an earlier call with the same arguments wrote, and says which.
+    """Writes the dataset, or reuses that of an earlier call with the same arguments, and prints which.
 
     Args:
         output_dir: folder for `train.json`, `train/`, `val.json`, `val/`; made if missing.
@@ -81,17 +82,14 @@ def generate(
     }
     _check(settings, num_train, num_val, processes)
     output_dir = Path(output_dir)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        counts = {"train": num_train, "val": num_val}
-        finished = {name: _reusable(output_dir, name, counts[name], settings) for name in counts}
-        for name, done in finished.items():
-            if done:
-                print(f"{output_dir / name}.json is there with the same settings: its {counts[name]} images are reused")
-            else:
-                _write_split(output_dir, name, counts[name], settings, processes)
-    except OSError as error:
-        raise InputError(f"{output_dir} can't be written ({error}); give another output folder.") from error
+    make_folder(output_dir, "output_dir")
+    counts = {"train": num_train, "val": num_val}
+    finished = {name: _reusable(output_dir, name, counts[name], settings) for name in counts}
+    for name, done in finished.items():
+        if done:
+            print(f"{output_dir / name}.json is there with the same settings: its {counts[name]} images are reused")
+        else:
+            _write_split(output_dir, name, counts[name], settings, processes)
     return {name: Split(output_dir / f"{name}.json", output_dir / name, counts[name]) for name in counts}
 
 
@@ -122,11 +120,11 @@ def _reusable(output_dir: Path, name: str, count: int, settings: dict) -> bool:
         return False
     try:
         content = json.loads(path.read_text())
-        found, images = content["info"]["settings"], content["images"]
+        written, images = content["info"]["settings"], content["images"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} was not written by the generator; choose another output folder.") from error
-    if found != settings or len(images) != count:
-        differing = [key for key in settings if found.get(key) != settings[key]] or ["the number of images"]
+    if written != settings or len(images) != count:
+        differing = [key for key in settings if written.get(key) != settings[key]] or ["number of images"]
         raise InputError(
             f"{path} holds a dataset generated with another {', '.join(differing)}; delete {output_dir} or choose "
             f"another output folder."
@@ -149,7 +147,7 @@ def _write_split(output_dir: Path, name: str, count: int, settings: dict, proces
             records = list(tqdm(pool.map(_write_image, jobs, chunksize=16), **bar))
     else:
         records = list(tqdm(map(_write_image, jobs), **bar))
-    annotations = [annotation for _, found in records for annotation in found]
+    annotations = [annotation for _, annotations in records for annotation in annotations]
     for number, annotation in enumerate(annotations, 1):
         annotation["id"] = number
     content = {
@@ -163,9 +161,7 @@ def _write_split(output_dir: Path, name: str, count: int, settings: dict, proces
     }
     shutil.rmtree(output_dir / name, ignore_errors=True)
     os.replace(aside, output_dir / name)
-    partial = output_dir / f"{name}.json.partial"
-    partial.write_text(json.dumps(content))
-    os.replace(partial, output_dir / f"{name}.json")
+    write_text(output_dir / f"{name}.json", json.dumps(content))
 
 
 def _write_image(job: tuple[str, str, int, dict]) -> tuple[dict, list[dict]]:
@@ -186,19 +182,17 @@ def _write_image(job: tuple[str, str, int, dict]) -> tuple[dict, list[dict]]:
         "license": 1,
     }
     Image.fromarray(scene.image).save(Path(folder) / record["file_name"], quality=92)
-    annotations = []
-    for shape in scene.shapes:
-        x1, y1, x2, y2 = shape.box
-        annotations.append(
-            {
-                "image_id": image_id,
-                "category_id": shape.category_id,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": shape.area,
-                "iscrowd": 0,
-                "segmentation": {"size": list(shape.mask.shape), "counts": _run_lengths(shape.mask)},
-            }
-        )
+    annotations = [
+        {
+            "image_id": image_id,
+            "category_id": shape.category_id,
+            "bbox": [*shape.box[:2], shape.box[2] - shape.box[0], shape.box[3] - shape.box[1]],
+            "area": shape.area,
+            "iscrowd": 0,
+            "segmentation": {"size": list(shape.mask.shape), "counts": _run_lengths(shape.mask)},
+        }
+        for shape in scene.shapes
+    ]
     return record, annotations
 
 
