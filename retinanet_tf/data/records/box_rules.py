@@ -1,4 +1,4 @@
-"""What is done with boxes that are not as they should be: decided here, counted and named, never silent."""
+"""Rules for malformed boxes: clip, drop or keep, and record every case."""
 
 from dataclasses import dataclass, replace
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 
-# The kinds of findings, each a list in summary.json. The text says what was done.
+# Kinds of findings, each a list in summary.json, with the action.
 KINDS = {
     "clipped_boxes": "overhung their image; cut at its edge and kept",
     "zero_size_boxes": "had no width or no height; dropped",
@@ -15,14 +15,14 @@ KINDS = {
     "converted_images": "were re-encoded as plain RGB",
     "exif_applied": "were turned upright, as their annotated size demands",
     "exif_left": "were left as stored, as their annotated size demands",
-    "exif_ambiguous": "had an orientation that only --exif could settle",
+    "exif_ambiguous": "had an orientation that only `exif` could settle",
     "skipped_images": "could not be used; skipped",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a rule did: its kind (a key of `KINDS`), where, and what it met."""
+    """One action of a rule: its kind (a key of `KINDS`), the image, and the annotation or reason."""
 
     kind: str
     image: str
@@ -30,22 +30,20 @@ class Finding:
 
 
 def clean(image: ImageAnnotations, width: int, height: int) -> tuple[ImageAnnotations, list[Finding]]:
-    """The image's boxes cut to (width, height) pixels, and what was done about each odd one.
+    """The image with boxes clipped to (width, height) pixels, and a finding per malformed box.
 
-    Overhanging boxes are clipped, never dropped; boxes without width or height, before or after, are dropped; exact
-    duplicates are only named, since dropping one of two would be a guess. Area and crowd marks stay as annotated.
+    Overhanging boxes are clipped; boxes without width or height, before or after, are dropped; exact duplicates are
+    kept and named. Area and crowd marks stay as annotated.
     """
     boxes = image.boxes
-    if not len(boxes):
-        return replace(image, width=width, height=height), []
     clipped = np.clip(boxes, 0.0, np.array([width, height, width, height], np.float64))
     empty_before = ((boxes[:, 2:] - boxes[:, :2]) <= 0).any(axis=1)
     empty = ((clipped[:, 2:] - clipped[:, :2]) <= 0).any(axis=1)
     cut = (clipped != boxes).any(axis=1) & ~empty
     findings = []
 
-    def note(kind: str, which: np.ndarray) -> None:
-        for row in np.flatnonzero(which):
+    def note(kind: str, mask: np.ndarray) -> None:
+        for row in np.flatnonzero(mask):
             corners = ", ".join(f"{value:g}" for value in boxes[row])
             findings.append(Finding(kind, image.file_name, f"annotation {image.annotation_ids[row]} [{corners}]"))
 
@@ -56,22 +54,17 @@ def clean(image: ImageAnnotations, width: int, height: int) -> tuple[ImageAnnota
     if len(kept) > 1:
         rows = np.column_stack([kept.boxes, kept.category_ids])
         _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-        for row in np.flatnonzero(first[inverse.reshape(-1)] != np.arange(len(rows))):
-            twin = kept.annotation_ids[first[inverse.reshape(-1)[row]]]
-            findings.append(
-                Finding(
-                    "duplicate_boxes",
-                    image.file_name,
-                    f"annotation {kept.annotation_ids[row]} repeats annotation {twin}",
-                )
-            )
+        earliest, ids = first[inverse.reshape(-1)], kept.annotation_ids
+        for row in np.flatnonzero(earliest != np.arange(len(rows))):
+            text = f"annotation {ids[row]} repeats annotation {ids[earliest[row]]}"
+            findings.append(Finding("duplicate_boxes", image.file_name, text))
     return kept, findings
 
 
 def shares_of_image(annotations: Annotations) -> str:
-    """An error where all boxes lie between 0 and 1, in fractions: shares of the image, not its pixels; '' otherwise."""
+    """An error text if all boxes lie between 0 and 1, with fractions: shares of the image, not pixels; else ''."""
     boxes = [image.boxes for image in annotations.images if len(image)]
-    if not boxes or any(part.max() > 1.0 for part in boxes) or not any((part % 1.0).any() for part in boxes):
+    if not boxes or max(b.max() for b in boxes) > 1.0 or not any((b % 1.0).any() for b in boxes):
         return ""
     return (
         f"{annotations.source}: every box lies between 0 and 1, so they look like shares of the image; boxes are "
@@ -80,7 +73,7 @@ def shares_of_image(annotations: Annotations) -> str:
 
 
 def doubt_format(clipped: int, boxes: int) -> str:
-    """A warning where more than half of the boxes overhang their images, '' otherwise."""
+    """A warning if more than half of the boxes overhang their images, else ''."""
     if 2 * clipped <= boxes:
         return ""
     return (

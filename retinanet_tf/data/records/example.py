@@ -1,4 +1,4 @@
-"""One image with its objects as a tf.Example with the TF Object Detection API's keys, and shards of them."""
+"""tf.Example per image, with the keys of the TF Object Detection API; file names of shards."""
 
 import hashlib
 import os
@@ -12,15 +12,16 @@ from retinanet_tf.data.records.images import PreparedImage
 from retinanet_tf.data.sources.annotations import ImageAnnotations
 from retinanet_tf.data.sources.labels import LabelMap
 
-# Boxes normalised to float32 lose a few 1e-5 pixels; this extra key keeps (N, 5) float64 x1, y1, x2, y2, area as
-# they were, so that an evaluation from shards is the evaluation from the JSON. Other tools don't see it.
+# Boxes normalised to float32 lose a few 1e-5 pixels. This extra key keeps `(N, 5)` float64 x1, y1, x2, y2, area, so
+# that an evaluation from shards equals the evaluation from the JSON. Other tools ignore it.
 _EXACT = "image/object/exact"
+_CORNERS = [f"image/object/bbox/{corner}" for corner in ("xmin", "ymin", "xmax", "ymax")]
 _SHARD = re.compile(r"^(?P<name>.+)-(?P<shard>\d{5})-of-(?P<shards>\d{5})\.tfrecord$")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a record holds: the encoded image, its format ("jpeg" or "png"), and the image's annotations."""
+    """Contents of a record: the encoded image, its format ("jpeg" or "png"), and its annotations."""
 
     encoded: bytes
     format: str
@@ -34,15 +35,15 @@ def shard_name(name: str, shard: int, shards: int) -> str:
 
 def split_shard_name(path: str) -> tuple[str, int, int] | None:
     """(name, shard, shards) of such a file name, None for any other."""
-    found = _SHARD.match(os.path.basename(path))
-    return (found["name"], int(found["shard"]), int(found["shards"])) if found else None
+    match = _SHARD.match(os.path.basename(path))
+    return (match["name"], int(match["shard"]), int(match["shards"])) if match else None
 
 
 def to_example(image: PreparedImage, annotations: ImageAnnotations, label_map: LabelMap) -> bytes:
     """The serialised tf.Example of one image.
 
-    Keys are the TF Object Detection API's: boxes normalised to 0..1, `image/object/class/label` the dataset's own
-    category id, `class/text` its name. Serialised with sorted keys, so that equal input gives equal bytes.
+    Keys as in the TF Object Detection API: boxes normalised to 0..1, `image/object/class/label` the dataset's category
+    id, `class/text` its name. Serialised with sorted keys, so that equal input gives equal bytes.
     """
     width, height = image.width, image.height
     normalised = annotations.boxes / np.array([width, height, width, height], np.float64)
@@ -56,10 +57,7 @@ def to_example(image: PreparedImage, annotations: ImageAnnotations, label_map: L
         "image/filename": [annotations.file_name.encode()],
         "image/source_id": [str(annotations.image_id).encode()],
         "image/key/sha256": [hashlib.sha256(image.encoded).hexdigest().encode()],
-        "image/object/bbox/xmin": normalised[:, 0],
-        "image/object/bbox/ymin": normalised[:, 1],
-        "image/object/bbox/xmax": normalised[:, 2],
-        "image/object/bbox/ymax": normalised[:, 3],
+        **dict(zip(_CORNERS, normalised.T, strict=True)),
         "image/object/class/label": annotations.category_ids,
         "image/object/class/text": [name_of[int(i)].encode() for i in annotations.category_ids],
         "image/object/is_crowd": annotations.iscrowd.astype(np.int64),
@@ -72,9 +70,10 @@ def to_example(image: PreparedImage, annotations: ImageAnnotations, label_map: L
 
 
 def from_example(serialized: bytes) -> Record:
-    """Reads a record back, exactly; one written by another tool comes with float32 boxes (pixels = normalised · size).
+    """Parses a record, exactly; boxes of other tools' records are float32 (pixels = normalised · size).
 
-    Raises ValueError if the bytes aren't such a tf.Example.
+    Raises:
+        ValueError: the bytes aren't such a tf.Example.
     """
     try:
         feature = tf.train.Example.FromString(serialized).features.feature
@@ -99,7 +98,7 @@ def from_example(serialized: bytes) -> Record:
         exact = np.frombuffer(first(_EXACT), "<f8").reshape(-1, 5)
         boxes, area = exact[:, :4].copy(), exact[:, 4].copy()
     else:
-        corners = [feature[f"image/object/bbox/{key}"].float_list.value for key in ("xmin", "ymin", "xmax", "ymax")]
+        corners = [feature[key].float_list.value for key in _CORNERS]
         boxes = np.array(corners, np.float64).reshape(4, -1).T * np.array([width, height, width, height], np.float64)
         area = np.array(feature["image/object/area"].float_list.value, np.float64)
         if len(area) != count:
@@ -123,13 +122,13 @@ def from_example(serialized: bytes) -> Record:
 
 
 def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The same inside `tf.data`: a scalar string tensor to a dict of tensors.
+    """Parses a record, a scalar string tensor, inside `tf.data`.
 
-    encoded: string. image_id, filename: string. height, width: int32. boxes: (N, 4) float32 xyxy pixels.
-    category_ids: (N,) int64. iscrowd: (N,) bool.
+    Returns:
+        A dict of `encoded`, `image_id`, `filename` (string), `height`, `width` (int32), `boxes` `(N, 4)` float32 xyxy
+        pixels, `category_ids` `(N,)` int64, `iscrowd` `(N,)` bool.
     """
     floats, ints = tf.io.VarLenFeature(tf.float32), tf.io.VarLenFeature(tf.int64)
-    corners = [f"image/object/bbox/{key}" for key in ("xmin", "ymin", "xmax", "ymax")]
     parsed = tf.io.parse_single_example(
         serialized,
         {
@@ -140,14 +139,14 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
             "image/source_id": tf.io.FixedLenFeature((), tf.string, ""),
             "image/object/class/label": ints,
             "image/object/is_crowd": ints,
-            **dict.fromkeys(corners, floats),
+            **dict.fromkeys(_CORNERS, floats),
         },
     )
     height, width = parsed["image/height"], parsed["image/width"]
     size = tf.cast(tf.stack([width, height, width, height]), tf.float32)
     categories = parsed["image/object/class/label"].values
     crowd = parsed["image/object/is_crowd"].values
-    missing = tf.size(categories) - tf.size(crowd)  # tools that know no crowds leave the key out
+    missing = tf.size(categories) - tf.size(crowd)  # other tools leave the key out
     crowd = tf.pad(crowd, [[0, tf.maximum(missing, 0)]])
     return {
         "encoded": parsed["image/encoded"],
@@ -155,14 +154,14 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         "filename": parsed["image/filename"],
         "height": tf.cast(height, tf.int32),
         "width": tf.cast(width, tf.int32),
-        "boxes": tf.stack([parsed[key].values for key in corners], axis=-1) * size,
+        "boxes": tf.stack([parsed[key].values for key in _CORNERS], axis=-1) * size,
         "category_ids": categories,
         "iscrowd": tf.not_equal(crowd, 0),
     }
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """(H, W, 3) uint8 of an encoded JPEG or PNG (others are converted by `prepare`), in `tf.data` and eagerly."""
+    """Decodes a JPEG or PNG (`prepare` converts others) to `(H, W, 3)` uint8, in `tf.data` and eagerly."""
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     return tf.ensure_shape(image, (None, None, 3))
 

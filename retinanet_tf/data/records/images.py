@@ -1,4 +1,4 @@
-"""Image files before training: checked, turned upright where the annotation says so, odd ones made plain RGB once."""
+"""Image files: checked, EXIF orientation applied if the annotation says so, unusual formats converted to RGB."""
 
 import io
 import warnings
@@ -16,20 +16,24 @@ _FORMATS = {"JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF"}
 _LOSSY = {"JPEG", "MPO", "WEBP"}
 # Start-of-frame markers that every JPEG decoder reads: baseline, extended sequential and progressive Huffman.
 _PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
+# Pillow's exceptions for damaged files (OSError includes UnidentifiedImageError).
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError)
 
 
 class BadImage(ValueError):
-    """An image file that can't be used; the message is the reason, without the file's name."""
+    """An unusable image file; the message is the reason, without the file's name."""
 
 
 @dataclass(frozen=True)
 class ImagePolicy:
-    """What is done with image files.
+    """Rules for image files.
 
-    verify: "decode" decodes every image once (a truncated file is found now, not in training), "header" reads only
-    the header. exif: what an orientation that the annotated size can't settle means: "stop" refuses the image,
-    "upright" takes the boxes as drawn on the turned picture, "stored" as drawn on the stored one. max_pixels: larger
-    images are refused before they are decoded. quality: of JPEG files written here.
+    Attributes:
+        verify: "decode" decodes every image once, to detect truncated files before training; "header" reads headers.
+        exif: for an orientation that the annotated size doesn't determine: "stop" refuses the image, "upright" means
+            that the boxes were drawn on the upright picture, "stored" on the stored one.
+        max_pixels: larger images are refused before they are decoded.
+        quality: of converted JPEG files.
     """
 
     verify: str = "decode"
@@ -40,10 +44,11 @@ class ImagePolicy:
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image as it goes into the shards: three-channel 8-bit RGB, JPEG or PNG.
+    """An image for the shards: three-channel 8-bit RGB, JPEG or PNG.
 
-    changed: why the bytes are not the file's own ("" if they are). exif: "" (no orientation to decide about),
-    "applied", "left" (settled by the annotated size) or "ambiguous" (settled by the policy).
+    Attributes:
+        changed: why the bytes differ from the file; "" if they don't.
+        exif: "" (no orientation), "applied" or "left" (by the annotated size), or "ambiguous" (by the policy).
     """
 
     encoded: bytes
@@ -55,12 +60,19 @@ class PreparedImage:
 
 
 def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], policy: ImagePolicy) -> PreparedImage:
-    """Checks one image file and makes it plain RGB if it isn't.
+    """Checks one image file and converts it to plain RGB if necessary.
 
-    A plain 8-bit RGB JPEG or PNG keeps its bytes. CMYK, grayscale, 16-bit and palette images, those with alpha (left
-    out, as TensorFlow's decoder does when serving), GIF (first frame), BMP, TIFF and WebP are re-encoded: JPEG from
-    lossy formats, PNG from lossless ones. annotated: (width, height) as the annotation says, None where unknown.
-    Raises BadImage with the reason.
+    A plain 8-bit RGB JPEG or PNG keeps its bytes. CMYK, grayscale, 16-bit and palette images, those with alpha (which
+    is dropped, as by TensorFlow's decoder), GIF (first frame), BMP, TIFF and WebP are re-encoded: JPEG from lossy
+    formats, PNG from lossless ones.
+
+    Args:
+        encoded: the file.
+        annotated: (width, height) of the annotation, None if unknown.
+        policy: the rules.
+
+    Raises:
+        BadImage: with the reason.
     """
     if not encoded:
         raise BadImage("is empty")
@@ -93,7 +105,7 @@ def _open(encoded: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(encoded))
     except Image.DecompressionBombError as error:
         raise BadImage(f"is too large ({error})") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+    except _DAMAGE as error:
         if isinstance(error, Image.UnidentifiedImageError) or not str(error):
             raise BadImage(f"is no image that can be read (it begins with {encoded[:12]!r})") from None
         raise BadImage(f"can't be read: {error}") from None
@@ -104,36 +116,35 @@ def _open(encoded: bytes) -> Image.Image:
 
 
 def _decode(image: Image.Image, reduced: bool = False) -> None:
-    """Decodes all of the file. `reduced` makes a JPEG's pixels at an eighth of the size: every coded bit is read and
-    checked all the same, and only the arithmetic that nobody looks at is left out."""
+    """Decodes the file; `reduced` decodes a JPEG to an eighth of its size, checking every coded bit in less time."""
     try:
         if reduced and image.format in ("JPEG", "MPO"):
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+    except _DAMAGE as error:
         raise BadImage(f"doesn't decode: {str(error) or type(error).__name__}") from None
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_EXIF_TAG, 1)
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError):
+    except _DAMAGE:
         return 1  # a broken EXIF block says nothing about orientation, and the pixels are fine
     return value if value in range(1, 9) else 1
 
 
 def _settle_orientation(orientation: int, stored, annotated, policy: ImagePolicy) -> tuple[bool, str]:
-    """Whether to turn the pixels, and how that was decided. Raises BadImage where sizes disagree or nothing decides."""
+    """Whether to rotate the pixels, and `PreparedImage.exif`. Raises BadImage if sizes disagree or nothing decides."""
     upright = stored[::-1] if orientation in _TURNED else stored
-    known = None not in annotated
-    if known and tuple(annotated) not in (stored, upright):
+    sized = None not in annotated
+    if sized and tuple(annotated) not in (stored, upright):
         views = f"{stored[0]}x{stored[1]}"
         if upright != stored:
             views += f" ({upright[0]}x{upright[1]} upright)"
         raise BadImage(f"has {views} pixels, but its annotation says {annotated[0]}x{annotated[1]}")
     if orientation == 1:
         return False, ""
-    if known and stored != upright:
+    if sized and stored != upright:
         turn = tuple(annotated) == upright
         return turn, "applied" if turn else "left"
     if policy.exif == "stop":
@@ -145,7 +156,7 @@ def _settle_orientation(orientation: int, stored, annotated, policy: ImagePolicy
 
 
 def _why_not_plain(image: Image.Image, encoded: bytes) -> str:
-    """Why these bytes can't go into a shard as they are, "" if they can."""
+    """Why these bytes must be re-encoded, or ""."""
     if image.format == "PNG":
         # The IHDR chunk comes first and is of fixed layout: bit depth and colour type are bytes 24 and 25.
         depth, colour = encoded[24], encoded[25]
@@ -167,23 +178,23 @@ def _why_not_plain(image: Image.Image, encoded: bytes) -> str:
 
 def _plain_frame(encoded: bytes) -> bool:
     """Whether the JPEG's first frame header is of a kind that libjpeg builds without extras decode."""
-    place = 2
-    while place + 4 <= len(encoded):
-        if encoded[place] != 0xFF:
-            place += 1  # junk between segments is legal to skip
+    start = 2
+    while start + 4 <= len(encoded):
+        if encoded[start] != 0xFF:
+            start += 1  # junk between segments is legal to skip
             continue
-        marker = encoded[place + 1]
+        marker = encoded[start + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return marker in _PLAIN_FRAMES
         if marker in (0xFF, 0x00, 0x01) or 0xD0 <= marker <= 0xD9:
-            place += 1 if marker == 0xFF else 2
+            start += 1 if marker == 0xFF else 2
             continue
-        place += 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
+        start += 2 + int.from_bytes(encoded[start + 2 : start + 4], "big")
     return False
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of any mode. 16-bit values are scaled, not clipped; alpha is left out, as TensorFlow's decoder does."""
+    """8-bit RGB of any mode. 16-bit values are scaled, not clipped; alpha is dropped, as by TensorFlow's decoder."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
         scale = 65535.0 if image.mode != "F" and (values.max(initial=0) > 255 or "16" in image.mode) else 255.0
