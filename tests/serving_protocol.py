@@ -1,4 +1,4 @@
-"""TensorFlow Serving's protocol over a SavedModel: gRPC PredictionService and ModelService, and their REST twin.
+"""TensorFlow Serving's protocol over a SavedModel: Predict over gRPC and REST.
 
 The model server's binary isn't a Python package; this does what its interface promises, for tests: newest version of a
 folder, warm-up replayed before the first answer, its status codes, optional batching of waiting requests.
@@ -17,13 +17,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import (
-    get_model_status_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_log_pb2,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 
 
 class Refused(Exception):
@@ -54,10 +48,8 @@ class Servable:
         response = predict_pb2.PredictResponse()
         response.model_spec.name, response.model_spec.version.value = self.name, self.version
         response.model_spec.signature_name = signature
-        for key in request.output_filter or outputs:
-            if key not in outputs:
-                raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"output tensor alias not found in signature: {key}")
-            response.outputs[key].CopyFrom(tf.make_tensor_proto(outputs[key]))
+        for key, value in outputs.items():
+            response.outputs[key].CopyFrom(tf.make_tensor_proto(value))
         return response
 
     def check(self, spec):
@@ -127,24 +119,11 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
             context.abort(error.code, error.message)
 
 
-class _Models(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, servable):
-        self.servable = servable
-
-    def GetModelStatus(self, request, context):
-        if request.model_spec.name != self.servable.name:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {request.model_spec.name}")
-        state = get_model_status_pb2.ModelVersionStatus
-        status = state(version=self.servable.version, state=state.AVAILABLE)
-        return get_model_status_pb2.GetModelStatusResponse(model_version_status=[status])
-
-
 @contextlib.contextmanager
 def grpc_server(servable, workers=16):
     """Yields HOST:PORT."""
     server = grpc.server(futures.ThreadPoolExecutor(workers), options=[("grpc.max_receive_message_length", -1)])
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Prediction(servable), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Models(servable), server)
     port = server.add_insecure_port("localhost:0")
     server.start()
     try:
@@ -155,7 +134,7 @@ def grpc_server(servable, workers=16):
 
 @contextlib.contextmanager
 def rest_server(servable):
-    """Yields HOST:PORT; the row format of POST /v1/models/NAME[/versions/N]:predict, and GET for the status."""
+    """Yields HOST:PORT; the row format of POST /v1/models/NAME[/versions/N]:predict."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *arguments):
@@ -169,12 +148,6 @@ def rest_server(servable):
             self.end_headers()
             self.wfile.write(body)
 
-        def do_GET(self):
-            if self.path != f"/v1/models/{servable.name}":
-                return self.answer(404, {"error": f"Could not find any versions of model {self.path}"})
-            status = {"version": str(servable.version), "state": "AVAILABLE", "status": {"error_code": "OK"}}
-            return self.answer(200, {"model_version_status": [status]})
-
         def do_POST(self):
             match = re.fullmatch(r"/v1/models/(\w+)(?:/versions/(\d+))?:predict", self.path)
             if not match:
@@ -186,10 +159,9 @@ def rest_server(servable):
                 spec.version.value = int(match[2])
             try:
                 signature = servable.check(spec)
-                ((key, tensor),) = servable.signatures[signature].structured_input_signature[1].items()
-                rows = [row.get(key, row) if isinstance(row, dict) else row for row in body["instances"]]
-                values = [base64.b64decode(row["b64"]) if isinstance(row, dict) else row for row in rows]
-                outputs = servable.run(signature, {key: tf.constant(values, tensor.dtype)})
+                (key,) = servable.signatures[signature].structured_input_signature[1]
+                values = [base64.b64decode(row["b64"]) for row in body["instances"]]
+                outputs = servable.run(signature, {key: tf.constant(values)})
             except Refused as error:
                 status = 404 if error.code == grpc.StatusCode.NOT_FOUND else 400
                 return self.answer(status, {"error": error.message})
