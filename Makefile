@@ -22,19 +22,19 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(if $(FAST),-m "not slow") $(TESTS)
 
-# Beside the peers that are installed: $(VENV)/bin/pip install -r requirements-bench.txt
+# Beside the peers that are installed: $(VENV)/bin/pip install -e '.[bench]'
 bench: $(VENV)/.installed
 	$(VENV)/bin/python -m experiments.bench $(BENCH_FLAGS)
 
 lint: $(VENV)/.installed
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements-lint.txt
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[dev]'
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
 
 # The API reference, from the docstrings: a page a module in build/docs.
 docs: $(VENV)/.installed
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements-docs.txt
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[docs]'
 	$(VENV)/bin/python docs/build.py --output=build/docs
 
 # The mark is written last: an installation that was interrupted is taken up again.

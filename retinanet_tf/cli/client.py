@@ -4,6 +4,8 @@ retinanet client --image=photo.jpg --server=localhost:8500
 retinanet client --image=a.jpg,b.png --server=localhost:8501 --rest --output=detections.json
 """
 
+from typing import Any
+
 from absl import flags
 
 from retinanet_tf.cli.before_tensorflow import import_quietly
@@ -25,8 +27,8 @@ def main() -> None:
     if not _REST.value:
         import_quietly(shown=flags.FLAGS.verbosity > 0)
     images = [read_bytes(path, "the image") for path in _IMAGE.value]
-    options = {"rest": _REST.value, "model": _MODEL.value, "version": _VERSION.value, "timeout": _TIMEOUT.value}
-    answer = detect(images, _SERVER.value, **options)
+    model: dict[str, Any] = {"model": _MODEL.value, "version": _VERSION.value}
+    answer = detect(images, _SERVER.value, rest=_REST.value, timeout=_TIMEOUT.value, **model)
     for path, rows in zip(_IMAGE.value, answer, strict=True):
         print(f"{path}: {len(rows)} detections")
         for row in rows:

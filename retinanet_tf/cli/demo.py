@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -22,7 +23,7 @@ PICTURES = 12
 
 
 def main() -> None:
-    """Generates, prepares, trains, evaluates, exports and uses the model in a process of its own."""
+    """Generates, prepares, trains, evaluates, exports, and detects in a process without this package."""
     from retinanet_tf.data.records.prepare import prepare
     from retinanet_tf.data.synthetic import shapes
     from retinanet_tf.export.saved_model import export
@@ -31,7 +32,7 @@ def main() -> None:
 
     start, output = time.time(), Path(OUTPUT.value)
     config = presets["mini"]
-    counts = {"num_train": 3000, "num_val": 200}
+    counts: dict[str, Any] = {"num_train": 3000, "num_val": 200}
     if SHORT.value:
         config = config.replace(steps=60, checkpoint_steps=30, warmup_steps=10)
         counts = {"num_train": 100, "num_val": 20}

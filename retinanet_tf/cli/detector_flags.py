@@ -21,6 +21,8 @@ def load() -> "DetectorLike":
     from retinanet_tf.inference.checkpoint import load_detector
     from retinanet_tf.inference.test_time_augmentation import AugmentedDetector
 
+    if CHECKPOINT.value is None:
+        raise InputError("give --checkpoint, the run directory of a training job.")
     detector = load_detector(CHECKPOINT.value)
     if not (TEST_SIZES.value or TEST_FLIP.value):
         return detector

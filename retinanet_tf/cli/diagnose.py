@@ -25,5 +25,5 @@ def main() -> None:
         gammas = [float(value) for value in GAMMAS.value]
     except ValueError:
         raise InputError(f"--gammas={','.join(GAMMAS.value)} must be a list of numbers.") from None
-    options = {"limit": LIMIT.value, "batch_size": BATCH_SIZE.value}
-    diagnose(CHECKPOINT.value, DATA.value, OUTPUT.value, gammas, **options)
+    paths = (CHECKPOINT.value, DATA.value, OUTPUT.value)
+    diagnose(*paths, gammas, limit=LIMIT.value, batch_size=BATCH_SIZE.value)

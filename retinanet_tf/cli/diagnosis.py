@@ -6,7 +6,6 @@ from pathlib import Path
 
 from retinanet_tf import files
 from retinanet_tf.data import pipeline
-from retinanet_tf.data.training_data import canvas_settings
 from retinanet_tf.evaluation.loss_distribution import LossDistribution, figure_4, loss_distribution
 from retinanet_tf.inference.checkpoint import load_config, load_model
 
@@ -27,8 +26,7 @@ def diagnose(
     batches = pipeline.load(
         data,
         training=False,
-        **canvas_settings(config),
-        pixel_mean=config.model.pixel_mean,
+        **pipeline.canvas_arguments(config),
         batch_size=batch_size,
     )
     distribution = loss_distribution(model, batches, limit)

@@ -8,6 +8,7 @@ precision_recall.png and sizes_scores.png.
 """
 
 import json
+from typing import Any
 
 from absl import flags
 
@@ -34,8 +35,8 @@ def main() -> None:
         raise InputError("give either --data or --annotations (with --images) to evaluate on.")
     if (detector_flags.CHECKPOINT.value is None) == (_RESULTS.value is None):
         raise InputError("give either --checkpoint to evaluate or --results to score.")
-    source = _DATA.value or _ANNOTATIONS.value
-    written = {"output": _OUTPUT.value, "submission": _SUBMISSION.value}
+    source: Any = _DATA.value or _ANNOTATIONS.value
+    written: dict[str, Any] = {"output": _OUTPUT.value, "submission": _SUBMISSION.value}
     if _SUBMISSION.value and not _OUTPUT.value:
         raise InputError("--submission needs --output, the folder that its file is written to.")
     if _RESULTS.value:

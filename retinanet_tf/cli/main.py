@@ -5,7 +5,7 @@ import importlib
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from absl import app, flags, logging
 
@@ -110,7 +110,7 @@ def _parse(arguments: list[str]) -> list[str]:
     sys.exit(2)
 
 
-def _suggest(word: str, names: object, dashes: str = "") -> str:
+def _suggest(word: str, names: Iterable[str], dashes: str = "") -> str:
     close = difflib.get_close_matches(word, list(names), n=1)
     return f" Did you mean {dashes}{close[0]}?" if close else ""
 

@@ -11,7 +11,6 @@ import sys
 from absl import flags
 
 from retinanet_tf.cli import detector_flags
-from retinanet_tf.errors import InputError
 
 _IMAGES = flags.DEFINE_list("images", None, "Files, folders and glob patterns, separated by commas.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for pictures/, detections.json and the sheet.", required=True)
@@ -23,8 +22,6 @@ def main() -> int:
     """Predicts; status 1 if a file couldn't be read."""
     from retinanet_tf.inference.predict import predict
 
-    if detector_flags.CHECKPOINT.value is None:
-        raise InputError("give --checkpoint, the run directory of a training job.")
     predictions = predict(
         detector_flags.load(),
         _IMAGES.value,

@@ -54,8 +54,8 @@ def main() -> None:
     """Prepares the dataset that the flags name and says what was found."""
     from retinanet_tf.data.records.box_rules import doubt_format
     from retinanet_tf.data.records.prepare import prepare
-    from retinanet_tf.data.sources.labels import LabelMap
     from retinanet_tf.data.sources import read_source
+    from retinanet_tf.data.sources.labels import LabelMap
 
     # Splits of one folder share their categories: what the first one numbered, the next ones use.
     path = os.path.join(_OUTPUT.value, "labels.json")

@@ -3,6 +3,8 @@
 The same command again goes on where it stopped. Settings come from --preset and the flags after it.
 """
 
+from typing import Any
+
 from absl import flags
 
 from retinanet_tf.cli import flags as config_flags
@@ -19,15 +21,15 @@ config_flags.define()
 
 
 def main() -> None:
-    """Runs the job, or says what it would be."""
+    """Runs the job, or with --dry_run prints its settings."""
     from retinanet_tf.training.job import announce, open_job
     from retinanet_tf.training.train import train
 
     config = config_flags.read()
-    paths = {"data": DATA.value, "validation": VALIDATION.value, "init_weights": INIT_WEIGHTS.value}
+    paths: dict[str, Any] = {"data": DATA.value, "validation": VALIDATION.value, "init_weights": INIT_WEIGHTS.value}
     if not DRY_RUN.value:
         train(config, run_dir=RUN_DIR.value, **paths)
         return
-    job = open_job(config.replace(cache="none"), **paths)  # a cache takes long to make, and a disk's stays
+    job = open_job(config, **paths)
     print(flagfile(config, **paths), end="")
     announce(config, job.strategy.num_replicas_in_sync)
