@@ -140,9 +140,8 @@ def freeze(detector: Detector) -> Callable[[tf.Tensor], dict[str, list[tf.Tensor
     pruned = wrapped.prune([tensor_of(signature.inputs["canvases"].name)], outputs)
 
     def frozen(canvases: tf.Tensor) -> dict[str, list[tf.Tensor]]:
-        flat, result = pruned(canvases), {"class_logits": [], "box_deltas": []}
-        for name, level in keys:
-            result[name].append(flat[f"{name}_{level}"])
+        flat = pruned(canvases)
+        result = {kind: [flat[f"{name}_{level}"] for name, level in keys if name == kind] for kind in dict(keys)}
         for logits in result["class_logits"]:
             logits.set_shape([None, None, detector.model.config.num_classes])
         return result

@@ -36,7 +36,7 @@ def find_images(inputs: Sequence[str | os.PathLike]) -> list[str]:
         InputError: an input that doesn't exist and matches nothing.
     """
     paths: dict[str, None] = {}
-    for given in map(os.fspath, inputs):
+    for given in [os.fspath(path) for path in inputs]:
         if os.path.isdir(given):
             matches = sorted(str(path) for path in Path(given).rglob("*") if path.suffix.lower() in SUFFIXES)
         else:
@@ -97,8 +97,9 @@ def predict(
     results: dict[str, list[dict[str, Any]]] = {}
     with tqdm(total=len(paths), desc="predict", unit="image", disable=not progress, mininterval=0.5) as bar:
         for index, detections in detect_all(detector, read(), batch_size):
-            path, labels = readable[index], detections["labels"]
-            picture = draw_detections(images.pop(index), **detections, names=names, min_score=min_score)
+            path = readable[index]
+            boxes, labels, scores = (detections[name] for name in ("boxes", "labels", "scores"))
+            picture = draw_detections(images.pop(index), boxes, labels, scores, names, min_score=min_score)
             save_image(picture, targets[path])
             rows = to_results(detections, path, detector.label_map.ids)
             results[path] = [{**row, "category": names[label]} for row, label in zip(rows, labels, strict=True)]
