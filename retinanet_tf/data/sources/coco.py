@@ -1,9 +1,10 @@
-"""COCO's instance annotations: JSON to numpy, checked. No TensorFlow needed, nothing dropped here."""
+"""COCO instances JSON: read into numpy and checked."""
 
 import gc
 import json
 import math
 import os
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,16 @@ def xyxy_to_coco(boxes: np.ndarray) -> np.ndarray:
 def read_coco(path: str | os.PathLike, with_objects: bool = True) -> Annotations:
     """Reads a COCO instances JSON; images keep the file's order, images without objects included.
 
-    Without `with_objects` the list "annotations" may be missing, as in COCO's image_info files of the test splits.
+    Boxes are unchanged (overhanging, zero-size and duplicate ones too: `box_rules` handles them).
 
-    Boxes come out as they stand (overhanging, zero-size and duplicate ones too: `rules.py` decides about those).
-    Raises InputError, naming the file and the entry, for: a file that can't be read or isn't such a JSON, an image or
-    annotation id that is missing, not an integer or used twice, a box that isn't four finite numbers, an annotation
-    whose image or category isn't defined.
+    Args:
+        path: local or remote.
+        with_objects: if false, the list "annotations" may be missing, as in COCO's image_info files of the test splits.
+
+    Raises:
+        InputError: naming file and entry: a file that can't be read or isn't such a JSON, an image or annotation id
+            that is missing, not an integer or used twice, a box that isn't four finite numbers, an annotation of an
+            undefined image or category.
     """
     path = os.fspath(path)
     content = _parse(path)
@@ -48,15 +53,15 @@ def read_coco(path: str | os.PathLike, with_objects: bool = True) -> Annotations
         if not isinstance(content.get(key), list):
             raise InputError(f"{path} has no list {key!r}; a COCO instances file has images, annotations, categories.")
     label_map = LabelMap.from_json(content["categories"], f"{path}: categories")
-    images = [_image(path, place, entry) for place, entry in enumerate(content["images"])]
+    images = [_image(path, number, entry) for number, entry in enumerate(content["images"])]
     _refuse_repeats(path, "image", np.array([image.image_id for image in images], np.int64))
     _attach(path, images, label_map, content["annotations"])
     return Annotations(path, images, label_map)
 
 
 def _parse(path: str) -> dict:
-    # Each annotation is turned into a row as soon as the parser has closed it: masks (nine tenths of COCO's files)
-    # never pile up, and a million annotations stay far below their size as dictionaries.
+    # Each annotation becomes a row as soon as it is parsed: masks (nine tenths of COCO's files) don't accumulate, and
+    # a million annotations take far less memory than as dictionaries.
     def compact(entry: dict):
         if "bbox" in entry and "image_id" in entry:
             crowd = entry.get("iscrowd", 0)
@@ -65,7 +70,7 @@ def _parse(path: str) -> dict:
 
     text = read_bytes(path, "the annotation file")
     collecting = gc.isenabled()
-    gc.disable()  # nothing here is cyclic, and the collector would walk all rows again and again
+    gc.disable()  # nothing here is cyclic, and the collector would visit all rows repeatedly
     try:
         content = json.loads(text, object_hook=compact)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -78,9 +83,9 @@ def _parse(path: str) -> dict:
     return content
 
 
-def _image(path: str, place: int, entry) -> ImageAnnotations:
+def _image(path: str, number: int, entry) -> ImageAnnotations:
     if not isinstance(entry, dict) or not _is_integer(entry.get("id")):
-        raise InputError(f"{path}: images[{place}] has no integer id.")
+        raise InputError(f"{path}: images[{number}] has no integer id.")
     name = entry.get("file_name")
     if not isinstance(name, str) or not name:
         raise InputError(f"{path}: image {entry['id']} has no file_name.")
@@ -96,77 +101,67 @@ def _image(path: str, place: int, entry) -> ImageAnnotations:
 
 
 def _attach(path: str, images: list[ImageAnnotations], label_map: LabelMap, rows: list) -> None:
-    """Checks all annotation rows and gives each image its own, in the order of the file."""
-    for place, row in enumerate(rows):
+    """Checks all annotation rows and assigns them to their images, in the order of the file."""
+    for number, row in enumerate(rows):
         if not isinstance(row, tuple):
-            raise InputError(f"{path}: annotations[{place}] has no bbox or no image_id.")
+            raise InputError(f"{path}: annotations[{number}] has no bbox or no image_id.")
     columns = {}
     for column, key in enumerate(_INTEGER_FIELDS):
         values = [row[column] for row in rows]
-        for place, value in enumerate(values):
+        for number, value in enumerate(values):
             if not _is_integer(value) and not (key == "iscrowd" and isinstance(value, bool)):
-                raise InputError(f"{path}: annotations[{place}] (id {rows[place][2]}) has {key} {value!r}, no integer.")
+                raise InputError(
+                    f"{path}: annotations[{number}] (id {rows[number][2]}) has {key} {value!r}, no integer."
+                )
         try:
             columns[key] = np.array(values, np.int64)
         except OverflowError:
             raise InputError(f"{path}: an annotation's {key} is beyond 64 bits.") from None
     _refuse_repeats(path, "annotation", columns["id"])
     boxes = coco_to_xyxy(_boxes(path, rows))
-    known = np.array([image.image_id for image in images], np.int64)
-    order = np.argsort(known, kind="stable")
-    spot = np.searchsorted(known[order], columns["image_id"]) if len(known) else np.zeros(len(rows), np.int64)
-    found = (spot < len(known)) & (known[order][np.minimum(spot, len(known) - 1)] == columns["image_id"])
-    if not len(known):
-        found = np.zeros(len(rows), bool)
-    if not found.all():
-        place = int(np.argmin(found))
-        raise InputError(
-            f"{path}: annotation {columns['id'][place]} belongs to image id {columns['image_id'][place]}, "
-            f"which isn't among its images ({int((~found).sum())} such annotations)."
-        )
-    known_category = np.isin(columns["category_id"], label_map.ids)
-    if not known_category.all():
-        place = int(np.argmin(known_category))
-        raise InputError(
-            f"{path}: annotation {columns['id'][place]} has category id {columns['category_id'][place]}, "
-            f"which isn't among its categories ({int((~known_category).sum())} such annotations)."
-        )
     area = _areas(path, rows, boxes)
-    image_of = order[spot] if len(rows) else spot
-    by_image = np.argsort(image_of, kind="stable")
-    bounds = np.searchsorted(image_of[by_image], np.arange(len(images) + 1))
-    for place, image in enumerate(images):
-        mine = by_image[bounds[place] : bounds[place + 1]]
-        image.boxes = boxes[mine]
-        image.category_ids = columns["category_id"][mine]
-        image.area = area[mine]
-        image.iscrowd = columns["iscrowd"][mine] != 0
-        image.annotation_ids = columns["id"][mine]
+    image_ids = np.array([image.image_id for image in images], np.int64)
+    for key, ids, phrase in (
+        ("image_id", image_ids, "belongs to image id {}, which isn't among its images"),
+        ("category_id", label_map.ids, "has category id {}, which isn't among its categories"),
+    ):
+        unknown = np.flatnonzero(~np.isin(columns[key], ids))
+        if len(unknown):
+            which = phrase.format(columns[key][unknown[0]])
+            raise InputError(
+                f"{path}: annotation {columns['id'][unknown[0]]} {which} ({len(unknown)} such annotations)."
+            )
+    by_image = np.argsort(columns["image_id"], kind="stable")
+    sorted_ids = columns["image_id"][by_image]
+    starts, ends = (np.searchsorted(sorted_ids, image_ids, side) for side in ("left", "right"))
+    for image, start, end in zip(images, starts, ends, strict=True):
+        selected = by_image[start:end]
+        image.boxes = boxes[selected]
+        image.category_ids = columns["category_id"][selected]
+        image.area = area[selected]
+        image.iscrowd = columns["iscrowd"][selected] != 0
+        image.annotation_ids = columns["id"][selected]
 
 
 def _boxes(path: str, rows: list) -> np.ndarray:
-    try:
+    with suppress(TypeError, ValueError):  # all at once; if that fails, the loop names the culprit
         boxes = np.array([row[4] for row in rows]).reshape(len(rows), 4)
-        if not rows or (boxes.dtype.kind in "fiu" and np.isfinite(boxes).all()):
+        if boxes.dtype.kind in "fiu" and np.isfinite(boxes).all():
             return boxes.astype(np.float64)
-    except (TypeError, ValueError):
-        pass  # the loop below finds and names the culprit
     for row in rows:
         box = row[4]
-        good = isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)
-        if not good:
+        if not (isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)):
             raise InputError(f"{path}: annotation {row[2]} has bbox {box!r}; it must be four finite numbers.")
-    raise AssertionError("a box that numpy refuses passed every check")
+    raise InputError(f"{path}: a bbox is beyond 64 bits.")
 
 
 def _areas(path: str, rows: list, boxes: np.ndarray) -> np.ndarray:
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    area = sizes[:, 0] * sizes[:, 1]
-    for place, row in enumerate(rows):
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    for number, row in enumerate(rows):
         if row[5] is not None:
             if not _is_number(row[5]):
                 raise InputError(f"{path}: annotation {row[2]} has area {row[5]!r}; it must be a finite number.")
-            area[place] = row[5]
+            area[number] = row[5]
     return area
 
 

@@ -1,4 +1,4 @@
-"""Category ids of a dataset (sparse, any order) and the contiguous labels 0..K-1 a model is trained on."""
+"""Label map: category ids of a dataset (sparse, any order) to labels 0..K-1 and back; labels.json."""
 
 import json
 import os
@@ -11,15 +11,15 @@ from retinanet_tf.files import read_text, write_json
 
 
 class LabelMap:
-    """The K categories of a dataset, sorted by id; a category's place in that order is its label.
+    """The K categories of a dataset, sorted by id; a category's index in that order is its label.
 
     COCO numbers its 80 categories 1..90 with gaps, so an id is never used as a label: `ids[label]` and
     `to_index(id)` translate. Stored as `labels.json`: a list of {"id": int, "name": str}.
 
-    >>> labels = LabelMap([90, 1, 17], ["toothbrush", "person", "cat"])
-    >>> labels.names
+    >>> label_map = LabelMap([90, 1, 17], ["toothbrush", "person", "cat"])
+    >>> label_map.names
     ('person', 'cat', 'toothbrush')
-    >>> labels.to_index(17), labels.ids[1]
+    >>> label_map.to_index(17), label_map.ids[1]
     (1, 17)
     """
 
@@ -35,7 +35,6 @@ class LabelMap:
             raise InputError("the dataset defines no categories; a detector needs at least one.")
         self.ids: tuple[int, ...] = tuple(i for i, _ in pairs)
         self.names: tuple[str, ...] = tuple(n for _, n in pairs)
-        self._index = {category: label for label, category in enumerate(self.ids)}
 
     @property
     def num_classes(self) -> int:
@@ -43,19 +42,13 @@ class LabelMap:
         return len(self.ids)
 
     def to_index(self, category_id: int | np.ndarray) -> int | np.ndarray:
-        """Labels 0..K-1 (int, or an int64 array of the same shape) of one category id or an array of them.
-
-        Raises InputError for an id that isn't in the map.
-        """
-        if np.ndim(category_id) == 0:
-            try:
-                return self._index[int(category_id)]
-            except KeyError:
-                raise InputError(
-                    f"category id {category_id} isn't one of the dataset's {self.num_classes} categories."
-                ) from None
-        flat = [self.to_index(category) for category in np.ravel(category_id)]
-        return np.array(flat, np.int64).reshape(np.shape(category_id))
+        """Labels 0..K-1 (int, or int64 array of the same shape) of a category id or an array; InputError if unknown."""
+        ids, wanted = np.array(self.ids), np.asarray(category_id)
+        if not np.isin(wanted, ids).all():
+            unknown = wanted[~np.isin(wanted, ids)].flat[0]
+            raise InputError(f"category id {unknown} isn't one of the dataset's {self.num_classes} categories.")
+        labels = np.searchsorted(ids, wanted)
+        return labels if labels.ndim else int(labels)
 
     def to_json(self) -> list[dict]:
         """The list of {"id", "name"} that `save` writes and COCO calls `categories`."""
