@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights, for evaluation and export."""
+"""EMA: an exponential moving average of a model's weights, for evaluation and export."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +11,12 @@ from retinanet_tf.compat import tensorflow_variables
 class WeightAverage:
     """Averages of all weights of a model, statistics of normalisation included.
 
-    The decay of update t is min(decay, (1 + t) / (10 + t)), so that the first steps' weights don't linger. Make it
+    The decay of update t is min(decay, (1 + t) / (10 + t)), so that the first steps' weights don't linger. Create it
     in the strategy's scope.
 
     Args:
-      weights: the model's weights.
-      decay: share of the old average that an update keeps.
+        weights: the model's weights.
+        decay: share of the old average that an update keeps.
     """
 
     def __init__(self, weights: list, decay: float):
@@ -29,11 +29,11 @@ class WeightAverage:
 
     @property
     def state(self) -> list[tf.Variable]:
-        """What a checkpoint keeps."""
+        """The variables for a checkpoint."""
         return [self.updates, *self.values]
 
     def update(self) -> None:
-        """Takes the current weights in; called in the training step, after the optimizer."""
+        """Adds the current weights to the average; called in the training step, after the optimizer."""
         done = tf.cast(self.updates, tf.float32)
         kept = tf.minimum(self.decay, (1.0 + done) / (10.0 + done))
         for value, weight in zip(self.values, self._weights, strict=True):
@@ -44,22 +44,22 @@ class WeightAverage:
         self.updates.assign_add(1)
 
     def restart(self) -> None:
-        """Begins anew from the current weights, as after loading others."""
+        """Sets the averages to the current weights, as after loading others."""
         for value, weight in zip(self.values, self._weights, strict=True):
             value.assign(weight)
 
     def keep(self) -> None:
-        """Gives the model the averages for good."""
+        """Overwrites the model's weights with the averages."""
         for value, weight in zip(self.values, self._weights, strict=True):
             weight.assign(value.numpy())
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """The model has the averages inside the block, and its own weights again afterwards."""
-        own = [weight.numpy() for weight in self._weights]
+        """The model has the averages inside the block, and its trained weights again afterwards."""
+        trained = [weight.numpy() for weight in self._weights]
         self.keep()
         try:
             yield
         finally:
-            for weight, value in zip(self._weights, own, strict=True):
+            for weight, value in zip(self._weights, trained, strict=True):
                 weight.assign(value)

@@ -24,7 +24,6 @@ class UpsampleAdd(keras.layers.Layer):
         return lateral + enlarged[:, : shape[1], : shape[2]]
 
     def compute_output_shape(self, input_shape):
-        """The lateral map's."""
         return tuple(input_shape[0])
 
 
@@ -36,12 +35,12 @@ def feature_pyramid(stages: list, config: ModelConfig, anchors: AnchorConfig) ->
     code) and no normalisation.
 
     Args:
-      stages: [C3, C4, C5].
-      config: `fpn_channels`, `p6_from`, `weight_decay` are read.
-      anchors: says which levels there are.
+        stages: [C3, C4, C5].
+        config: `fpn_channels`, `p6_from` and `weight_decay` are read.
+        anchors: `max_level` is read.
 
     Returns:
-      One map `(B, ⌈H/2^l⌉, ⌈W/2^l⌉, fpn_channels)` a level, finest first.
+        One map `(B, ⌈H/2^l⌉, ⌈W/2^l⌉, fpn_channels)` per level, finest first.
     """
 
     def layer(kernel_size, strides, name):

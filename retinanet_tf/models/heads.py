@@ -1,7 +1,6 @@
-"""The class and the box subnet: small fully convolutional networks shared by all pyramid levels (§4)."""
+"""Detection heads: the class and the box subnet, each shared by all pyramid levels (§4)."""
 
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,18 +10,18 @@ from retinanet_tf.models.layers import normalization, regularizer
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class Subnet(keras.layers.Layer):
-    """`depth` 3×3 convolutions with ReLU and one last 3×3 convolution, the same for every level.
+    """`depth` 3×3 convolutions with ReLU and a last 3×3 convolution, the same for every level.
 
     Args:
-      outputs_per_anchor: K for the class subnet, 4 for the box subnet.
-      anchors_per_cell: A.
-      depth: convolutions before the last one (§4: 4).
-      channels: their filters (§4: 256).
-      norm: 'none' (§4), 'group', or 'batch'; statistics and affine of 'batch' are each level's own, because levels
-        see features of different scale through the same convolutions.
-      prior: π for the class subnet's last bias, −ln((1 − π)/π) (§4.1); None leaves that bias 0.
-      init_std: standard deviation of the initial kernels (§4.1: 0.01, for 256 channels).
-      weight_decay: coupled L2 on the kernels.
+        outputs_per_anchor: K for the class subnet, 4 for the box subnet.
+        anchors_per_cell: anchors at each cell of a level.
+        depth: convolutions before the last one (§4: 4).
+        channels: their filters (§4: 256).
+        norm: 'none' (§4), 'group', or 'batch', which has statistics and affine per level, because levels see features
+            of different scale through the same convolutions.
+        prior: π for the class subnet's last bias, −ln((1 − π)/π) (§4.1); None leaves that bias 0.
+        init_std: standard deviation of the initial kernels (§4.1: 0.01, for 256 channels).
+        weight_decay: coupled L2 on the kernels.
     """
 
     def __init__(
@@ -38,21 +37,12 @@ class Subnet(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.settings: dict[str, Any] = {
-            "outputs_per_anchor": outputs_per_anchor,
-            "anchors_per_cell": anchors_per_cell,
-            "depth": depth,
-            "channels": channels,
-            "norm": norm,
-            "prior": prior,
-            "init_std": init_std,
-            "weight_decay": weight_decay,
-        }
-        self.outputs_per_anchor = outputs_per_anchor
-        self.norm = norm
+        self.outputs_per_anchor, self.anchors_per_cell = outputs_per_anchor, anchors_per_cell
+        self.depth, self.channels = depth, channels
+        self.norm, self.prior, self.init_std, self.weight_decay = norm, prior, init_std, weight_decay
 
         def conv(filters, **options):
-            # An initializer a layer: one that is shared gives every layer the same numbers.
+            # One initializer per layer: a shared one gives every layer the same numbers.
             return keras.layers.Conv2D(
                 filters,
                 3,
@@ -68,13 +58,13 @@ class Subnet(keras.layers.Layer):
         self.norms: list = []
 
     def build(self, input_shape):
-        """Builds every convolution once, and the normalisations (one a level for 'batch')."""
+        """Builds every convolution once, and the normalisations (one per level for 'batch')."""
         shape = tuple(input_shape[0])
         if self.norm != "none":
             copies = len(input_shape) if self.norm == "batch" else 1
             # One flat list, copy after copy: Keras 2 doesn't save what is in a list of lists.
             self.norms = [
-                normalization(self.norm, self.settings["channels"], name=f"norm{i}_{copy}")
+                normalization(self.norm, self.channels, name=f"norm{i}_{copy}")
                 for copy in range(copies)
                 for i in range(len(self.convs))
             ]
@@ -93,22 +83,19 @@ class Subnet(keras.layers.Layer):
             for index, layer in enumerate(self.convs):
                 features = layer(features)
                 if self.norms:
-                    place = (level * len(self.convs) + index) % len(self.norms)
-                    features = self.norms[place](features, training=training)
+                    norm = self.norms[(level * len(self.convs) + index) % len(self.norms)]
+                    features = norm(features, training=training)
                 features = tf.nn.relu(features)
             features = self.predictor(features)
             results.append(tf.reshape(features, [tf.shape(features)[0], -1, self.outputs_per_anchor]))
         return results
 
     def compute_output_shape(self, input_shape):
-        """One `(B, H_l·W_l·A, outputs_per_anchor)` a level."""
-        per_cell = self.settings["anchors_per_cell"]
+        def anchors(height, width):
+            return None if None in (height, width) else height * width * self.anchors_per_cell
 
-        def count(shape):
-            return None if None in shape[1:3] else shape[1] * shape[2] * per_cell
-
-        return [(shape[0], count(shape), self.outputs_per_anchor) for shape in input_shape]
+        return [(shape[0], anchors(*shape[1:3]), self.outputs_per_anchor) for shape in input_shape]
 
     def get_config(self) -> dict:
-        """What rebuilds the layer."""
-        return {**super().get_config(), **self.settings}
+        arguments = ("outputs_per_anchor", "anchors_per_cell", "depth", "channels", "norm", "prior", "init_std")
+        return {**super().get_config(), **{name: getattr(self, name) for name in (*arguments, "weight_decay")}}

@@ -42,10 +42,10 @@ VARIANTS: dict[str, Variant] = {
 
 
 def variant(name: str) -> Variant:
-    """The row called `name`.
+    """The variant called `name`.
 
     Raises:
-      InputError: there is none.
+        InputError: no variant has that name.
     """
     if name not in VARIANTS:
         raise InputError(f"backbone={name!r} is not known; choose one of {', '.join(VARIANTS)}.")
@@ -56,11 +56,11 @@ def resnet(pixels: Any, config: ModelConfig) -> list:
     """Builds the backbone on a symbolic input.
 
     Args:
-      pixels: normalised images `(B, H, W, 3)`.
-      config: `backbone`, `norm`, `norm_epsilon`, `stride_in`, `freeze_stages`, `weight_decay` are read.
+        pixels: normalised images `(B, H, W, 3)`.
+        config: `backbone`, `norm`, `norm_epsilon`, `stride_in`, `freeze_stages` and `weight_decay` are read.
 
     Returns:
-      [C3, C4, C5], `(B, ⌈H/s⌉, ⌈W/s⌉, channels)` at strides s = 8, 16, 32.
+        [C3, C4, C5], `(B, ⌈H/s⌉, ⌈W/s⌉, channels)` at strides s = 8, 16, 32.
     """
     builder = _Builder(config)
     # Without imported weights: pixels of deviation about 64 / std come down to 1.
@@ -80,7 +80,7 @@ def resnet(pixels: Any, config: ModelConfig) -> list:
 
 
 class _Builder:
-    """Makes the layers of one backbone; holds what all of them share."""
+    """Makes the layers of one backbone."""
 
     def __init__(self, config: ModelConfig):
         self.config, self.row = config, variant(config.backbone)

@@ -1,4 +1,4 @@
-"""A training step that does more than Keras' own: gradient accumulation, the biases' rate, averaged weights."""
+"""Training step with gradient accumulation, a learning rate for biases, and averaged weights."""
 
 import dataclasses
 
@@ -11,12 +11,14 @@ from retinanet_tf.models.ema import WeightAverage
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What `RetinaNet.train_step` does where this is set as `model.step`.
+    """Replaces Keras' training step when set as `model.step`.
 
-    accumulation: parts that a device's images are cut into. They go through the network one after the other and
-    their gradients add up to those of the whole: targets and the normaliser's counts are the whole batch's. (Batch
-    normalisation alone sees the parts.) bias_lr_factor: the biases' gradients are multiplied by it, which with SGD is a
-    factor on their learning rate (authors' code). average: updated after the step.
+    Args:
+        accumulation: parts that each device's images are cut into. They go through the network one after the other and
+            their gradients add up to those of the whole: targets and the normaliser's counts are the whole batch's.
+            (Batch normalisation alone sees the parts.)
+        bias_lr_factor: factor on the biases' gradients, which with SGD is one on their learning rate (authors' code).
+        average: updated after the step.
     """
 
     accumulation: int = 1
@@ -43,7 +45,7 @@ class Step:
     def _accumulated(self, model, variables, images, assigned):
         batch = images.shape[0]
         if batch is None or batch % self.accumulation:
-            raise ValueError(f"{batch} images a device don't divide into {self.accumulation} parts.")
+            raise ValueError(f"accumulation={self.accumulation} must divide the {batch} images per device.")
         size = batch // self.accumulation
 
         def part(index, sums):
@@ -54,7 +56,7 @@ class Step:
             gradients = _gradients(model, variables, images_part, y)
             return index + 1, [total + new / self.accumulation for total, new in zip(sums, gradients, strict=True)]
 
-        # One part after the other: that is what saves the memory.
+        # One part after the other, which is what saves memory.
         start = (tf.constant(0), [tf.zeros(variable.shape, variable.dtype) for variable in variables])
         loop = tf.while_loop(
             lambda index, _: index < self.accumulation,

@@ -139,6 +139,6 @@ def test_the_average_is_the_one_written_by_hand(devices, two_devices):
         np.testing.assert_array_equal(np.array(restored), last)
 
 
-def test_a_batch_that_does_not_divide_is_said():
-    with pytest.raises(ValueError, match="8 images a device don't divide into 3 parts"):
+def test_a_batch_that_accumulation_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="accumulation=3 must divide the 8 images per device"):
         weights_after(Step(accumulation=3))
