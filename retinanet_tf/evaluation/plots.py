@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from retinanet_tf.data.inspect.report import SIZE_BOUNDS
+from retinanet_tf.data.sources.coco import SIZE_BOUNDS
 from retinanet_tf.evaluation.coco import Scores
 from retinanet_tf.visualize import new_figure, save_figure
 

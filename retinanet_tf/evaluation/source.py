@@ -75,7 +75,7 @@ def read_source(source: str | os.PathLike | Source, images: str | os.PathLike | 
             except BadImage as error:
                 raise InputError(f"{path} {error}.") from None
 
-    return Source(to_instances(annotations.images, annotations.labels), annotations.labels, name, encoded)
+    return Source(to_instances(annotations.images, annotations.label_map), annotations.label_map, name, encoded)
 
 
 def read_ground_truth(source: str | os.PathLike) -> GroundTruth:
@@ -83,7 +83,7 @@ def read_ground_truth(source: str | os.PathLike) -> GroundTruth:
     name = os.fspath(source)
     if name.endswith(".json"):
         annotations = read_coco(name, with_objects=False)
-        return GroundTruth(to_instances(annotations.images, annotations.labels), annotations.labels, name)
+        return GroundTruth(to_instances(annotations.images, annotations.label_map), annotations.label_map, name)
     label_map = labels_beside(name)
     instances = to_instances((record.annotations for record in read_records(name)), label_map)
     if not instances["images"]:

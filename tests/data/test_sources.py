@@ -9,10 +9,10 @@ from PIL import Image
 
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.records.reader import read_records
+from retinanet_tf.data.sources import read_source
 from retinanet_tf.data.sources.coco import read_coco
 from retinanet_tf.data.sources.csv import read_csv
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.data.sources import read_source
 from retinanet_tf.data.sources.voc import read_voc
 from retinanet_tf.errors import InputError
 from tests.datasets import CATEGORIES, annotation, picture
