@@ -53,6 +53,11 @@ def import_quietly(*, shown: bool = False) -> None:
             os.dup2(stderr, 2)
             os.close(stderr)
             written.seek(0)
-            for line in written.read().decode(errors="replace").splitlines():
-                if not START_UP.search(line):
-                    print(line, file=sys.stderr)
+            print_relevant(written.read().decode(errors="replace"))
+
+
+def print_relevant(text: str) -> None:
+    """Prints the lines of a process' stderr that aren't TensorFlow's start-up lines."""
+    for line in text.splitlines():
+        if not START_UP.search(line):
+            print(line, file=sys.stderr)

@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+from retinanet_tf.cli.before_tensorflow import print_relevant
 from retinanet_tf.config.presets import presets
 
 OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder for everything.")
@@ -96,7 +97,9 @@ def _detect_elsewhere(model: Path, images: Path, output: Path, picture: Path) ->
     # As text: Python would put the script's folder on the path, where inspect.py hides the standard library's.
     script = Path(__file__).with_name("run_saved_model.py").read_text(encoding="utf-8")
     options = [f"--model={model}", f"--images={images}/*.jpg", f"--limit={PICTURES}", f"--output={output}"]
-    subprocess.run([sys.executable, "-c", script, *options], check=True)
+    done = subprocess.run([sys.executable, "-c", script, *options], stderr=subprocess.PIPE, text=True, check=False)
+    print_relevant(done.stderr)
+    done.check_returncode()
     rows = json.loads(output.read_text())
     names = {row["category_id"]: row["category"] for row in rows}
     pictures = []
