@@ -1,6 +1,6 @@
-"""Command-line entry points: `python -m experiments.NAME --help`. The logic lives in the library."""
+"""Scripts that reproduce the paper and the benchmarks: `python -m experiments.paper.NAME --help`."""
 
 import os
 
-# Before TensorFlow is imported: what it tells of its CPU kernels and missing GPUs would bury our own lines.
+# Before TensorFlow is imported, which these scripts do before they parse their flags.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

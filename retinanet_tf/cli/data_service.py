@@ -1,4 +1,4 @@
-"""A dispatcher or a worker of a tf.data service, so that other machines decode and augment for the trainer.
+"""Dispatcher or worker of a tf.data service: other machines decode and augment for the trainer.
 
     retinanet data-service --port=5050
     retinanet data-service --dispatcher=grpc://HOST:5050 --address=THIS_HOST:5051 --port=5051

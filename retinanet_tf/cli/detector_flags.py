@@ -1,4 +1,4 @@
-"""The flags by which commands name the detector they use."""
+"""Flags of the detector: checkpoint and test-time augmentation."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Where a trained model's loss lies (Figure 4): `retinanet diagnose --checkpoint=runs/mine --data=… --output=…`.
+"""Loss distribution of a trained model (Figure 4): `retinanet diagnose --checkpoint=runs/mine --data=… --output=…`.
 
 Writes loss_distribution.png and loss_distribution.json: the cumulative loss of foreground and background examples.
 """
@@ -18,7 +18,7 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images that go through the n
 
 
 def main() -> None:
-    """Reads the flags."""
+    """Runs the diagnosis."""
     from retinanet_tf.cli.diagnosis import diagnose
 
     try:

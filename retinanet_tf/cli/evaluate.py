@@ -1,4 +1,4 @@
-"""COCO's twelve numbers of a trained detector, or of detections that are there already.
+"""COCO's twelve numbers of a trained detector, or of a file of detections.
 
     retinanet evaluate --checkpoint=runs/mine --data='data/coco/val-*.tfrecord' --output=runs/mine/val
     retinanet evaluate --results=detections.json --annotations=instances_val2017.json

@@ -1,4 +1,4 @@
-"""A trained detector as a SavedModel for TensorFlow Serving.
+"""Export of a trained detector as a SavedModel for TensorFlow Serving.
 
     retinanet export --checkpoint=runs/mine --output=export/retinanet
 
@@ -18,10 +18,10 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of the model's versions; ending in a number, that version itself.", required=True
 )
 _METRICS = flags.DEFINE_string("metrics", None, "metrics.json of an evaluation, kept with the model.")
-_WARMUP = flags.DEFINE_string("warmup", None, "Pattern of images for the warm-up requests; none generates two.")
-_PRECISION = flags.DEFINE_enum(
-    "precision", "float32", _PRECISIONS, "What the network computes in; answers are float32."
+_WARMUP = flags.DEFINE_string(
+    "warmup", None, "Pattern of images for the warm-up requests; by default two generated ones."
 )
+_PRECISION = flags.DEFINE_enum("precision", "float32", _PRECISIONS, "Precision of the network; answers are float32.")
 _NAME = flags.DEFINE_string("name", "retinanet", "The model's name at the server, for the warm-up requests.")
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", 50_000_000, "The server refuses larger images from their header.", lower_bound=1
@@ -29,7 +29,7 @@ _MAX_PIXELS = flags.DEFINE_integer(
 
 
 def main() -> None:
-    """Exports and says where to."""
+    """Exports and prints the folder."""
     from retinanet_tf.export.saved_model import export
     from retinanet_tf.files import read_bytes, read_text
     from retinanet_tf.inference.checkpoint import load_detector

@@ -1,4 +1,4 @@
-"""absl flags made from the configuration: one a field, the presets' values in its help."""
+"""absl flags of the configuration: one per field, with the presets' values in its help."""
 
 import dataclasses
 from typing import Any

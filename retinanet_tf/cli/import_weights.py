@@ -1,4 +1,4 @@
-"""Weights of Detectron, detectron2, torchvision or keras.applications as a checkpoint of this project.
+"""Import of weights of Detectron, detectron2, torchvision or keras.applications as a checkpoint of this project.
 
     retinanet import-weights --source=torchvision --file=retinanet_resnet50_fpn_coco.pth --output=weights/tv
 
@@ -17,7 +17,7 @@ from retinanet_tf.cli import flags as config_flags
 from retinanet_tf.errors import InputError
 from retinanet_tf.pretrained.names import SOURCES
 
-SOURCE = flags.DEFINE_enum("source", None, [*SOURCES, "run"], "Whose checkpoint it is.", required=True)
+SOURCE = flags.DEFINE_enum("source", None, [*SOURCES, "run"], "Project that the checkpoint comes from.", required=True)
 FILE = flags.DEFINE_string("file", None, "The checkpoint; without it, --source=keras downloads ImageNet weights.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write, or a name ending in .weights.h5.", required=True)
 LABELS = flags.DEFINE_string("labels", None, "labels.json of the checkpoint's categories, if they aren't COCO's.")
@@ -25,7 +25,7 @@ config_flags.define(only=("model", "anchors", "detect"))
 
 
 def main() -> None:
-    """Imports and reports every tensor."""
+    """Imports the weights and prints the report."""
     from retinanet_tf.data.sources.labels import LabelMap
     from retinanet_tf.pretrained import import_weights, keep_backbone
 

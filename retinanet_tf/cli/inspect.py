@@ -1,10 +1,10 @@
-"""The dataset doctor: what is in a dataset, what is wrong with it, and which objects no anchor can reach.
+"""Report on a data set: its classes and sizes, errors in it, and the objects that no anchor reaches.
 
     retinanet inspect --data=instances.json --images=photos --output=runs/inspection
     retinanet inspect --data='shards/train-*.tfrecord' --preset=mini --output=runs/inspection
 
 writes OUTPUT/report.html, report.txt (also printed), report.json and samples.jpg. Exit status 1 if there are errors.
-The settings that the dataset is held against come from --preset and the flags after it.
+--preset and the flags after it are the configuration that the data set is checked against.
 """
 
 import os
@@ -16,14 +16,14 @@ from retinanet_tf.cli import flags as config_flags
 _DATA = flags.DEFINE_string(
     "data", None, "Pattern of shards, COCO instances JSON, Pascal VOC folder, or CSV file.", required=True
 )
-_IMAGES = flags.DEFINE_string("images", None, "Image folder of a JSON or CSV; without it pictures are left out.")
+_IMAGES = flags.DEFINE_string("images", None, "Image folder of a JSON or CSV; without it the report has no samples.")
 _SPLIT = flags.DEFINE_string("split", None, "A list of VOC's ImageSets/Main, or trainval35k or minival of COCO.")
 _OUTPUT = flags.DEFINE_string("output", "runs/inspection", "Folder for the report.")
 config_flags.define()
 
 
 def main() -> int:
-    """Inspects and reports."""
+    """Prints the report; status 1 if there are errors."""
     from retinanet_tf.data.inspect.inspect_dataset import inspect_dataset
     from retinanet_tf.data.inspect.page import text_page
 

@@ -13,7 +13,7 @@ from retinanet_tf.cli.before_tensorflow import choose_allocator, import_quietly
 from retinanet_tf.errors import InputError
 
 COMMANDS = {
-    "prepare": "COCO, VOC, CSV or YOLO annotations and their images to TFRecord shards",
+    "prepare": "COCO, Pascal VOC or CSV annotations and their images to TFRecord shards",
     "inspect": "report on a data set: what is in it, what is wrong, which objects no anchor reaches",
     "train": "train a detector, or resume the training of a run directory",
     "evaluate": "COCO's twelve numbers of a detector or of a file of detections",
@@ -84,7 +84,7 @@ def run(main: Callable[[], int | None], description: str = "", *, tensorflow: bo
             print(f"error: {with_dashes(str(error), flags.FLAGS)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on from what is finished.", file=sys.stderr)
+            print("interrupted; the same command continues from what is finished.", file=sys.stderr)
             return 130
 
     app.run(guarded, flags_parser=parse)

@@ -1,9 +1,9 @@
-"""Detections on pictures: annotated copies, detections.json and a contact sheet.
+"""Detections on images: annotated copies, detections.json and a contact sheet.
 
     retinanet predict --checkpoint=runs/mine --images=photos/ --output=found
     retinanet predict --checkpoint=runs/mine --images='a.jpg,more/*.png' --output=found
 
-Files that can't be read are listed at the end; the others are done, and the exit status is 1.
+Unreadable files are listed at the end and make the exit status 1; the others are processed.
 """
 
 import sys
@@ -19,7 +19,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images that go through the 
 
 
 def main() -> int:
-    """Predicts; status 1 if a file couldn't be read."""
+    """Writes the detections; status 1 if a file couldn't be read."""
     from retinanet_tf.inference.predict import predict
 
     predictions = predict(

@@ -1,4 +1,4 @@
-"""COCO JSON, a Pascal VOC folder or CSV, with its images, to TFRecord shards.
+"""TFRecord shards from COCO JSON, a Pascal VOC folder or CSV, and its images.
 
     retinanet prepare --annotations=instances_train2017.json --images=train2017 --output=data/coco
     retinanet prepare --annotations=VOCdevkit/VOC2012 --split=trainval --output=data/voc
@@ -6,8 +6,8 @@
     retinanet prepare --annotations=coco --split=trainval35k --output=data/coco
 
 writes OUTPUT/NAME-00000-of-000NN.tfrecord …, OUTPUT/labels.json, OUTPUT/NAME.index.npz and OUTPUT/NAME.summary.json.
-An interrupted run leaves nothing. A CSV line is image,x1,y1,x2,y2,class in pixels, with
-empty cells for an image without objects.
+An interrupted run leaves nothing. A CSV line is image,x1,y1,x2,y2,class in pixels, with empty cells for an image
+without objects.
 """
 
 import os
@@ -24,7 +24,7 @@ _ANNOTATIONS = flags.DEFINE_string(
     required=True,
 )
 _IMAGES = flags.DEFINE_string(
-    "images", None, "Folder that the annotations' file names are relative to; VOC and COCO folders tell it themselves."
+    "images", None, "Folder that the annotations' file names are relative to; not needed for VOC and COCO folders."
 )
 _SPLIT = flags.DEFINE_string(
     "split", None, "A list of VOC's ImageSets/Main, or the paper's trainval35k or minival (§4) of a COCO folder."
@@ -33,9 +33,9 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for shards, labels.json and summary; made if missing.", required=True
 )
 _NAME = flags.DEFINE_string("name", "train", "Name of the split, the shards' prefix.")
-_SHARDS = flags.DEFINE_integer("shards", None, "Number of shards; by default one for each 1,000 images.")
+_SHARDS = flags.DEFINE_integer("shards", None, "Number of shards; by default one per 1,000 images.")
 _LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many images.")
-_WORKERS = flags.DEFINE_integer("num_workers", None, "Processes; by default one for each core.")
+_WORKERS = flags.DEFINE_integer("num_workers", None, "Processes; by default one per core.")
 _ON_BAD_IMAGE = flags.DEFINE_enum(
     "on_bad_image", "stop", ["stop", "skip"], "Stop at the first unusable image, or skip such images and list them."
 )
@@ -44,20 +44,20 @@ _EXIF = flags.DEFINE_enum(
     "exif",
     "stop",
     ["stop", "upright", "stored"],
-    "What an EXIF orientation means where the annotated size doesn't settle it: stop and say so, boxes were drawn on "
-    "the upright picture, or on the stored one.",
+    "Meaning of an EXIF orientation where the annotated size doesn't settle it: stop with an error, boxes were drawn "
+    "on the upright image, or on the stored one.",
 )
 _MAX_PIXELS = flags.DEFINE_integer("max_pixels", ImagePolicy.max_pixels, "Larger images are refused before decoding.")
 
 
 def main() -> None:
-    """Prepares the dataset that the flags name and says what was found."""
+    """Writes the shards and prints counts."""
     from retinanet_tf.data.records.box_rules import doubt_format
     from retinanet_tf.data.records.prepare import prepare
     from retinanet_tf.data.sources import read_source
     from retinanet_tf.data.sources.labels import LabelMap
 
-    # Splits of one folder share their categories: what the first one numbered, the next ones use.
+    # Splits of one folder share the label map of the first.
     path = os.path.join(_OUTPUT.value, "labels.json")
     label_map = LabelMap.load(path) if os.path.exists(path) else None
     annotations, folder = read_source(_ANNOTATIONS.value, _SPLIT.value, label_map)
@@ -87,4 +87,4 @@ def main() -> None:
             print(f"  {count} {kind.replace('_', ' ')} {summary['meaning'][kind]}")
     if doubt := doubt_format(summary["counts"]["clipped_boxes"], summary["boxes"]):
         print(f"warning: {doubt}")
-    print(f"Everything by name: {os.path.join(_OUTPUT.value, _NAME.value)}.summary.json")
+    print(f"All of them by name: {os.path.join(_OUTPUT.value, _NAME.value)}.summary.json")

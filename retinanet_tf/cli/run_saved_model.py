@@ -1,4 +1,4 @@
-"""Runs an exported SavedModel on image files as a server would: with TensorFlow alone, without retinanet_tf.
+"""Inference with an exported SavedModel and TensorFlow alone, without retinanet_tf, on image files.
 
     python run_saved_model.py --model=runs/demo/export/1 --images='photos/*.jpg' --output=detections.json
 

@@ -1,6 +1,6 @@
-"""Trains a detector: `retinanet train --data='shards/train-*.tfrecord' --run_dir=runs/mine`.
+"""Training of a detector, with resume: `retinanet train --data='shards/train-*.tfrecord' --run_dir=runs/mine`.
 
-The same command again goes on where it stopped. Settings come from --preset and the flags after it.
+The same command again resumes. Settings come from --preset and the flags after it.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ from retinanet_tf.config.flagfile import flagfile
 DATA = flags.DEFINE_string("data", None, "Pattern of training shards; labels.json is beside them.", required=True)
 VALIDATION = flags.DEFINE_string("validation", "", "Pattern of shards to evaluate on at the end.")
 INIT_WEIGHTS = flags.DEFINE_string(
-    "init_weights", "", "Weights to start from: what retinanet import-weights wrote, or another job's run_dir."
+    "init_weights", "", "Weights to start from: from `retinanet import-weights`, or another job's run_dir."
 )
-RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder for everything the job leaves behind.", required=True)
-DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check data, settings and devices, print them, and leave nothing.")
+RUN_DIR = flags.DEFINE_string("run_dir", None, "Run directory: settings, checkpoints, metrics.", required=True)
+DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check data, settings and devices and print them; write nothing.")
 config_flags.define()
 
 
