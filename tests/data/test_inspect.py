@@ -1,9 +1,9 @@
-"""The dataset doctor: reach against all anchors by brute force, findings on planted faults, and the pages."""
+"""Dataset report: anchor coverage against all anchors by brute force, planted faults, and the pages."""
 
 import html
 import json
-import os
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from retinanet_tf.config.config import AnchorConfig
 from retinanet_tf.config.presets import presets
-from retinanet_tf.data.inspect import anchor_coverage as reach
+from retinanet_tf.data.inspect import anchor_coverage
 from retinanet_tf.data.inspect.inspect_dataset import inspect_dataset
 from retinanet_tf.data.inspect.page import text_page
 from retinanet_tf.data.inspect.report import inspect
@@ -27,6 +27,7 @@ from retinanet_tf.errors import InputError
 from tests.datasets import annotation, write_coco
 
 
+@pytest.mark.parametrize("height, width", [(96, 160), (130, 70)])
 @pytest.mark.parametrize(
     "config",
     [
@@ -35,26 +36,25 @@ from tests.datasets import annotation, write_coco
         AnchorConfig(anchor_style="detectron2", anchor_scales=(1.0,)),
     ],
 )
-def test_the_nearest_anchor_is_the_best_of_all(config):
+def test_the_nearest_anchor_is_the_best_of_all(config, height, width):
     rng = np.random.default_rng(0)
-    for height, width in ((96, 160), (130, 70)):
-        low = rng.uniform(0, (width, height), (60, 2))
-        high = np.minimum(low + rng.uniform(1, 120, (60, 2)), (width, height))
-        boxes = np.concatenate([low, np.maximum(high, low + 0.5)], axis=1)
-        every = tf.concat(anchors_by_level(height, width, config), 0)
-        brute = tf.reduce_max(geometry.iou(tf.constant(boxes, tf.float32)[:, None], every[None]), axis=1)
-        found = reach.best_iou(boxes, np.tile([height, width], (60, 1)), config)
-        np.testing.assert_allclose(found, brute, atol=1e-5)
+    low = rng.uniform(0, (width, height), (60, 2))
+    high = np.minimum(low + rng.uniform(1, 120, (60, 2)), (width, height))
+    boxes = np.concatenate([low, np.maximum(high, low + 0.5)], axis=1)
+    every = tf.concat(anchors_by_level(height, width, config), 0)
+    brute = tf.reduce_max(geometry.iou(tf.constant(boxes, tf.float32)[:, None], every[None]), axis=1)
+    best = anchor_coverage.best_iou(boxes, np.tile([height, width], (60, 1)), config)
+    np.testing.assert_allclose(best, brute, atol=1e-5)
 
 
 def test_a_box_like_an_anchor_is_reached_and_a_sliver_is_not():
     size = np.array([[600, 800]])
     centre = 12.0  # of the second cell of P3: (1 + 0.5) · 8
     exact = np.array([[centre - 16, centre - 16, centre + 16, centre + 16]])
-    np.testing.assert_allclose(reach.best_iou(exact, size, AnchorConfig()), 1.0)
+    np.testing.assert_allclose(anchor_coverage.best_iou(exact, size, AnchorConfig()), 1.0)
     # 32 x 4 px within the anchor of 32·√2 x 16·√2 (ratio 1/2): 128 / 1024 by hand.
     sliver = np.array([[centre - 16, centre - 2, centre + 16, centre + 2]])
-    np.testing.assert_allclose(reach.best_iou(sliver, size, AnchorConfig()), 32 * 4 / 1024, rtol=1e-6)
+    np.testing.assert_allclose(anchor_coverage.best_iou(sliver, size, AnchorConfig()), 32 * 4 / 1024, rtol=1e-6)
 
 
 def test_suggestions_reach_what_they_promise():
@@ -63,15 +63,17 @@ def test_suggestions_reach_what_they_promise():
     low = rng.uniform(0, (600, 440), (200, 2))
     boxes, sizes = np.concatenate([low, low + 10], axis=1), np.tile([480, 640], (200, 1))
     config = AnchorConfig()
-    before = reach.best_iou(*reach.resized(boxes, sizes, 600, 1000)[:2], config)
+    before = anchor_coverage.best_iou(*anchor_coverage.resized(boxes, sizes, 600, 1000)[:2], config)
     assert (before < 0.5).all()
-    offered = reach.suggestions(boxes, sizes, config, 600, 1000)
+    offered = anchor_coverage.suggestions(boxes, sizes, config, 600, 1000)
     assert offered and offered[0][1] < 0.6
     for flags, half, less in offered:
         given = dict(re.findall(r"--(\w+)=(\S+)", flags))
         short, long = int(given.pop("image_size", 600)), int(given.pop("max_size", 1000))
         changes = {k: tuple(float(x) for x in v.split(",")) if "," in v else float(v) for k, v in given.items()}
-        again = reach.best_iou(*reach.resized(boxes, sizes, short, long)[:2], replace(config, **changes))
+        again = anchor_coverage.best_iou(
+            *anchor_coverage.resized(boxes, sizes, short, long)[:2], replace(config, **changes)
+        )
         assert ((again < 0.5).mean(), (again < 0.4).mean()) == pytest.approx((half, less), abs=0.01)
 
 
@@ -115,7 +117,7 @@ def test_planted_faults_are_found_and_counted(tmp_path):
     assert (facts["images"], facts["boxes"], facts["images without objects"]) == (5, 8, 2)
     assert facts["categories"] == {"dog": 4, "cat": 4, "cup": 0}
     assert any("1 categories have no object: cup" in warning for warning in found.warnings)
-    # 500 x 375 px to 4 px high at 600 px: 5 px high, out of every anchor's reach.
+    # 500 x 375 px to 4 px high at 600 px: 5 px high, out of every anchor's anchor_coverage.
     assert facts["unreached at IoU 0.5 by class"]["dog"].endswith("of 4)")
     page = text_page(found)
     for words in ("3 errors", "Settings that reach more", "objects per image", "annotations 1 and 2: IoU 0.98"):
@@ -165,26 +167,18 @@ def test_a_json_and_its_shards_give_one_page_with_pictures(small, tmp_path):
     same = [k for k in from_json.facts if k != "expected positives per image"]
     assert {k: from_json.facts[k] for k in same} == {k: from_shards.facts[k] for k in same}
     assert not from_json.errors and not from_shards.errors
-    for folder in ("a", "b"):
-        page = (tmp_path / folder / "report.html").read_text()
-        text = (tmp_path / folder / "report.txt").read_text()
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        page, text = (folder / "report.html").read_text(), (folder / "report.txt").read_text()
         assert page.count("data:image/jpeg;base64,") >= 1 and "http" not in page
-        # The same as text: every line of it, apart from the bars, is in the page.
-        body = html.unescape(re.sub("<[^>]+>", "|", page.replace("</td><td>", ": ")))
-        for line in text.splitlines():
-            words = line.split(":")[0].strip(" #-|")
-            assert words in body or re.split(r" {2,}", words)[0] in body, line
-        assert json.loads((tmp_path / folder / "report.json").read_text())["facts"]["images"] == 9
-        assert tf.io.decode_jpeg((tmp_path / folder / "samples.jpg").read_bytes()).shape[2] == 3
+        assert all(name in text and html.escape(name) in page for name in from_json.facts)
+        assert json.loads((folder / "report.json").read_text())["facts"]["images"] == 9
+        assert tf.io.decode_jpeg((folder / "samples.jpg").read_bytes()).shape[2] == 3
 
 
 def test_damaged_shards_are_errors_not_a_crash(small, tmp_path):
     pattern = str(small / "out" / "train-*")
     index = read_index(pattern)
-    copies = tmp_path / "shards"
-    copies.mkdir()
-    for name in ("labels.json", "train.index.npz", *(os.path.basename(f) for f in index.files)):
-        (copies / name).write_bytes((small / "out" / name).read_bytes())
+    copies = shutil.copytree(small / "out", tmp_path / "shards")
     broken = copies / "train-00000-of-00002.tfrecord"
     data = bytearray(broken.read_bytes())
     data[int(index.offset[1]) + 20] ^= 1
@@ -202,12 +196,13 @@ def test_thumbnails_of_suspicious_boxes_are_on_the_page(tmp_path):
     assert page.count("<figure>") == len(found.suspicious) == 6
 
 
-def test_data_that_is_not_there_is_named(tmp_path):
-    for data in (tmp_path / "none.json", str(tmp_path / "none-*")):
-        with pytest.raises(InputError, match="none"):
-            inspect_dataset(data, presets["mini"], tmp_path / "out")
+@pytest.mark.parametrize("name", ["none.json", "none-*"])
+def test_missing_data_is_named(tmp_path, name):
+    with pytest.raises(InputError, match="none"):
+        inspect_dataset(tmp_path / name, presets["mini"], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_status_1_on_errors(tmp_path, forked):
     path, images = faulty(tmp_path)
     flags = [f"--data={path}", f"--images={images}", f"--output={tmp_path / 'out'}", "--preset=mini"]

@@ -1,4 +1,4 @@
-"""Pascal VOC, CSV and the paper's splits: read as defined, and whatever is wrong is named."""
+"""Pascal VOC, CSV and the paper's splits: read as defined, and faults are named."""
 
 import json
 import shutil
@@ -112,17 +112,16 @@ def test_missing_voc_files_are_named(voc, tmp_path):
         read_voc(voc, "train")
 
 
-def test_csv_lines_become_objects(tmp_path):
-    path = tmp_path / "boxes.csv"
+@pytest.mark.parametrize("header", ["", "image,x1,y1,x2,y2,class\n", "\ufeffimage,x1,y1,x2,y2,class\r\n"])
+def test_csv_lines_become_objects(tmp_path, header):
     body = 'a.jpg,1,2,3.5,4,cat\n"b, c.jpg",0,0,5,5,dog\na.jpg, 5 ,6,7,8,dog\nempty.jpg,,,,,\n\n'
-    for text in (body, "image,x1,y1,x2,y2,class\n" + body, "\ufeffimage,x1,y1,x2,y2,class\r\n" + body):
-        path.write_text(text, encoding="utf-8")
-        read = read_csv(path)
-        assert read.label_map == LabelMap([1, 2], ["cat", "dog"])
-        assert [i.file_name for i in read.images] == ["a.jpg", "b, c.jpg", "empty.jpg"]
-        np.testing.assert_array_equal(read.images[0].boxes, [[1, 2, 3.5, 4], [5, 6, 7, 8]])
-        assert read.images[0].category_ids.tolist() == [1, 2] and read.images[0].annotation_ids.tolist() == [1, 2]
-        assert read.images[0].area.tolist() == [5.0, 4.0] and len(read.images[2]) == 0
+    (tmp_path / "boxes.csv").write_text(header + body, encoding="utf-8")
+    read = read_csv(tmp_path / "boxes.csv")
+    assert read.label_map == LabelMap([1, 2], ["cat", "dog"])
+    assert [i.file_name for i in read.images] == ["a.jpg", "b, c.jpg", "empty.jpg"]
+    np.testing.assert_array_equal(read.images[0].boxes, [[1, 2, 3.5, 4], [5, 6, 7, 8]])
+    assert read.images[0].category_ids.tolist() == [1, 2] and read.images[0].annotation_ids.tolist() == [1, 2]
+    assert read.images[0].area.tolist() == [5.0, 4.0] and len(read.images[2]) == 0
 
 
 def test_csv_goes_through_with_sizes_from_the_files(tmp_path):

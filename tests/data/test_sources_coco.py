@@ -1,4 +1,4 @@
-"""Reading COCO's JSON: what is in it comes out, and whatever is wrong with it is one sentence that names it."""
+"""COCO JSON: contents are read unchanged, and every fault is one sentence that names it. Label maps."""
 
 import json
 
@@ -94,23 +94,26 @@ def test_a_file_that_is_no_annotation_file(tmp_path, content):
         read_coco(tmp_path / "x.json")
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
-    for path in (tmp_path / "missing.json", tmp_path):
-        with pytest.raises(InputError, match=f"annotation file {path} can't be read"):
-            read_coco(path)
+@pytest.mark.parametrize("name", ["missing.json", "."])
+def test_a_file_that_cannot_be_read(tmp_path, name):
+    with pytest.raises(InputError, match=f"annotation file {tmp_path / name} can't be read"):
+        read_coco(tmp_path / name)
 
 
-def test_labels_are_places_in_the_order_of_ids(tmp_path):
-    labels = LabelMap([90, 3, 7], ["cup", "dog", "cat"])
-    assert labels.ids == (3, 7, 90) and labels.names == ("dog", "cat", "cup") and labels.num_classes == 3
-    assert [labels.to_index(i) for i in (3, 7, 90)] == [0, 1, 2]
-    np.testing.assert_array_equal(labels.to_index(np.array([[90, 3]])), [[2, 0]])
+def test_labels_are_indices_in_the_order_of_ids(tmp_path):
+    label_map = LabelMap([90, 3, 7], ["cup", "dog", "cat"])
+    assert label_map.ids == (3, 7, 90) and label_map.names == ("dog", "cat", "cup") and label_map.num_classes == 3
+    assert [label_map.to_index(i) for i in (3, 7, 90)] == [0, 1, 2]
+    np.testing.assert_array_equal(label_map.to_index(np.array([[90, 3]])), [[2, 0]])
     with pytest.raises(InputError, match="category id 4"):
-        labels.to_index(4)
-    labels.save(tmp_path / "labels.json")
+        label_map.to_index(4)
+    label_map.save(tmp_path / "labels.json")
     assert json.loads((tmp_path / "labels.json").read_text())[0] == {"id": 3, "name": "dog"}
-    assert LabelMap.load(tmp_path / "labels.json") == labels
-    for text in ("{}", "[]", '[{"name": "x"}]', "nonsense", '[{"id": "1"}]'):
-        (tmp_path / "bad.json").write_text(text)
-        with pytest.raises(InputError, match="bad.json"):
-            LabelMap.load(tmp_path / "bad.json")
+    assert LabelMap.load(tmp_path / "labels.json") == label_map
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '[{"name": "x"}]', "nonsense", '[{"id": "1"}]'])
+def test_a_file_that_is_no_label_map(tmp_path, text):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(InputError, match="bad.json"):
+        LabelMap.load(tmp_path / "bad.json")
