@@ -143,6 +143,9 @@ def test_your_own_data_as_the_readme_has_it(forked, folder):
     assert {row["category_id"] for row in detections} <= set(ids)
     assert [row["id"] for row in json.loads((folder / "runs/mine/labels.json").read_text())] == sorted(ids)
     assert len(list((folder / "runs/mine/pictures/pictures").iterdir())) == 1
+    arguments = ["--checkpoint=runs/mine", "--data=data/val-*.tfrecord", "--output=runs/mine/loss", "--limit=4"]
+    status, output = forked.run("diagnose", arguments, folder)
+    assert status == 0 and (folder / "runs/mine/loss/loss_distribution.json").exists(), output[-3000:]
     check_library(folder, len(ids))
 
 
@@ -189,12 +192,11 @@ def test_a_published_checkpoint_as_the_readme_has_it(forked, folder):
     eight = documents.commands(documents.block_after(BUILD, "Training on many devices"))[0]
     for command, changes, said in (
         (fine_tune, (), "--init_weights=weights/tv\n"),
-        (recipe, ("--cache=disk",), "2500 steps of 4 images on 1 device(s); adamw"),
+        (recipe, (), "2500 steps of 4 images on 1 device(s); adamw"),
         (eight, ("--num_classes=3", "--init_weights="), "90000 steps of 16 images on 1 device(s); sgd"),
     ):
         status, output = forked.run(command.module, [*command.arguments, *changes, "--dry_run"], folder)
         assert status == 0 and said in output, f"{command}\n{output}"
-    assert not (folder / "data/cache").exists(), "a dry run leaves nothing"
     # The four machines' command on one, which there is.
     block = documents.blocks(BUILD.partition("**Four machines**")[2])[0][1]
     (four,) = documents.commands(block)
