@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from retinanet_tf.config.config import AnchorConfig, AssignConfig, Config, ModelConfig
-from retinanet_tf.detection import assignment as targets
 from retinanet_tf.detection.anchors import Anchors
+from retinanet_tf.detection.assignment import IGNORED, assign
 from retinanet_tf.losses.box import pack_box_targets
 from retinanet_tf.losses.mining import mine
 from retinanet_tf.losses.normalizers import normalizer_weights
@@ -18,6 +18,8 @@ from retinanet_tf.models.heads import Subnet
 from retinanet_tf.models.layers import PixelNormalization
 from retinanet_tf.models.resnet import resnet
 from retinanet_tf.models.train_step import Step
+
+_WEIGHTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
@@ -91,7 +93,7 @@ class RetinaNet(keras.Model):
         self.assign_config = assign
         self.normalizer = normalizer
         self.step: Step | None = None
-        """Accumulation, bias learning rate and weight averaging (`retinanet_tf.models.train_step`); None for Keras' step."""
+        """Accumulation, bias learning rate and EMA (`retinanet_tf.models.train_step`); None for Keras' step."""
         self.mining: dict[str, Any] = {"mining": mining, "mining_examples": mining_examples, "mining_nms": mining_nms}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
@@ -116,7 +118,7 @@ class RetinaNet(keras.Model):
             parts = {**y_pred, "box_targets": box_targets}
             y_pred = {name: tf.gather(part, chosen.anchors, batch_dims=1) for name, part in parts.items()}
             box_targets = y_pred.pop("box_targets")
-            kept = tf.cast(class_targets != targets.IGNORED, tf.float32)
+            kept = tf.cast(class_targets != IGNORED, tf.float32)
             weights = normalizer_weights(tf.reduce_sum(kept, axis=1), self.normalizer)
         if sample_weight is not None:
             weights *= tf.cast(sample_weight, tf.float32)
@@ -133,9 +135,9 @@ class RetinaNet(keras.Model):
 
         Returns:
             {"class_targets": `(B, A)` int32, "box_targets": `(B, A, 4)`, "positive": `(B, A)` bool, "weights": `(B,)`
-          the normaliser's}.
+            of the normaliser}.
         """
-        assigned = targets.assign(self.anchors(images), y["boxes"], y["labels"], self.assign_config)
+        assigned = assign(self.anchors(images), y["boxes"], y["labels"], self.assign_config)
         counts = tf.reduce_sum(tf.cast(assigned.positive, tf.float32), axis=1)
         return {**assigned._asdict(), "weights": normalizer_weights(counts, self.normalizer)}
 
@@ -204,10 +206,18 @@ class RetinaNet(keras.Model):
                 mining_nms=config.loss.mining_nms,
             )
         values = dict(config)
-        return cls(
-            **{
-                **values,
-                "anchors": AnchorConfig(**values["anchors"]),
-                "assign": AssignConfig(**values["assign"]),
-            }
-        )
+        sections = {"anchors": AnchorConfig(**values.pop("anchors")), "assign": AssignConfig(**values.pop("assign"))}
+        return cls(**values, **sections)
+
+
+def variables(model: RetinaNet) -> dict:
+    """A model's weights as {"layer/weight": variable}, e.g. "stem_conv/kernel", "box_subnet/predictor/bias"."""
+    layers = {}
+    for layer in model.layers:
+        if isinstance(layer, Subnet):
+            inner = (*layer.convs, *layer.norms, layer.predictor)
+            layers |= {f"{layer.name}/{sublayer.name}": sublayer for sublayer in inner}
+        else:
+            layers[layer.name] = layer
+    named = {f"{name}/{kind}": getattr(layer, kind, None) for name, layer in layers.items() for kind in _WEIGHTS}
+    return {name: variable for name, variable in named.items() if variable is not None}

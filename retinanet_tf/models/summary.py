@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a network, part by part, and its picture (Figure 3), read off the model itself."""
+"""Summary of a network: parameters and multiply-adds of each part, and a drawing like Figure 3."""
 
 import dataclasses
 import math
@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from retinanet_tf import files
 from retinanet_tf.detection.anchors import grid_sizes
-from retinanet_tf.models.retinanet import RetinaNet
-from retinanet_tf.pretrained.loading import variables
+from retinanet_tf.models.retinanet import RetinaNet, variables
 
 PARTS = ("stem", "stage2", "stage3", "stage4", "stage5", "fpn", "class_subnet", "box_subnet")
 _STAGE_ENDS = {"C3": "stage3", "C4": "stage4", "C5": "stage5"}
@@ -18,7 +17,7 @@ _STAGE_ENDS = {"C3": "stage3", "C4": "stage4", "C5": "stage5"}
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One part of a network: its parameters (statistics of normalisations included) and multiply-adds an image."""
+    """One part of a network: its parameters (statistics of normalisations included) and multiply-adds per image."""
 
     part: str
     parameters: int
@@ -56,7 +55,7 @@ def _output_shapes(model: RetinaNet, height: int, width: int) -> dict[str, tuple
 
 
 def table(rows: list[Row]) -> str:
-    """The rows and their sum as text."""
+    """The rows and their total as text."""
     total = Row("total", sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows))
     lines = [f"{'part':<14}{'parameters':>14}{'G multiply-adds':>18}"]
     lines += [f"{row.part:<14}{row.parameters:>14,}{row.multiply_adds / 1e9:>18.3f}" for row in (*rows, total)]
@@ -85,26 +84,26 @@ def draw(model: RetinaNet, height: int, width: int, path: str | os.PathLike) -> 
     config, levels = model.config, list(model.anchors.config.levels)
     shapes = _output_shapes(model, height, width)
     last = {stage: [name for name in shapes if name.startswith(stage)][-1] for stage in _STAGE_ENDS.values()}
-    place = {level: 0.3 + 1.2 * (level - levels[0]) for level in levels}
+    bottom = {level: 0.3 + 1.2 * (level - levels[0]) for level in levels}
     for name, stage in _STAGE_ENDS.items():
         _, rows, columns, channels = shapes[last[stage]]
-        y = place[int(name[1])]
+        y = bottom[int(name[1])]
         box(0.3, y, 2.3, f"{name}\n{rows}×{columns}×{channels}", "#dfe7f2")
         if name != "C5":
             arrow((1.45, y + 0.76), (1.45, y + 1.16))
     source = "C5" if config.p6_from == "c5" else "P5"
     for level, (rows, columns) in zip(levels, grid_sizes(height, width, model.anchors.config), strict=True):
-        y = place[level]
+        y = bottom[level]
         box(4.2, y, 2.3, f"P{level}\n{rows}×{columns}×{config.fpn_channels}", "#e3f1df")
         if level <= 5:
             arrow((2.65, y + 0.36), (4.15, y + 0.36))
         if level in (3, 4):
             arrow((5.35, y + 1.16), (5.35, y + 0.76))
         if level == 6:
-            start = (2.65, place[5] + 0.6) if source == "C5" else (5.35, place[5] + 0.76)
+            start = (2.65, bottom[5] + 0.6) if source == "C5" else (5.35, bottom[5] + 0.76)
             arrow(start, (4.15, y + 0.2) if source == "C5" else (5.35, y - 0.04))
         if level == 7:
-            arrow((5.35, place[6] + 0.76), (5.35, y - 0.04))
+            arrow((5.35, bottom[6] + 0.76), (5.35, y - 0.04))
         arrow((6.55, y + 0.36), (7.7, 3.1))
     per_cell = model.anchors.config.anchors_per_cell
     for y, name, outputs in ((3.5, "class", config.num_classes), (2.0, "box", 4)):

@@ -19,10 +19,10 @@ from retinanet_tf.config.flagfile import flag_lines
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
-from retinanet_tf.models.retinanet import RetinaNet
+from retinanet_tf.models.retinanet import RetinaNet, variables
 from retinanet_tf.pretrained import reading
 from retinanet_tf.pretrained.architecture import Architecture, identify
-from retinanet_tf.pretrained.loading import BACKBONE_LAYERS, PREDICTOR, Report, assign, variables
+from retinanet_tf.pretrained.loading import BACKBONE_LAYERS, PREDICTOR, Report, assign
 from retinanet_tf.provenance import provenance
 
 _NAMES = """

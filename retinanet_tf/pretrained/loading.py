@@ -3,19 +3,18 @@
 import dataclasses
 import os
 
+import keras
 import numpy as np
 
 from retinanet_tf.config.config import AnchorConfig, ModelConfig
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
-from retinanet_tf.models.heads import Subnet
-from retinanet_tf.models.retinanet import RetinaNet
+from retinanet_tf.models.retinanet import RetinaNet, variables
 
 PREDICTOR = "class_subnet/predictor"
 BACKBONE_LAYERS = ("stem", "stage")
 """Prefixes of the backbone's layers."""
-_WEIGHTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
 _BACKBONE_FIELDS = ("backbone", "norm_epsilon", "stride_in", "channel_order", "pixel_mean", "pixel_std")
 _DETECTOR_FIELDS = (*_BACKBONE_FIELDS, "p6_from", "fpn_channels", "subnet_depth", "subnet_channels", "subnet_norm")
 
@@ -49,19 +48,6 @@ class Report:
                 more = ", …" if len(names) > 6 else ""
                 lines.append(f"  {len(names)} {title}: {', '.join(names[:6])}{more}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
-
-
-def variables(model: RetinaNet) -> dict:
-    """A model's weights as {"layer/weight": variable}, e.g. "stem_conv/kernel", "box_subnet/predictor/bias"."""
-    layers = {}
-    for layer in model.layers:
-        if isinstance(layer, Subnet):
-            inner = (*layer.convs, *layer.norms, layer.predictor)
-            layers |= {f"{layer.name}/{sublayer.name}": sublayer for sublayer in inner}
-        else:
-            layers[layer.name] = layer
-    named = {f"{name}/{kind}": getattr(layer, kind, None) for name, layer in layers.items() for kind in _WEIGHTS}
-    return {name: variable for name, variable in named.items() if variable is not None}
 
 
 def assign(model: RetinaNet, arrays: dict[str, np.ndarray], file: str, sources: dict[str, str]) -> list[str]:
