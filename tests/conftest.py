@@ -1,4 +1,4 @@
-"""What every test gets: two logical CPU devices, and the real data where RETINANET_TF_TEST_DATA names it.
+"""Fixtures of all tests: two logical CPU devices, and the real data where RETINANET_TF_TEST_DATA names it.
 
 And how many processes the tests run in: a file's tests stay in one, so that what its fixtures make is made once.
 """

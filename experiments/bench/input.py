@@ -25,6 +25,7 @@ from PIL import Image
 
 from experiments.bench.timing import Rows
 from retinanet_tf.cli.main import run
+from retinanet_tf.config.config import ModelConfig
 from retinanet_tf.data import pipeline, transforms
 from retinanet_tf.data.records.example import parse_example
 from retinanet_tf.data.records.prepare import prepare
@@ -101,17 +102,17 @@ def _decode_and_resize(encoded: list[bytes]) -> tf.data.Dataset:
 
 def _ground_truth_alone(pattern: str) -> tf.data.Dataset:
     """What the pipeline does for boxes and labels, on records without their pixels."""
-    labels, bare = labels_beside(pattern), []
+    label_map, bare = labels_beside(pattern), []
     for serialized in tf.data.TFRecordDataset(tf.io.gfile.glob(pattern)).as_numpy_iterator():
         example = tf.train.Example.FromString(serialized)
         example.features.feature["image/encoded"].bytes_list.value[:] = [b""]
         bare.append(example.SerializeToString())
 
     def one(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        boxes, classes = pipeline.objects_of(parse_example(serialized), labels)
+        boxes, labels = pipeline.objects_of(parse_example(serialized), label_map)
         boxes = transforms.scale_boxes(boxes, tf.constant([1.25, 1.25]))
         missing = 16 - tf.shape(boxes)[0]
-        return tf.pad(boxes, [[0, missing], [0, 0]]), tf.pad(classes, [[0, missing]], constant_values=-1)
+        return tf.pad(boxes, [[0, missing], [0, 0]]), tf.pad(labels, [[0, missing]], constant_values=-1)
 
     # Delivered a hundred at a time: the step into Python would cost more than the work that is measured.
     dataset = tf.data.Dataset.from_tensor_slices(bare).repeat()
@@ -133,7 +134,7 @@ def _torch(records: list) -> Iterator:
     photos = torch_loader.Photos(
         [record.encoded for record in records],
         [record.annotations.boxes for record in records],
-        pipeline.PIXEL_MEAN,
+        ModelConfig().pixel_mean,
     )
     wide = [i for i, record in enumerate(records) if record.annotations.width >= record.annotations.height]
     tall = [i for i in range(len(records)) if i not in wide]

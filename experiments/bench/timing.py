@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turns, and rows that say what was compared with what."""
+"""Timing in turns and result rows, for all benchmarks."""
 
 import importlib.metadata
 import os

@@ -47,7 +47,7 @@ BASE = presets["mini"].replace(
 """The configuration that rows change; the drops are where the paper's are, at six and eight ninths of the steps."""
 
 _BEFORE = presets["mini"].replace(steps=2_400, checkpoint_steps=800)
-"""How the backbones are trained beforehand: the demo's recipe on other pictures, with other sizes of shapes."""
+"""Pretraining of the backbones: the demo's recipe on other pictures, with other sizes of shapes."""
 
 
 def paths(folder: Path, backbones: set[str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from retinanet_tf import files
 from retinanet_tf.cli.main import run
 from retinanet_tf.config.config import Config
 from retinanet_tf.config.flagfile import flagfile
-from retinanet_tf.data.training_data import load_training_data
+from retinanet_tf.data.pipeline import load_for_training
 from retinanet_tf.errors import InputError
 from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.retinanet import RetinaNet
@@ -53,7 +53,7 @@ def rehearse(config: Config, model: RetinaNet, pattern: str, shrink: int = 1) ->
     config = config.scaled_to_batch(1).replace(image_size=size, max_size=longest)
     model.compile(make_optimizer(config.train), loss=retinanet_losses(config.loss), jit_compile=False)
     losses, seconds = [], []
-    data = load_training_data(config, pattern)
+    data = load_for_training(config, pattern)
     for step in range(STEPS):
         start = time.perf_counter()
         history = model.fit(data.skip(step).take(1), verbose=0).history

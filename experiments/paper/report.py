@@ -1,4 +1,4 @@
-"""What a study leaves: NAME.json with every run; NAME.md and NAME.png with ours beside the paper's, apart from it.
+"""Tables of a study: NAME.json with every run; NAME.md and NAME.png with ours beside the paper's, apart from it.
 
 Means are over the seeds that didn't diverge, ± the sample's standard deviation.
 """

@@ -91,7 +91,7 @@ class Study:
 
 
 REAL = presets["mini"].replace(
-    num_classes=3, image_size=288, max_size=384, batch_size=4, steps=1000, checkpoint_steps=250, cache="ram"
+    num_classes=3, image_size=288, max_size=384, batch_size=4, steps=1000, checkpoint_steps=250
 )
 SCALES: Mapping[str, Config] = {"paper": presets["paper"], "mini": miniature.BASE, "real": REAL}
 
