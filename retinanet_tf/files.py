@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written aside, then renamed. Errors name the path in one sentence."""
+"""Atomic writes (aside, then renamed) and reads, local or remote, with errors that name the path."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from retinanet_tf.errors import InputError
 
 @contextmanager
 def written_aside(path: str | os.PathLike) -> Iterator[str]:
-    """Yields a name in the same folder to write to; it becomes `path` when the block ends without an error."""
+    """Yields a temporary name in the same folder; it is renamed to `path` if the block ends without an error."""
     path = os.fspath(path)
     folder, name = os.path.split(path)
     aside = os.path.join(folder, f".{name}.{os.getpid()}-{secrets.token_hex(4)}")
@@ -27,7 +27,7 @@ def written_aside(path: str | os.PathLike) -> Iterator[str]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes UTF-8 text; raises InputError if the place can't be written."""
+    """Writes UTF-8 text; raises InputError if the file can't be written."""
     with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
         file.write(text)
 
@@ -38,7 +38,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def make_folder(path: str | os.PathLike, flag: str = "the output folder") -> None:
-    """Creates a folder and its parents; raises InputError if that, or writing into it, is impossible."""
+    """Creates a folder and its parents; raises InputError if it can't be created or written to."""
     path = os.fspath(path)
     try:
         os.makedirs(path, exist_ok=True)
@@ -53,12 +53,12 @@ def make_folder(path: str | os.PathLike, flag: str = "the output folder") -> Non
 
 
 def read_text(path: str | os.PathLike, what: str) -> str:
-    """A whole text file, local or remote (gs://…); `what` says in an InputError what the file is."""
+    """A text file, local or remote (gs://…); `what` names the kind of file in an InputError."""
     return read_bytes(path, what).decode("utf-8", errors="replace")
 
 
 def read_bytes(path: str | os.PathLike, what: str) -> bytes:
-    """A whole file as bytes, local or remote; `what` says in an InputError what the file is."""
+    """A file as bytes, local or remote; `what` names the kind of file in an InputError."""
     path = os.fspath(path)
     if "://" in path:
         return _read_remote(path, what)

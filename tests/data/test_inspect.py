@@ -120,7 +120,7 @@ def test_planted_faults_are_found_and_counted(tmp_path):
     # 500 x 375 px to 4 px high at 600 px: 5 px high, out of every anchor's anchor_coverage.
     assert facts["unreached at IoU 0.5 by class"]["dog"].endswith("of 4)")
     page = text_page(found)
-    for words in ("3 errors", "Settings that reach more", "objects per image", "annotations 1 and 2: IoU 0.98"):
+    for words in ("3 errors", "Settings with a better coverage", "objects per image", "annotations 1 and 2: IoU 0.98"):
         assert words in page
 
 

@@ -30,10 +30,10 @@ def sections(report: Inspection) -> list[tuple[str, list]]:
     return [
         ("Errors", _cut(report.errors) or ["None."]),
         ("Warnings", _cut(report.warnings) or ["None."]),
-        ("What is in it", [(name, value) for name, value in facts if not name.startswith(anchors)]),
-        ("What the anchors reach", [(name, value) for name, value in facts if name.startswith(anchors)]),
+        ("Contents", [(name, value) for name, value in facts if not name.startswith(anchors)]),
+        ("Anchor coverage", [(name, value) for name, value in facts if name.startswith(anchors)]),
         (
-            "Settings that reach more (unreached at IoU 0.5, at 0.4)",
+            "Settings with a better coverage (unreached at IoU 0.5, at 0.4)",
             [(flags, f"{half:.1%}, {less:.1%}") for flags, half, less in report.settings] or ["None of those tried."],
         ),
         ("Boxes worth a look", list(kinds.items()) or ["None."]),
