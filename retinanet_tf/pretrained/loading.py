@@ -3,7 +3,6 @@
 import dataclasses
 import os
 
-import keras
 import numpy as np
 
 from retinanet_tf.config.config import AnchorConfig, ModelConfig
