@@ -8,8 +8,8 @@ import tensorflow as tf
 from small_jobs import TINY, log_of, write_shards
 
 import retinanet_tf as rn
+from retinanet_tf.data.pipeline import load_for_training
 from retinanet_tf.data.records.reader import read_records
-from retinanet_tf.data.training_data import load_training_data
 from retinanet_tf.training import callbacks
 from retinanet_tf.training.job import Job, announce
 from retinanet_tf.training.optimizers import linear_rule_excess
@@ -45,7 +45,7 @@ def test_a_nan_loss_names_the_images_and_is_not_saved(shards, tmp_path):
     step = int(path.stem.rsplit("_", 1)[1])
     assert step > 0  # the first loss is that of the fresh weights
     saved = np.load(path)
-    images, objects = next(iter(load_training_data(config, train, step)))
+    images, objects = next(iter(load_for_training(config, train, step)))
     np.testing.assert_array_equal(saved["images"], images)
     np.testing.assert_array_equal(saved["boxes"], objects["boxes"])
     # The ids belong to those images: their own boxes are the batch's, found by id in the annotations.
@@ -101,7 +101,7 @@ def test_optimizers_of_tensorflow_addons_by_name(shards, tmp_path):
     job = {"data": data_of(shards), "run_dir": str(tmp_path / "run"), "verbose": 0}
     config = FOUR_STEPS.replace(optimizer="lookahead_sgd", steps=2)
     if importlib.util.find_spec("tensorflow_addons") is None:
-        with pytest.raises(rn.InputError, match="optimizer=lookahead_sgd is TensorFlow Addons'.* Python 3.10 or 3.11"):
+        with pytest.raises(rn.InputError, match="optimizer=lookahead_sgd needs TensorFlow Addons"):
             rn.train(config, **job)
         return
     rn.train(config, **job)
