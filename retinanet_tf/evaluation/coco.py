@@ -24,11 +24,6 @@ class Scores(NamedTuple):
     recalls: np.ndarray  # (101,)
 
 
-def coco_metrics(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The twelve COCO numbers by name; see `coco_scores`."""
-    return coco_scores(ground_truth, results).metrics
-
-
 def coco_scores(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Scores:
     """Compares detections with ground truth as COCO does: crowds, areas and ignoring are pycocotools' own.
 

@@ -46,17 +46,13 @@ class DetectorLike(Protocol):
     label_map: LabelMap
     config: DetectConfig
 
-    def __call__(self, images: np.ndarray | tf.Tensor | Sequence) -> dict[str, tf.Tensor]:
-        """Detections on images of any sizes."""
+    def __call__(self, images: np.ndarray | tf.Tensor | Sequence) -> dict[str, tf.Tensor]: ...
 
-    def prepare(self, image: tf.Tensor) -> Prepared:
-        """One image `(H, W, 3)`, ready for `detect_prepared`."""
+    def prepare(self, image: tf.Tensor) -> Prepared: ...
 
-    def detect_prepared(self, batch: Sequence[Prepared]) -> dict[str, tf.Tensor]:
-        """Detections on at least one image, all with canvases of one size, in order."""
+    def detect_prepared(self, batch: Sequence[Prepared]) -> dict[str, tf.Tensor]: ...
 
-    def describe(self) -> dict[str, Any]:
-        """What the detector does besides its network, as plain values for metrics.json and export.json."""
+    def describe(self) -> dict[str, Any]: ...
 
 
 class Detector(tf.Module):
@@ -147,7 +143,7 @@ class Detector(tf.Module):
         return transforms.pad_to(resized, height, width, self.model.config.pixel_mean)
 
     def detect_prepared(self, batch: Sequence[Prepared]) -> dict[str, tf.Tensor]:
-        """Detections on images with canvases of one size, in order.
+        """Detections on one or more images with canvases of one size, in order.
 
         In the scope of a strategy its replicas share the batch; every image is counted once.
         """
@@ -272,14 +268,10 @@ def to_results(
     Boxes are rounded to thousandths of a pixel; scores are the shortest numbers that give the same float32.
     """
     boxes = np.round(xyxy_to_coco(np.asarray(detections["boxes"], np.float64)), 3).tolist()
+    scores = [float(str(np.float32(score))) for score in detections["scores"]]
     return [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[label],
-            "bbox": box,
-            "score": float(str(np.float32(score))),
-        }
-        for box, score, label in zip(boxes, detections["scores"], detections["labels"], strict=True)
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for box, score, label in zip(boxes, scores, detections["labels"], strict=True)
     ]
 
 

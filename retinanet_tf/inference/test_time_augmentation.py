@@ -34,12 +34,10 @@ class AugmentedDetector:
         self.mirrored = (False, True) if flip else (False,)
 
     def describe(self) -> dict[str, Any]:
-        """The detector's description, and the augmentation."""
         sizes = [short for short, _ in self.sizes]
         return {**self.detector.describe(), "test_sizes": sizes, "test_flip": len(self.mirrored) == 2}
 
     def __call__(self, images: np.ndarray | tf.Tensor | Sequence) -> dict[str, tf.Tensor]:
-        """Detects objects; see `Detector.__call__`."""
         return detect_images(self, images)
 
     def prepare(self, image: tf.Tensor) -> Prepared:
@@ -47,7 +45,6 @@ class AugmentedDetector:
         return Prepared(tf.cast(image, tf.float32), tf.ones([2]), tf.cast(tf.shape(image)[:2], tf.float32))
 
     def detect_prepared(self, batch: Sequence[Prepared]) -> dict[str, tf.Tensor]:
-        """Detections on prepared images, one after the other."""
         results = [self._detect_image(image.canvas) for image in batch]
         return {name: tf.stack([result[name] for result in results]) for name in results[0]}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation.coco import METRICS, coco_metrics, coco_scores
+from retinanet_tf.evaluation.coco import METRICS, coco_scores
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "evaluation"
 TRUTH = {
@@ -18,6 +18,10 @@ TRUTH = {
         {"id": 1, "image_id": 9, "category_id": 3, "bbox": [20, 20, 40, 40]},
     ],
 }
+
+
+def coco_metrics(truth, results):
+    return coco_scores(truth, results).metrics
 
 
 def result(image, box, score, category=3):

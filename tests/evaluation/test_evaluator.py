@@ -14,7 +14,7 @@ from retinanet_tf.config.config import DetectConfig
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation.coco import METRICS, coco_metrics
+from retinanet_tf.evaluation.coco import METRICS, coco_scores
 from retinanet_tf.evaluation.evaluator import CocoEvaluation, evaluate, report, score_results
 from retinanet_tf.evaluation.source import read_source
 from retinanet_tf.inference.detector import Prepared
@@ -96,7 +96,8 @@ def test_both_sources_are_the_same_ground_truth(dataset):
     assert from_shards.instances["annotations"] == from_json.instances["annotations"]
     assert [image["id"] for image in from_shards.instances["images"]] == [image["id"] for image in content["images"]]
     results = [{"image_id": 1, "category_id": 7, "bbox": [0, 0, 40, 40], "score": 0.5}]
-    assert coco_metrics(content, results) == coco_metrics(from_shards.instances, results)
+    from_content, from_source = (coco_scores(truth, results) for truth in (content, from_shards.instances))
+    assert from_content.metrics == from_source.metrics
     assert list(from_shards.encoded()) == list(from_json.encoded())
     first = [annotation["bbox"] for annotation in content["annotations"] if annotation["image_id"] == 1]
     np.testing.assert_allclose(from_json.boxes_of(1), [[x, y, x + w, y + h] for x, y, w, h in first])
