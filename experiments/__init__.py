@@ -1,4 +1,4 @@
-"""Scripts that reproduce the paper and the benchmarks: `python -m experiments.paper.NAME --help`."""
+"""Scripts that reproduce the paper and the benchmarks; each lists its flags with --help."""
 
 import os
 
