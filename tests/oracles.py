@@ -88,6 +88,25 @@ def strided_conv(image, kernel, stride, margin):
 # --- Losses -----------------------------------------------------------------------------------------------------------
 
 
+def focal_loss(class_targets, class_logits, gamma, alpha):
+    """Eq. 5 by loops in float64: losses (B, A) and, by central differences, their gradient (B, A, K); −2 is ignored."""
+    losses, gradient = np.zeros(class_targets.shape), np.zeros(class_logits.shape)
+
+    def pair(logit, foreground):
+        p = 1 / (1 + math.exp(-logit))
+        p_t, alpha_t = (p, alpha) if foreground else (1 - p, 1 - alpha)
+        return -alpha_t * (1 - p_t) ** gamma * math.log(p_t)
+
+    for image, anchor, label in np.ndindex(*class_logits.shape):
+        target = class_targets[image, anchor]
+        if target != -2:
+            logit, step = float(class_logits[image, anchor, label]), 1e-5
+            losses[image, anchor] += pair(logit, target == label)
+            difference = pair(logit + step, target == label) - pair(logit - step, target == label)
+            gradient[image, anchor, label] = difference / (2 * step)
+    return losses, gradient
+
+
 def hard_examples(class_targets, losses, boxes, num_examples, nms_threshold, ratio=None):
     """One image's OHEM by loops (§5.1): class targets (A,) with −2 where not selected."""
     order = sorted((j for j in range(len(losses)) if class_targets[j] != -2), key=lambda j: (-losses[j], j))

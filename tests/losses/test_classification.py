@@ -11,6 +11,7 @@ import tensorflow as tf
 from retinanet_tf.config.config import LossConfig
 from retinanet_tf.errors import InputError
 from retinanet_tf.losses import classification as losses
+from tests import oracles
 
 RNG = np.random.default_rng(0)
 MARGINS = tf.constant(np.linspace(-12, 12, 241), tf.float64)
@@ -227,6 +228,20 @@ def test_xla_computes_the_same_losses(loss):
     compiled = tf.function(lambda logits: value_and_gradient(loss.per_anchor, targets, logits), jit_compile=True)
     for ours, theirs in zip(compiled(logits), value_and_gradient(loss.per_anchor, targets, logits), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "graph", "XLA"])
+@pytest.mark.parametrize(("gamma", "alpha"), [(0.0, 0.75), (0.5, 0.5), (2.0, 0.25)])
+def test_the_focal_loss_is_the_naive_one_however_it_is_executed(gamma, alpha, jit_compile):
+    """Losses and gradient, with NaN at ignored anchors, which have neither."""
+    targets, logits = (value.numpy() for value in problem())
+    logits[targets == -2] = np.nan
+    run = partial(value_and_gradient, losses.FocalLoss(gamma, alpha).per_anchor)
+    if jit_compile is not None:
+        run = tf.function(run, jit_compile=jit_compile)
+    expected = oracles.focal_loss(targets, logits, gamma, alpha)
+    for ours, naive in zip(run(tf.constant(targets), tf.constant(logits)), expected, strict=True):
+        np.testing.assert_allclose(ours, naive, rtol=2e-5, atol=1e-6)
 
 
 def test_no_anchors_have_no_loss():

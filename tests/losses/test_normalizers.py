@@ -30,7 +30,7 @@ def truth(objects):
 
 @lru_cache
 def strategy(replicas):
-    """One a process, as in a training job; without collectives, whose keys other tests' models share."""
+    """One per process, as in a training job; without collectives, whose keys other tests' models share."""
     devices = [f"CPU:{i}" for i in range(replicas)]
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
 
@@ -96,6 +96,7 @@ def test_global_weights_do_not_depend_on_where_the_objects_are():
     np.testing.assert_allclose(second, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objects", OBJECTS)
 def test_global_gives_the_same_gradients_on_one_device_and_on_two(objects):
     one, two = (gradients(OBJECTS[objects], "global", replicas) for replicas in (1, 2))

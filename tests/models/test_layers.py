@@ -102,7 +102,7 @@ def test_group_normalisation_has_groups_that_divide_the_channels(channels, group
 
 @pytest.mark.parametrize("strides", [1, 2])
 def test_grouped_convolutions_and_their_gradients_are_those_of_their_groups(strides):
-    """Forward and backward in a graph on this device, against one convolution a group."""
+    """Forward and backward in a graph on this device, against one convolution per group."""
     layer = layers.conv(64, 3, strides, name="conv", groups=32)
     features = tf.constant(RNG.normal(size=(2, 8, 9, 64)), tf.float32)
     layer.build(features.shape)
@@ -131,6 +131,7 @@ def test_grouped_convolutions_and_their_gradients_are_those_of_their_groups(stri
     np.testing.assert_allclose(forward(), tf.nn.relu(separate(features)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_grouped_convolutions_need_no_onednn():
     """The same in a process without it, as on CPUs without AVX-512, where TensorFlow has half of them."""
     tests = [

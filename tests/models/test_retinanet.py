@@ -38,6 +38,7 @@ def paper():
     return rn.RetinaNet.from_config(rn.presets["paper"])
 
 
+@pytest.mark.slow
 def test_the_parameter_count_follows_from_the_paper(paper):
     """ResNet-50 without its classifier, plus what §4 adds, worked out layer by layer."""
     backbone = keras.applications.ResNet50(include_top=False, weights=None)
@@ -50,9 +51,6 @@ def test_the_parameter_count_follows_from_the_paper(paper):
     towers = 2 * 4 * (9 * c * c + c)
     predictors = (9 * c * 9 * 80 + 9 * 80) + (9 * c * 9 * 4 + 9 * 4)
     assert paper.count_params() == backbone.count_params() - biases + laterals + outputs + coarse + towers + predictors
-
-
-FIRST_OF_STAGE_3 = ("stage3_block0_1_conv", "stage3_block0_shortcut_conv")
 
 
 def backward_operations(**changes):
@@ -79,6 +77,7 @@ def backward_operations(**changes):
     return model, collections.Counter(operation.type for operation in needed)
 
 
+@pytest.mark.slow
 def test_frozen_parts_cost_nothing_in_the_backward_pass():
     """No gradient of a frozen kernel, none of what goes into frozen layers, no reduction for frozen norms."""
     trained, all_operations = backward_operations(freeze_stages=0)
@@ -108,6 +107,7 @@ def test_outputs_fit_the_anchors_at_any_size(size):
     assert out["class_logits"].shape == (1, anchors, 3) and out["box_deltas"].shape == (1, anchors, 4)
 
 
+@pytest.mark.slow
 def test_initialisation_is_the_papers(paper):
     """§4.1: subnet kernels N(0, 0.01), biases 0, the class predictor's −ln 99; FPN uniform in ±√(3 / fan in)."""
     for name in ("class_subnet", "box_subnet"):
@@ -122,6 +122,7 @@ def test_initialisation_is_the_papers(paper):
     assert np.abs(kernel).max() <= limit and kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.02)
 
 
+@pytest.mark.slow
 def test_no_two_layers_start_alike(paper):
     """One initializer shared by layers would give all of them the same numbers."""
     seen = {}
@@ -150,7 +151,8 @@ def test_saving_keeps_the_outputs(changes, tmp_path):
             np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_compiled_model_is_saved_and_goes_on(two_devices, tmp_path):
+@pytest.mark.slow
+def test_a_compiled_model_is_saved_and_trains_on(two_devices, tmp_path):
     """One step of plain model.fit on two devices; the saved file still knows losses and optimizer."""
     with two_devices.scope():
         model = small(normalizer="global")
@@ -222,6 +224,7 @@ def test_frozen_stages_are_out_of_the_backward_pass():
     assert tape.gradient(out, pixels) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
 @pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
 def test_backbones_give_c3_to_c5(name, stride_in):
@@ -238,6 +241,7 @@ def test_backbones_give_c3_to_c5(name, stride_in):
     assert all(np.isfinite(value).all() for value in out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet50", "resnet101"])
 def test_backbones_are_keras_applications(name):
     """The same weights in both: C3, C4, C5 equal. keras.applications has a bias before every normalisation."""

@@ -5,6 +5,8 @@ import pytest
 import retinanet_tf as rn
 from retinanet_tf.models.summary import count, draw, table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def paper():
@@ -31,15 +33,15 @@ def test_heads_and_pyramid_by_hand(paper):
 def test_backbones_cost_what_the_resnet_paper_says(name, published):
     """He et al. 2016, table 1: multiply-adds at 224×224; its classifier (below 0.3 %) isn't here."""
     model = rn.RetinaNet(backbone=name)
-    found = sum(row.multiply_adds for row in count(model, 224, 224) if row.part.startswith("st"))
-    assert found == pytest.approx(published, rel=0.03)
+    backbone = sum(row.multiply_adds for row in count(model, 224, 224) if row.part.startswith("st"))
+    assert backbone == pytest.approx(published, rel=0.03)
 
 
 def test_grouped_convolutions_count_their_groups():
     """ResNeXt-50-32x4d costs what ResNet-50 does (Xie et al. 2017, table 1: 4.2e9 and 4.1e9, stride in the 3×3)."""
     model = rn.RetinaNet(backbone="resnext50_32x4d", stride_in="3x3")
-    found = sum(row.multiply_adds for row in count(model, 224, 224) if row.part.startswith("st"))
-    assert found == pytest.approx(4.2e9, rel=0.03)
+    backbone = sum(row.multiply_adds for row in count(model, 224, 224) if row.part.startswith("st"))
+    assert backbone == pytest.approx(4.2e9, rel=0.03)
 
 
 def test_table_and_picture(paper, tmp_path):

@@ -49,7 +49,7 @@ def weights_after(step=None, strategy=None, rate=1.0, steps=1, **model_changes):
     data = data.map(lambda x, y: (tf.ensure_shape(x, IMAGES.shape), y))
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    settings = {
+    arguments = {
         "num_classes": 3,
         "backbone": "resnet10_w16",
         "fpn_channels": 16,
@@ -60,7 +60,7 @@ def weights_after(step=None, strategy=None, rate=1.0, steps=1, **model_changes):
         **model_changes,
     }
     with (strategy or tf.distribute.get_strategy()).scope():
-        model = rn.RetinaNet(**settings)
+        model = rn.RetinaNet(**arguments)
         model.compile(optimizer=keras.optimizers.SGD(rate), loss=rn.retinanet_losses(), jit_compile=False)
         model.step = step(model) if callable(step) and not isinstance(step, Step) else step
     rng = np.random.default_rng(1)
@@ -86,6 +86,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(normalizer):
         assert logs_of_parts[name] == pytest.approx(value, rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_accumulation_on_two_devices(two_devices):
     """Each device cuts its half; the global normaliser still counts all 8 images."""
     _, before, whole, logs = plain_weights(normalizer="global")
@@ -108,7 +109,7 @@ def test_biases_learn_twice_as_fast_and_nothing_else_does():
     assert kinds == {1.0, 2.0}
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_average_is_the_one_written_by_hand(devices, two_devices):
     """Three steps of a ← a + (1 − d)(w − a), d = min(decay, (1 + t)/(10 + t)), from the same steps without it."""
     expected, trail = plain_trail()

@@ -49,10 +49,16 @@ def test_sgd_of_ones_own_in_a_loop_of_ones_own_gives_the_weights_of_fit(fitted):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"subnet_norm": "group"}, {"backbone": "resnext50_32x4d"}, {"norm": "batch"}], ids=str
+    "changes",
+    [
+        {"subnet_norm": "group"},
+        pytest.param({"backbone": "resnext50_32x4d"}, marks=pytest.mark.slow),
+        {"norm": "batch"},
+    ],
+    ids=str,
 )
 def test_kernels_are_decayed_and_nothing_else(changes):
-    """The penalty's gradient is weight_decay·w at trainable convolution kernels, grouped ones too, and none elsewhere."""
+    """The penalty's gradient is weight_decay·w at trainable convolution kernels, grouped ones too, else none."""
     model = rn.RetinaNet(**{**SMALL, "weight_decay": DECAY, **changes})
     with tf.GradientTape() as tape:
         penalty = tf.add_n(model.losses)
