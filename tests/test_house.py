@@ -39,7 +39,7 @@ FOLDERS = (
 
 
 def folder_of(name):
-    parts = name.split(".")
+    parts = name.replace("__main__", "cli").split(".")
     return parts[1] if len(parts) > 1 and parts[1] in FOLDERS else ""
 
 
