@@ -226,9 +226,6 @@ class DataConfig(Section):
         0.0, "Largest shift of an image into free room, as a share of its frame.", "[0, 1]"
     )
     colour_jitter: float = setting(0.0, "Largest change of brightness, contrast and saturation, as a share.", "[0, 1]")
-    cache: str = setting(
-        "none", "Decode every image once and keep it in 'ram' or on 'disk', beside the shards.", ("none", "ram", "disk")
-    )
     shard_by: str = setting(
         "records",
         "How the machines of strategy=multi_worker share the data: parts of each batch ('records', the same batches on "

@@ -1,5 +1,4 @@
-"""From any dataset to batches: `prepare` writes shards, `load` feeds `model.fit`, `load_for_evaluation` and
-`ground_truth` feed an evaluation."""
+"""Data sets: `prepare` writes TFRecord shards, `load` reads batches of them for `model.fit`."""
 
 from typing import TYPE_CHECKING
 
@@ -8,14 +7,13 @@ from retinanet_tf.lazy import attach
 if TYPE_CHECKING:
     from retinanet_tf.data.pipeline import load
     from retinanet_tf.data.records.damage import DamageLog
-    from retinanet_tf.data.records.evaluation_reader import ground_truth, load_for_evaluation
     from retinanet_tf.data.records.prepare import prepare
     from retinanet_tf.data.records.reader import read_records
+    from retinanet_tf.data.sources import read_source
     from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
     from retinanet_tf.data.sources.coco import coco_to_xyxy, read_coco, xyxy_to_coco
     from retinanet_tf.data.sources.csv import read_csv
     from retinanet_tf.data.sources.labels import LabelMap
-    from retinanet_tf.data.sources import read_source
     from retinanet_tf.data.sources.splits import paper_split
     from retinanet_tf.data.sources.voc import read_voc
 
@@ -25,9 +23,7 @@ _MODULES = {
     "ImageAnnotations": "sources.annotations",
     "LabelMap": "sources.labels",
     "coco_to_xyxy": "sources.coco",
-    "ground_truth": "records.evaluation_reader",
     "load": "pipeline",
-    "load_for_evaluation": "records.evaluation_reader",
     "paper_split": "sources.splits",
     "prepare": "records.prepare",
     "read_coco": "sources.coco",

@@ -6,7 +6,7 @@ from retinanet_tf.errors import InputError
 
 
 def start_dispatcher(port: int = 0) -> tf.data.experimental.service.DispatchServer:
-    """Starts the dispatcher, one a job; `.target` is its address, grpc://HOST:PORT."""
+    """Starts the dispatcher, one per job; `.target` is its address, grpc://HOST:PORT."""
     return tf.data.experimental.service.DispatchServer(
         tf.data.experimental.service.DispatcherConfig(port=port, protocol="grpc")
     )
@@ -29,7 +29,7 @@ def start_worker(
 def distributed(dataset: tf.data.Dataset, address: str) -> tf.data.Dataset:
     """The dataset as computed by the workers of the dispatcher at `address`.
 
-    Steps are handed out one by one, so no two workers make the same batch; which comes first is left to them.
+    Steps are handed out in blocks, so no two workers make the same batch; their order is not deterministic.
     """
     _without_protocol(address)
     return dataset.apply(
@@ -42,5 +42,5 @@ def distributed(dataset: tf.data.Dataset, address: str) -> tf.data.Dataset:
 def _without_protocol(address: str) -> str:
     protocol, _, rest = address.partition("://")
     if protocol != "grpc" or ":" not in rest:
-        raise InputError(f"--data_service={address} must look like grpc://HOST:PORT.")
+        raise InputError(f"data_service={address} must look like grpc://HOST:PORT.")
     return rest

@@ -9,7 +9,7 @@ from absl import logging
 from retinanet_tf.config.config import Config
 from retinanet_tf.data.records.reader import labels_beside
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.data.training_data import load_training_data
+from retinanet_tf.data.pipeline import load_for_training
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.source import Source, category_ids, read_source
 from retinanet_tf.pretrained.loading import check
@@ -48,7 +48,7 @@ def open_job(config: Config, *, data: str, validation: str = "", init_weights: s
             f"{Path(data).parent / 'labels.json'}; set num_classes={label_map.num_classes}."
         )
     _check_combinations(config, strategy.num_replicas_in_sync)
-    load_training_data(config, data)
+    load_for_training(config, data)
     if init_weights:
         check(config.model, config.anchors, init_weights)
     source = read_source(validation) if validation and worker.is_chief else None

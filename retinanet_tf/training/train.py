@@ -15,9 +15,8 @@ import tensorflow as tf
 
 from retinanet_tf import files
 from retinanet_tf.config.config import Config
-from retinanet_tf.data.position import image_ids
 from retinanet_tf.data.records.damage import DamageLog
-from retinanet_tf.data.training_data import canvas_settings, load_training_data
+from retinanet_tf.data.pipeline import image_ids, load_for_training
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.losses.classification import retinanet_losses
@@ -126,7 +125,7 @@ def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
     progress = Progress(total, done, config.data.batch_size, make_schedule(config.train))
 
     def batch_of(step: int, shard: tuple[int, int] = (0, 1)) -> Batch:
-        return next(iter(load_training_data(config.replace(cache="none"), data, step, shard=shard)))
+        return next(iter(load_for_training(config, data, step, shard=shard)))
 
     with StopRequest() as stop:
         callbacks = [
@@ -137,7 +136,7 @@ def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
         ]
         for initial_epoch, epochs, steps in _fit_calls(done, total, config.train.checkpoint_steps):
             batches = distribute(
-                strategy, lambda shard: load_training_data(config, data, progress.step, damage_log, shard)
+                strategy, lambda shard: load_for_training(config, data, progress.step, damage_log, shard)
             )
             with readable_failures(job, run_dir, lambda: state.newest, batch_of):
                 model.fit(
@@ -212,15 +211,7 @@ def _nan_report(job: Job, run_dir: Path, step: int, newest: int, batch_of: Calla
     # With shard_by=files each worker has a batch of its own.
     shard = (worker.index, worker.count) if config.data.shard_by == "files" else (0, 1)
     images, objects = batch_of(step, shard)
-    ids = image_ids(
-        job.paths["data"],
-        step,
-        batch_size=config.data.batch_size,
-        **canvas_settings(config),
-        seed=config.train.seed,
-        shard=shard,
-        shard_by=config.data.shard_by,
-    )
+    ids = image_ids(config, job.paths["data"], step, shard)
     path = run_dir / f"nonfinite_step_{step}.npz"
     with files.written_aside(path) as aside, open(aside, "wb") as file:
         np.savez(file, images=images, image_ids=np.array(ids), **objects)

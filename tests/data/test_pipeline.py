@@ -1,6 +1,5 @@
 """`load`: batches are right, a function of (seed, step), the same on N workers, and made elsewhere on request."""
 
-import collections
 import contextlib
 import json
 import pathlib
@@ -11,11 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from retinanet_tf.data import pipeline, position, transforms
-from retinanet_tf.data.records.evaluation_reader import ground_truth, load_for_evaluation
+from retinanet_tf.config.config import ModelConfig
+from retinanet_tf.config.presets import presets
+from retinanet_tf.data import pipeline, transforms
+from retinanet_tf.data.batching import padded_length
 from retinanet_tf.data.records.index import read_index
 from retinanet_tf.data.records.prepare import prepare
-from retinanet_tf.data.records.reader import RecordReader, read_records
+from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.shuffle import Pools, shuffled
 from retinanet_tf.errors import InputError
 from tests.batches import SMALL, WIDE, identify, same, seen, write_shards
@@ -34,7 +35,7 @@ def test_an_unshuffled_pass_is_every_image_resized_padded_and_labelled(shards):
     order += [i for i in records if i not in order]
     batches = list(pipeline.load(shards, training=False, **SMALL))
     assert [len(images) for images, _ in batches] == [4, 3, 4]
-    mean = np.float32(pipeline.PIXEL_MEAN)
+    mean = np.float32(ModelConfig().pixel_mean)
     samples = [(i, {k: v[n] for k, v in o.items()}) for images, o in batches for n, i in enumerate(images)]
     for image_id, (image, objects) in zip(order, samples, strict=True):
         record = records[image_id]
@@ -58,30 +59,30 @@ def test_shapes_are_static_as_far_as_they_can_be(shards):
     images, objects = pipeline.load(shards, **SMALL).element_spec
     assert images.shape == (4, None, None, 3) and images.dtype == tf.float32
     assert objects["boxes"].shape == (4, None, 4) and objects["labels"].shape == (4, None)
-    _, objects = pipeline.load(shards, static=True, **SMALL).element_spec
-    assert objects["boxes"].shape == (4, 8, 4) and objects["labels"].shape == (4, 8)
     square, _ = pipeline.load(shards, **{**SMALL, "max_size": 30}).element_spec
     assert square.shape == (4, 32, 32, 3)
     assert {tuple(i.shape) for i, _ in pipeline.load(shards, **SMALL).take(12)} == {(4, 32, 64, 3), (4, 64, 32, 3)}
 
 
-def test_a_batch_has_places_for_the_objects_of_its_fullest_image_and_static_ones_for_those_of_all(tmp_path):
+def test_objects_are_padded_to_a_power_of_two_for_the_fullest_image(tmp_path):
     path, images = write_coco(tmp_path, [(20, 20)] * 8)
     coco = json.loads(path.read_text())
     owners = [1, 1, 1, 21, 31, 31, 41] + [51] * 9
-    boxes = [[1, 1, 5 + 0.1 * n, 5] for n in range(len(owners))]  # all different: duplicates would be named
+    boxes = [[1, 1, 5 + 0.1 * n, 5] for n in range(len(owners))]  # all different: duplicates would be reported
     coco["annotations"] = [annotation(n + 1, owners[n], box) for n, box in enumerate(boxes)]
     path.write_text(json.dumps(coco))
     prepare(path, images, tmp_path / "out", shards=1, progress=False)
-    load = lambda **more: pipeline.load(  # noqa: E731
-        tmp_path / "out" / "train-*", training=False, **{**SMALL, "batch_size": 2, **more}
-    )
-    for batches, places in ((load(), [3, 2, 9, 1]), (load(static=True), [16] * 4), (load(max_boxes=10), [10] * 4)):
-        batches = [objects for _, objects in batches]
-        assert [o["boxes"].shape for o in batches] == [(2, m, 4) for m in places]
-        assert [o["labels"].shape for o in batches] == [(2, m) for m in places]
-        counts = [int(n) for o in batches for n in tf.reduce_sum(tf.cast(o["labels"] >= 0, tf.int32), axis=1)]
-        assert counts == [3, 0, 1, 2, 1, 9, 0, 0]
+    batches = pipeline.load(tmp_path / "out" / "train-*", training=False, **{**SMALL, "batch_size": 2})
+    batches = [objects for _, objects in batches]
+    assert [o["boxes"].shape for o in batches] == [(2, m, 4) for m in (8, 8, 16, 8)]
+    assert [o["labels"].shape for o in batches] == [(2, m) for m in (8, 8, 16, 8)]
+    counts = [int(n) for o in batches for n in tf.reduce_sum(tf.cast(o["labels"] >= 0, tf.int32), axis=1)]
+    assert counts == [3, 0, 1, 2, 1, 9, 0, 0]
+
+
+@pytest.mark.parametrize(("objects", "length"), [(0, 8), (1, 8), (8, 8), (9, 16), (16, 16), (17, 32), (1000, 1024)])
+def test_padded_lengths(objects, length):
+    assert int(padded_length(tf.constant(objects))) == length
 
 
 def test_every_epoch_has_every_image_once_in_another_order_and_runs_agree(shards):
@@ -107,35 +108,6 @@ def test_a_start_step_continues_exactly(shards):
     same(whole, pipeline.load(shards, **options).take(15))
 
 
-def test_what_is_skipped_is_not_decoded(shards, tmp_path):
-    # Step 4,000,000,000 would take days to reach by decoding, or even by reading.
-    far = next(iter(pipeline.load(shards, start_step=4_000_000_000, **SMALL)))
-    assert np.isfinite(far[0]).all()
-
-
-def test_a_record_costs_its_own_bytes_wherever_in_its_shard_it_lies(tmp_path):
-    """Bytes that the process asks the system for: as many for the last record of a shard as for the first."""
-    path, images = write_coco(tmp_path, [(320, 320)] * 30)
-    prepare(path, images, tmp_path / "out", shards=1, progress=False)
-    index = read_index(tmp_path / "out" / "train-*")
-    reader = RecordReader(index)
-    read = tf.function(reader.bytes_of)
-
-    def asked_for():
-        with open("/proc/self/io", encoding="ascii") as file:
-            return int(file.readline().split()[1])
-
-    def cost(record):
-        before = asked_for()
-        data = read(tf.constant(record, tf.int64)).numpy()
-        assert len(data) == index.length[record]
-        return asked_for() - before
-
-    cost(0)
-    first, last = cost(0), cost(29)
-    assert index.offset[29] > 20 * first and last < 1.5 * first
-
-
 def test_the_workers_batches_together_are_those_of_one_process(shards):
     whole = list(pipeline.load(shards, **SMALL).take(6))
     parts = [list(pipeline.load(shards, shard=(worker, 2), **SMALL).take(6)) for worker in range(2)]
@@ -153,8 +125,9 @@ def test_by_files_a_worker_reads_its_own_files_alone(shards):
         batches = seen(pipeline.load(shards, flip=0.0, **six, **own).take(8), known)
         assert {len(batch) for batch in batches} == {2}
         assert {image for batch in batches for image in batch} == {i for i, file in files.items() if file == worker}
-        named = [position.image_ids(shards, step, seed=0, **six, **own) for step in range(8)]
-        assert named == [[str(image) for image in batch] for batch in batches]
+        config = presets["paper"].replace(image_size=30, max_size=50, max_level=5, batch_size=6, shard_by="files")
+        ids = [pipeline.image_ids(config, shards, step, (worker, 3)) for step in range(8)]
+        assert ids == [[str(image) for image in batch] for batch in batches]
 
 
 def test_files_too_few_for_the_workers_are_shared_by_records(shards):
@@ -163,27 +136,44 @@ def test_files_too_few_for_the_workers_are_shared_by_records(shards):
         same(*(pipeline.load(shards, shard_by=way, **own).take(4) for way in ("records", "files")))
 
 
-def test_the_order_is_a_permutation_that_epochs_do_not_share():
-    for count in (1, 2, 7, 24, 1000):
-        epochs = shuffled(np.arange(count) + 5, tf.range(count * 20, dtype=tf.int64), 3).numpy().reshape(20, count)
-        assert (np.sort(epochs, axis=1) == np.arange(count) + 5).all()
-    # Neighbours of one epoch are neighbours in the next as rarely as chance has it: 1 in 1000.
+def epochs_of(count, epochs, seed):
+    draw = tf.function(lambda positions: shuffled(np.arange(count), positions, seed))
+    return draw(tf.range(count * epochs, dtype=tf.int64)).numpy().reshape(epochs, count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 24, 1000])
+def test_every_epoch_is_a_permutation(count):
+    assert (np.sort(epochs_of(count, 10, 3), axis=1) == np.arange(count)).all()
+
+
+def test_epochs_do_not_share_their_order():
+    """Neighbours of one epoch are neighbours in the next as rarely as chance has it: 1 in 1000."""
+    epochs = epochs_of(1000, 20, 3)
     pairs = [set(zip(epoch, epoch[1:], strict=False)) for epoch in epochs]
-    kept = np.mean([len(a & b) for a, b in zip(pairs, pairs[1:], strict=False)]) / 999
-    assert kept < 0.004
-    # And every place is as likely first as any other: chi-squared of 4000 epochs of 8, 7 degrees of freedom.
-    first = shuffled(np.arange(8), tf.range(8 * 4000, dtype=tf.int64), 0).numpy().reshape(-1, 8)[:, 0]
+    assert np.mean([len(a & b) for a, b in zip(pairs, pairs[1:], strict=False)]) / 999 < 0.004
+
+
+def test_every_record_is_as_likely_first_as_any_other():
+    """Chi-squared of 4000 epochs of 8, 7 degrees of freedom."""
+    first = epochs_of(8, 4000, 0)[:, 0]
     assert ((np.bincount(first, minlength=8) - 500) ** 2 / 500).sum() < 30
 
 
 def test_steps_take_the_two_pools_in_proportion():
     pools = Pools.by_orientation(np.array([4] * 75 + [3] * 25), np.array([3] * 75 + [4] * 25), False)
-    tall = [bool(pools.is_tall(tf.constant(step, tf.int64))) for step in range(400)]
-    assert sum(tall) == 100 and all(sum(tall[start : start + 40]) in (9, 10, 11) for start in range(360))
-    counts = collections.Counter()
-    for step in range(40):
-        counts.update(pools.records(tf.constant(step, tf.int64), 10, 0).numpy().tolist())
-    assert set(counts.values()) == {4} and len(counts) == 100
+    records, tall = pools.draw(tf.range(400, dtype=tf.int64), 10, 0)
+    tall = tall.numpy()
+    assert tall.sum() == 100 and all(tall[start : start + 40].sum() in (9, 10, 11) for start in range(360))
+    assert ((records.numpy() >= 75) == tall[:, None]).all()
+    counts = np.bincount(records.numpy()[:40].ravel(), minlength=100)
+    assert (counts == 4).all()
+
+
+def test_a_step_draws_the_same_records_alone_and_among_others():
+    pools = Pools.by_orientation(np.array([4] * 7 + [3] * 4), np.array([3] * 7 + [4] * 4), False)
+    together, _ = pools.draw(tf.range(20, 40, dtype=tf.int64), 4, 1)
+    alone = [pools.draw(tf.constant([step], tf.int64), 4, 1)[0][0] for step in range(20, 40)]
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_flips_happen_at_their_rate_and_to_the_boxes_too(shards):
@@ -199,9 +189,7 @@ def test_flips_happen_at_their_rate_and_to_the_boxes_too(shards):
                 np.testing.assert_array_equal(objects["boxes"][i], its_objects["boxes"][i])
                 continue
             flipped += 1
-            width = {1: 50, 0: 50}.get(0) and (
-                np.abs(images[i] - np.float32(pipeline.PIXEL_MEAN)).sum((0, 2)) > 0
-            ).sum()
+            width = (np.abs(images[i] - np.float32(ModelConfig().pixel_mean)).sum((0, 2)) > 0).sum()
             mirror, boxes = transforms.flip_horizontal(images[i][:, :width], objects["boxes"][i])
             np.testing.assert_allclose(its_images[i][:, :width], mirror, atol=1e-2)
             real = objects["labels"][i].numpy() >= 0
@@ -216,46 +204,39 @@ def test_crowded_images_are_never_cut_short(tmp_path):
     path.write_text(json.dumps(content))
     prepare(path, images, tmp_path / "out", progress=False)
     (batch,) = pipeline.load(str(tmp_path / "out" / "train-*"), training=False, **SMALL)
-    assert batch[1]["labels"].shape == (2, 130) and (batch[1]["labels"].numpy() >= 0).sum(1).tolist() == [130, 0]
-    with pytest.raises(InputError, match="has 130 objects, more than max_boxes=100"):
-        pipeline.load(str(tmp_path / "out" / "train-*"), max_boxes=100, **SMALL)
+    assert batch[1]["labels"].shape == (2, 256) and (batch[1]["labels"].numpy() >= 0).sum(1).tolist() == [130, 0]
 
 
-def test_an_evaluation_sees_every_image_in_order_with_its_truth(shards):
-    records = list(read_records(shards))
-    found = list(load_for_evaluation(shards))
-    assert [int(f["image_id"].numpy()) for f in found] == [r.annotations.image_id for r in records]
-    for element, record in zip(found, records, strict=True):
-        np.testing.assert_array_equal(element["image"], tf.io.decode_image(record.encoded))
-        assert element["encoded"].numpy() == record.encoded
-    truth = ground_truth(shards)
-    assert len(truth["images"]) == 11 and sum(a["iscrowd"] for a in truth["annotations"]) == 1
+def test_a_pattern_without_shards_is_named(tmp_path):
+    with pytest.raises(InputError, match="no file matches .*none-\\*"):
+        pipeline.load(str(tmp_path / "none-*"))
 
 
-def test_no_shard_and_wrong_settings_are_named(shards, tmp_path):
-    for call in (pipeline.load, load_for_evaluation, ground_truth):
-        with pytest.raises(InputError, match="no file matches .*none-\\*"):
-            call(str(tmp_path / "none-*"))
-    for change, message in (
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"max_size": 20}, "image_size=30"),
         ({"batch_size": 3, "shard": (0, 2)}, "multiple of the 2 workers"),
-        ({"cache": "tape"}, "--cache=tape"),
-        ({"on_bad_record": "ignore"}, "--on_bad_record=ignore"),
+        ({"shard_by": "rows"}, "shard_by=rows"),
+        ({"on_bad_record": "ignore"}, "on_bad_record=ignore"),
         ({"data_service": "localhost:1"}, "grpc://HOST:PORT"),
-    ):
-        with pytest.raises(InputError, match=message):
-            pipeline.load(shards, **{**SMALL, **change})
+    ],
+)
+def test_wrong_arguments_are_named(shards, change, message):
+    with pytest.raises(InputError, match=message):
+        pipeline.load(shards, **{**SMALL, **change})
 
 
 # --- tf.data service --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_workers_of_a_data_service_make_different_batches_of_the_same_run(shards):
     """Dispatcher and workers are processes of their own, started by the command."""
     with contextlib.ExitStack() as stack:
 
         def start(*flags):
-            command = [sys.executable, "-m", "experiments.data_service", *flags]
+            command = [sys.executable, "-m", "retinanet_tf", "data-service", *flags]
             process = subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
@@ -270,7 +251,7 @@ def test_two_workers_of_a_data_service_make_different_batches_of_the_same_run(sh
         dispatcher = start("--port=0").stdout.readline().split()[-1]
         workers = [start(f"--dispatcher={dispatcher}") for _ in range(2)]
         assert all("a worker of" in worker.stdout.readline() for worker in workers)
-        expected = [images.numpy() for images, _ in pipeline.load(shards, **SMALL).take(60)]
+        expected = [images.numpy() for images, _ in pipeline.load(shards, **SMALL).take(140)]
         served = [i.numpy() for i, _ in pipeline.load(shards, data_service=dispatcher, **SMALL).take(16)]
     steps = [next(step for step, images in enumerate(expected) if np.array_equal(images, found)) for found in served]
     assert len(set(steps)) == 16  # none twice; which first is the workers' affair

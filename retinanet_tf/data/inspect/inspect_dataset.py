@@ -15,6 +15,7 @@ from retinanet_tf import files
 from retinanet_tf.config.config import Config
 from retinanet_tf.data.inspect.page import html_page, text_page
 from retinanet_tf.data.inspect.report import Inspection, inspect
+from retinanet_tf.data.pipeline import load_for_training
 from retinanet_tf.data.records.example import from_example
 from retinanet_tf.data.records.images import BadImage, ImagePolicy, prepare_image
 from retinanet_tf.data.records.index import find_shards, read_index
@@ -23,7 +24,6 @@ from retinanet_tf.data.records.reader import labels_beside
 from retinanet_tf.data.sources import read_source
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.data.training_data import load_training_data
 from retinanet_tf.detection.anchors import Anchors
 from retinanet_tf.detection.assignment import assign
 from retinanet_tf.errors import InputError
@@ -62,10 +62,11 @@ def inspect_dataset(
     """
     files.make_folder(output, "output folder")
     pattern: str | None = None
+    damaged: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         if os.path.isdir(data) or str(data).lower().endswith((".json", ".csv")):
             annotations, folder = read_source(data, split, label_map)
-            folder, damaged = images or folder, []
+            folder = images or folder
             picture = _picture_reader(folder)
             if folder is not None:
                 pattern = _prepare_some(annotations, folder, scratch)
@@ -153,7 +154,7 @@ def _prepare_some(annotations: Annotations, folder: str, scratch: str) -> str | 
 
 def _batches(config: Config, pattern: str) -> tf.data.Dataset:
     data = dataclasses.replace(config.data, batch_size=4)
-    return load_training_data(dataclasses.replace(config, data=data), pattern)
+    return load_for_training(dataclasses.replace(config, data=data), pattern)
 
 
 def _expected_positives(pattern: str, config: Config) -> dict:

@@ -1,4 +1,4 @@
-"""Records that turn out damaged while a job runs: named, and on request replaced by others."""
+"""Damaged records met while a job runs: reported, or skipped and replaced by others."""
 
 import os
 import threading
@@ -17,7 +17,8 @@ _AT_ONCE = 3  # batches: while one waits for its last image and one is put toget
 class DamageLog:
     """The damaged records met so far: `records`, a list of (file, number in the file); each is logged once.
 
-    path: a text file that gets a line "FILE record NUMBER" for each as it is met, None for none.
+    Args:
+        path: a text file that gets a line "FILE record NUMBER" for each as it is met, None for none.
     """
 
     def __init__(self, path: str | os.PathLike | None = None):
@@ -47,26 +48,26 @@ def guarded(
     log: DamageLog | None = None,
     remote: bool = False,
 ) -> tf.data.Dataset:
-    """Maps (records (B,), places (B,), tall (B,)) elements through `assemble(read, places, tall[0])`.
+    """Maps (records `(B,)`, samples `(B,)`, tall `(B,)`) elements through `assemble(read, samples, tall[0])`.
 
-    `read` is a function from a place 0 <= i < B in the batch to a record's bytes, which it reads when it is called. If
-    a batch can't be assembled, its records are gone through one by one. Without a `log` the first that can't be used
-    is an error that names it; with one it is noted there (on the standard error where `remote`, since the pipeline
-    then runs in other processes) and another record of the same orientation takes its place.
+    `read` is a function from a row 0 ≤ i < B of the batch to a record's bytes, which it reads when it is called. If a
+    batch can't be assembled, its records are read one by one. Without a `log` the first damaged one is an error that
+    names it; with one it is noted there (on the standard error where `remote`, since the pipeline then runs in other
+    processes) and replaced by another record of the same orientation, a function of the sample's number.
     """
 
     unconverted = tf.autograph.experimental.do_not_convert  # there is no Python branch on a tensor here, and it is slow
 
     def noted(record: tf.Tensor) -> tf.Tensor:
-        path, number = reader.place(record)
+        path, number = reader.position(record)
         if remote:
             with tf.control_dependencies([tf.print("record", number, "of", path, "is damaged and skipped.")]):
                 return tf.constant(False)
         return tf.numpy_function(_note(log), [path, number], tf.bool)
 
-    def usable(record: tf.Tensor, place: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
+    def usable(record: tf.Tensor, sample: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
         def process(data: tf.Tensor):
-            return assemble(lambda _: data, place[None], tall)
+            return assemble(lambda _: data, sample[None], tall)
 
         if log is None:
             return reader.used_by(process, record)
@@ -77,18 +78,18 @@ def guarded(
             bad = tf.data.Dataset.from_tensors(record).filter(noted).map(lambda _: nothing_of(good.element_spec))
             return good.concatenate(bad)
 
-        others = tf.data.Dataset.range(_TRIES).map(lambda attempt: pools.any_record(tall, place * _TRIES + attempt))
+        others = tf.data.Dataset.range(_TRIES).map(lambda attempt: pools.any_record(tall, tf.stack([sample, attempt])))
         first = tf.data.Dataset.from_tensors(record)
         last = tf.data.Dataset.from_tensors(record).flat_map(lambda record: reader.used_by(process, record))
         return first.concatenate(others).flat_map(alone).concatenate(last).take(1)
 
-    def one_by_one(records: tf.Tensor, places: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
-        singles = tf.data.Dataset.from_tensor_slices((records, places))
-        singles = singles.flat_map(lambda record, place: usable(record, place, tall[0]))
+    def one_by_one(records: tf.Tensor, samples: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
+        singles = tf.data.Dataset.from_tensor_slices((records, samples))
+        singles = singles.flat_map(lambda record, sample: usable(record, sample, tall[0]))
         return _batch_again(singles, tf.shape(records, tf.int64)[0])
 
-    def fast(records: tf.Tensor, places: tf.Tensor, tall: tf.Tensor):
-        return assemble(lambda i: reader.bytes_of(records[i]), places, tall[0])
+    def fast(records: tf.Tensor, samples: tf.Tensor, tall: tf.Tensor):
+        return assemble(lambda i: reader.bytes_of(records[i]), samples, tall[0])
 
     def fast_then_careful(*batch: tf.Tensor) -> tf.data.Dataset:
         whole = tf.data.Dataset.from_tensors(batch).map(fast).ignore_errors()
@@ -100,7 +101,7 @@ def guarded(
 
 
 def _batch_again(singles: tf.data.Dataset, size: tf.Tensor) -> tf.data.Dataset:
-    """`size` batches of one example as one, which has as many places for objects as the fullest of them."""
+    """`size` batches of one example as one, padded to the M of the fullest of them."""
     examples = singles.map(lambda *batch: tf.nest.map_structure(lambda value: value[0], batch))
     images, objects = tf.nest.map_structure(lambda spec: spec.shape, examples.element_spec)
     return examples.padded_batch(size, (images, objects), (0.0, {"boxes": 0.0, "labels": -1}))

@@ -1,4 +1,4 @@
-"""Where each record of a set of shards lies, and what is known of it without reading it."""
+"""The index of a set of shards: offset, length, image size and object count of each record."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +9,6 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from retinanet_tf.data.records.example import from_example, split_shard_name
-from retinanet_tf.data.records.salvage import whole_records
 from retinanet_tf.data.records.shards import FOOTER, HEADER
 from retinanet_tf.errors import InputError
 
@@ -79,19 +78,19 @@ def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], objec
     return ShardIndex(files, np.array(sizes), shard, *rows.T)
 
 
-def _stored_rows(path: str, size: int, cache: dict[str, dict | None], on_damage) -> np.ndarray | None:
+def _stored_rows(path: str, size: int, stored: dict[str, dict | None], on_damage) -> np.ndarray | None:
     """(n, 6) int64 rows (number in the file, then as in `ShardReport`) of an indexed shard, or None."""
     parsed = split_shard_name(path)
     if parsed is None:
         return None
     name, shard, shards = parsed
     index_path = os.path.join(os.path.dirname(path), f"{name}.index.npz")
-    if index_path not in cache:
-        cache[index_path] = None
+    if index_path not in stored:
+        stored[index_path] = None
         if tf.io.gfile.exists(index_path):
             with tf.io.gfile.GFile(index_path, "rb") as file, np.load(file) as arrays:
-                cache[index_path] = dict(arrays)
-    arrays = cache[index_path]
+                stored[index_path] = dict(arrays)
+    arrays = stored[index_path]
     if arrays is None or "version" not in arrays or arrays["version"] != VERSION or len(arrays["bytes"]) != shards:
         return None
     rows = arrays["rows"][arrays["shard"] == shard]
@@ -100,7 +99,7 @@ def _stored_rows(path: str, size: int, cache: dict[str, dict | None], on_damage)
         if on_damage is None:
             raise InputError(
                 f"{path} has {size} bytes but was written with {arrays['bytes'][shard]}; it was cut off or replaced, "
-                "run `retinanet prepare` again or go on without what is lost by --on_bad_record=skip."
+                "run `retinanet prepare` again or go on without the lost records with on_bad_record=skip."
             )
         lost = rows[:, 1] + rows[:, 2] + FOOTER > size
         for number in rows[lost, 0]:
@@ -110,32 +109,22 @@ def _stored_rows(path: str, size: int, cache: dict[str, dict | None], on_damage)
 
 
 def _scan(path: str, on_damage) -> np.ndarray:
-    """The rows of a shard without an index, by reading all of it; records are checked by TFRecord's own CRC."""
+    """The rows of a shard without an index, by reading all of it up to a damaged record."""
     rows: list[list[int]] = []
     offset = HEADER
     try:
         for serialized in tf.data.TFRecordDataset(path):
             data = serialized.numpy()
-            rows.append(_row(len(rows), offset, data))
+            image = from_example(data).annotations
+            objects = len(image) - int(image.iscrowd.sum())
+            rows.append([len(rows), offset, len(data), image.width, image.height, objects])
             offset += len(data) + FOOTER + HEADER
     except (ValueError, tf.errors.OpError) as error:
         if on_damage is None:
             reason = getattr(error, "message", None) or str(error)
             raise InputError(
-                f"record {len(rows)} of {path} is damaged ({reason}); run `retinanet prepare` again, or skip such "
-                "records by --on_bad_record=skip."
+                f"record {len(rows)} of {path} is damaged ({reason}); run `retinanet prepare` again, or go on without "
+                "it and the records after it with on_bad_record=skip."
             ) from None
-        rows = []
-        for number, offset, data in whole_records(path):
-            try:
-                rows.append(_row(number, offset, data or b""))
-            except ValueError:
-                on_damage(path, number)
+        on_damage(path, len(rows))
     return np.array(rows, np.int64).reshape(-1, 6)
-
-
-def _row(number: int, offset: int, data: bytes) -> list[int]:
-    image = from_example(data).annotations
-    assert image.width and image.height, "records have their size"
-    boxes = len(image) - int(image.iscrowd.sum())
-    return [number, offset, len(data), image.width, image.height, boxes]

@@ -18,11 +18,11 @@ class RecordReader:
 
     def __init__(self, index: ShardIndex):
         columns = (index.shard, index.offset, index.length, index.number)
-        with tf.device("/CPU:0"):  # where they are used; an accelerator would be asked for them again and again
+        with tf.device("/CPU:0"):  # The pipeline reads them there, whatever the default device is.
             self._files = tf.constant(index.files)
             self._columns = tf.constant(np.stack(columns, axis=1).astype(np.int64))
 
-    def place(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def position(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """A record's file and its number in that file."""
         row = tf.gather(self._columns, record)
         return tf.gather(self._files, row[0]), row[3]
@@ -54,7 +54,7 @@ class RecordReader:
 
     def _refused(self, record: tf.Tensor, spec: object) -> object:
         """The error; an element of `spec` for the graph, which never is one."""
-        path, number = self.place(record)
+        path, number = self.position(record)
         # Without apostrophes, which TensorFlow would show escaped.
         why = (
             " is damaged: it cannot be read, is not as it was written, its image does not decode, or it has a category "
@@ -70,22 +70,20 @@ def nothing_of(spec: object) -> object:
     return tf.nest.map_structure(lambda part: tf.zeros([size or 0 for size in part.shape], part.dtype), spec)
 
 
-def labels_beside(pattern: str | os.PathLike, labels: LabelMap | str | os.PathLike | None = None) -> LabelMap:
+def labels_beside(pattern: str | os.PathLike, label_map: LabelMap | str | os.PathLike | None = None) -> LabelMap:
     """The label map given, or read from the path given, or from labels.json in the shards' folder."""
-    if isinstance(labels, LabelMap):
-        return labels
-    return LabelMap.load(labels or os.path.join(os.path.dirname(find_shards(pattern)[0]), "labels.json"))
+    if isinstance(label_map, LabelMap):
+        return label_map
+    return LabelMap.load(label_map or os.path.join(os.path.dirname(find_shards(pattern)[0]), "labels.json"))
 
 
-def to_labels(category_ids: tf.Tensor, labels: LabelMap) -> tf.Tensor:
-    """(N,) int64 category ids as int32 labels 0..K-1; an id that the label map lacks is an error."""
-    ids = tf.constant(labels.ids, tf.int64)
-    found = tf.minimum(tf.searchsorted(ids, category_ids), labels.num_classes - 1)
-    same = tf.reduce_all(tf.equal(tf.gather(ids, found), category_ids))
-    with tf.control_dependencies(
-        [tf.raw_ops.Assert(condition=same, data=["an id isn't in labels.json", category_ids])]
-    ):
-        return tf.identity(found)
+def to_labels(category_ids: tf.Tensor, label_map: LabelMap) -> tf.Tensor:
+    """`(N,)` int64 category ids as int32 labels 0…K−1; an id that the label map lacks is an error."""
+    ids = tf.constant(label_map.ids, tf.int64)
+    labels = tf.minimum(tf.searchsorted(ids, category_ids), label_map.num_classes - 1)
+    same = tf.reduce_all(tf.equal(tf.gather(ids, labels), category_ids))
+    with tf.control_dependencies([tf.debugging.Assert(same, ["an id isn't in labels.json", category_ids])]):
+        return tf.identity(labels)
 
 
 def read_records(pattern: str | os.PathLike) -> Iterator[Record]:

@@ -111,8 +111,8 @@ def write_shard(
                     continue
                 writer.write(serialized)
                 crowds, length = int(cleaned.iscrowd.sum()), len(serialized)
-                size = (cleaned.width, cleaned.height)
-                report.rows.append([offset, length, *size, len(cleaned) - crowds])
+                assert cleaned.width and cleaned.height  # `clean` sets them
+                report.rows.append([offset, length, cleaned.width, cleaned.height, len(cleaned) - crowds])
                 report.boxes += len(cleaned)
                 report.crowds += crowds
                 report.empty_images += not len(cleaned)
