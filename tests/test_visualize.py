@@ -32,7 +32,7 @@ def test_labels_stay_inside_and_do_not_cover_each_other(seed):
         outline, size = (x, y, *rng.uniform((x + 5, y + 5), (x + 40, y + 30))), rng.uniform((5, 5), (40, 20))
         left, top = visualize.label_corner(outline, size, (160, 120), taken)
         right, bottom = left + size[0], top + size[1]
-        assert 0 <= left and right <= 160 and 0 <= top and bottom <= 120
+        assert left >= 0 and right <= 160 and top >= 0 and bottom <= 120
         assert all(right <= a or c <= left or bottom <= b or d <= top for a, b, c, d in taken)
         taken.append((left, top, right, bottom))
 

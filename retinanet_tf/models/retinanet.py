@@ -206,13 +206,13 @@ class RetinaNet(keras.Model):
                 mining_nms=config.loss.mining_nms,
             )
         values = dict(config)
-        sections = {"anchors": AnchorConfig(**values.pop("anchors")), "assign": AssignConfig(**values.pop("assign"))}
-        return cls(**values, **sections)
+        anchors, assign = AnchorConfig(**values.pop("anchors")), AssignConfig(**values.pop("assign"))
+        return cls(**values, anchors=anchors, assign=assign)
 
 
 def variables(model: RetinaNet) -> dict:
     """A model's weights as {"layer/weight": variable}, e.g. "stem_conv/kernel", "box_subnet/predictor/bias"."""
-    layers = {}
+    layers: dict[str, keras.layers.Layer] = {}
     for layer in model.layers:
         if isinstance(layer, Subnet):
             inner = (*layer.convs, *layer.norms, layer.predictor)

@@ -7,9 +7,9 @@ import tensorflow as tf
 from absl import logging
 
 from retinanet_tf.config.config import Config
+from retinanet_tf.data.pipeline import load_for_training
 from retinanet_tf.data.records.reader import labels_beside
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.data.pipeline import load_for_training
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.source import Source, category_ids, read_source
 from retinanet_tf.pretrained.loading import check

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from retinanet_tf import files
 from retinanet_tf.config.config import Config
-from retinanet_tf.data.records.damage import DamageLog
 from retinanet_tf.data.pipeline import image_ids, load_for_training
+from retinanet_tf.data.records.damage import DamageLog
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.losses.classification import retinanet_losses

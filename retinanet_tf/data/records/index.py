@@ -117,6 +117,7 @@ def _scan(path: str, on_damage) -> np.ndarray:
             data = serialized.numpy()
             image = from_example(data).annotations
             objects = len(image) - int(image.iscrowd.sum())
+            assert image.width and image.height, "records have their size"
             rows.append([len(rows), offset, len(data), image.width, image.height, objects])
             offset += len(data) + FOOTER + HEADER
     except (ValueError, tf.errors.OpError) as error:
