@@ -231,11 +231,14 @@ def test_kill_9_leaves_the_earlier_split_and_the_next_run_starts_over(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_one_error(tmp_path):
+@pytest.mark.parametrize("begun", [0, 2])
+def test_a_killed_worker_is_one_error(tmp_path, begun):
+    """Killed while the other worker is being started, or once two shards have been begun."""
     path, images = write_coco(tmp_path, [(1200, 900)] * 24)
+    partial = tmp_path / "out" / "train.partial"
 
     def kill():
-        while len(list((tmp_path / "out" / "train.partial").glob("*"))) < 2:  # both workers have started
+        while len(list(partial.glob("*"))) < begun or not multiprocessing.active_children():
             time.sleep(0.002)
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 

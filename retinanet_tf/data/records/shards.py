@@ -64,16 +64,21 @@ def write_shards(
 
 def _in_processes(jobs: dict[str, list], arguments: tuple, num_workers: int) -> Iterator[tuple[str, ShardReport]]:
     # Forking this process would copy TensorFlow's threads in any state. A fork server imports the library once and is
-    # forked before TensorFlow starts threads.
-    context = multiprocessing.get_context("forkserver")
+    # forked before TensorFlow starts threads; Windows has none.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
     context.set_forkserver_preload(["retinanet_tf.data.records.shards"])
     interrupt = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the workers without a traceback each
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(num_workers, context, signal.signal, interrupt) as pool:
-        futures = {pool.submit(write_shard, path, images, *arguments): path for path, images in jobs.items()}
         try:
+            futures = {pool.submit(write_shard, path, images, *arguments): path for path, images in jobs.items()}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
+            # The executor waits forever for a worker that it started while another one died (Python 3.11).
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
             raise InputError(
                 "a worker process was killed, perhaps for lack of memory; try again with a smaller "
                 f"num_workers (it was {num_workers})."
