@@ -8,7 +8,6 @@ from typing import Any
 
 from absl import flags
 
-from retinanet_tf.cli.before_tensorflow import import_quietly
 from retinanet_tf.cli.serving_client import detect
 from retinanet_tf.files import read_bytes, write_json
 
@@ -24,8 +23,6 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the detections, in 
 
 def main() -> None:
     """Sends the images and prints a line per detection."""
-    if not _REST.value:
-        import_quietly(shown=flags.FLAGS.verbosity > 0)
     images = [read_bytes(path, "the image") for path in _IMAGE.value]
     model: dict[str, Any] = {"model": _MODEL.value, "version": _VERSION.value}
     answer = detect(images, _SERVER.value, rest=_REST.value, timeout=_TIMEOUT.value, **model)

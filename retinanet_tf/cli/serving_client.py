@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from retinanet_tf.errors import InputError
@@ -55,7 +56,7 @@ def _size(image: bytes, index: int) -> tuple[int, int]:
         with Image.open(io.BytesIO(image)) as opened:
             return opened.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"images[{index}] is no image that can be read; it isn't sent.") from error
+        raise InputError(f"images[{index}] can't be read as an image; nothing is sent.") from error
 
 
 def _detections(answer: dict[str, Any], index: int, width: int, height: int) -> list[dict[str, Any]]:
@@ -75,23 +76,73 @@ def _detections(answer: dict[str, Any], index: int, width: int, height: int) -> 
 
 
 def _ask_grpc(images: list[bytes], server: str, model: str, version: int | None, timeout: float) -> dict[str, Any]:
-    # Imported here: they bring tensorflow's protocol buffers along, which REST needn't wait for.
     import grpc
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = model, "serving_default"
-    if version is not None:
-        request.model_spec.version.value = version
-    request.inputs["input_tensor"].CopyFrom(tf.make_tensor_proto(images, tf.string, [len(images)]))
     unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(server, options=unlimited) as channel:
         try:
-            response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=timeout)
+            # Without serializers the messages are bytes: TensorFlow Serving's Python protocol imports TensorFlow.
+            predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+            response = predict(_request(images, model, version), timeout=timeout)
         except grpc.RpcError as error:
             raise InputError(f"{server} answers {error.code().name}: {_last_line(error.details())}") from error
-    return {name: tf.make_ndarray(response.outputs[name]) for name in OUTPUTS}
+    outputs = (_fields(entry) for entry in _fields(response)[1])
+    return {entry[1][0].decode(): _array(_fields(entry[2][0])) for entry in outputs}
+
+
+def _request(images: list[bytes], model: str, version: int | None) -> bytes:
+    """PredictRequest of tensorflow_serving/apis/predict.proto: model_spec 1, inputs 2 (a map to TensorProto)."""
+    spec = _field(1, model.encode()) + _field(3, b"serving_default")
+    if version is not None:
+        spec += _field(2, _field(1, version))
+    shape = _field(2, _field(1, len(images)))
+    tensor = _field(1, 7) + _field(2, shape) + b"".join(_field(8, image) for image in images)  # 7: DT_STRING
+    return _field(1, spec) + _field(2, _field(1, b"input_tensor") + _field(2, tensor))
+
+
+def _array(tensor: dict[int, list]) -> np.ndarray:
+    """A TensorProto of strings (string_val 8) or floats (tensor_content 4 or float_val 5), whose shape is field 2."""
+    shape = [_fields(dim).get(1, [0])[0] for dim in _fields(tensor[2][0]).get(2, [])]
+    if 8 in tensor:
+        return np.array(tensor[8], object).reshape(shape)
+    return np.frombuffer(b"".join(tensor.get(4, []) + tensor.get(5, [])), "<f4").reshape(shape)
+
+
+def _field(number: int, value: bytes | int) -> bytes:
+    """A field as protocol buffers encode it: an integer, or bytes after their length."""
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value & 127 | 128]) + _varint(value >> 7) if value > 127 else bytes([value])
+
+
+def _fields(message: bytes) -> dict[int, list]:
+    """Field number → its values, integers or bytes, of an encoded message."""
+    fields: dict[int, list] = {}
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            byte = message[position]
+            position, value, shift = position + 1, value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return value
+
+    while position < len(message):
+        number, kind = divmod(varint(), 8)
+        size = varint() if kind in (0, 2) else {1: 8, 5: 4}[kind]
+        values = fields.setdefault(number, [])
+        if kind == 0:
+            values.append(size)
+        else:
+            values.append(message[position : position + size])
+            position += size
+    return fields
 
 
 def _ask_rest(images: list[bytes], server: str, model: str, version: int | None, timeout: float) -> dict[str, Any]:
