@@ -8,8 +8,7 @@ FROM python:${PYTHON}-slim
 ARG ACCELERATOR=cpu
 
 # What the libraries keep beside the work; any --user may write there.
-ENV TF_CPP_MIN_LOG_LEVEL=2 \
-    PYTHONUNBUFFERED=1 \
+ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     MPLBACKEND=Agg \
     MPLCONFIGDIR=/app/.cache/matplotlib \

@@ -12,8 +12,6 @@ BENCH_FLAGS ?=
 WORKERS ?= auto
 FAST ?=
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
-
 .PHONY: demo test bench lint docs clean
 
 demo: $(VENV)/.installed
@@ -32,12 +30,12 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
 
-# The API reference, from the docstrings: a page a module in build/docs.
+# The API reference, from the docstrings: one page per module in build/docs.
 docs: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[docs]'
 	$(VENV)/bin/python docs/build.py --output=build/docs
 
-# The mark is written last: an installation that was interrupted is taken up again.
+# The mark is written last: an interrupted installation is repeated.
 $(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else "error: $(PYTHON) is Python %d.%d; retinanet_tf needs 3.10 to 3.13. Name another one: make PYTHON=python3.11" % v)'
 	@echo "Installing requirements.txt into $(VENV) (about a minute, 2 GB)"
