@@ -1,4 +1,4 @@
-"""The API reference: a page a module from the docstrings. `make docs`, or `python docs/build.py --output=FOLDER`.
+"""The API reference from the docstrings, one page per module. `make docs`, or `python docs/build.py --output=FOLDER`.
 
 Whatever pdoc warns of, a module without a page, a link that leads nowhere and a section of arguments that isn't
 rendered as one are errors: status 1, each on a line.
@@ -42,9 +42,9 @@ def describe_settings() -> None:
 
 
 def build(output: Path) -> list[str]:
-    """Writes the pages into a folder; what is wrong with them."""
+    """Writes the pages into a folder and returns their problems."""
     names = modules()
-    for name in names:  # Warnings of what they import are none of the pages'.
+    for name in names:  # Warnings of imported libraries aren't the pages'.
         importlib.import_module(name)
     describe_settings()
     pdoc.render.configure(docformat="google")
@@ -61,7 +61,7 @@ def build(output: Path) -> list[str]:
 
 
 def broken(output: Path) -> list[str]:
-    """What a reader of the pages would stumble over."""
+    """Broken links, and docstring sections that aren't rendered as one."""
     texts = {path: path.read_text(encoding="utf-8") for path in sorted(output.rglob("*.html"))}
     pages = {path: re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL) for path, text in texts.items()}
     anchors = {path: set(re.findall(r'\bid="([^"]+)"', text)) for path, text in pages.items()}

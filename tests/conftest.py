@@ -1,6 +1,6 @@
 """Fixtures of all tests: two logical CPU devices, and the real data where RETINANET_TF_TEST_DATA names it.
 
-And how many processes the tests run in: a file's tests stay in one, so that what its fixtures make is made once.
+Also the number of test processes: a file's tests stay in one, so that its fixtures are made once.
 """
 
 import gc
@@ -27,7 +27,7 @@ GIGABYTES_A_WORKER = 6
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """`--numprocesses=auto`: one a core, as far as the memory goes; none besides this process for a single file."""
+    """`--numprocesses=auto`: one per core, as far as the memory goes; none besides this process for a single file."""
     if len(config.args) == 1 and ".py" in config.args[0]:
         config.option.dist = "no"
         return 0
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Python's garbage collector needn't walk through what is imported by now again and again."""
+    """Garbage collection without walking through the imported modules again and again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

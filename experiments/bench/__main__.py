@@ -37,7 +37,7 @@ def main() -> None:
     chosen = _ONLY.value or BENCHMARKS
     for name in chosen:
         if name not in BENCHMARKS:
-            raise InputError(f"--only={name} is no benchmark; there are {', '.join(BENCHMARKS)}.")
+            raise InputError(f"--only={name} isn't a benchmark; there are {', '.join(BENCHMARKS)}.")
     for name in () if _COLLECT.value else chosen:
         print(f"=== {name}", flush=True)
         result = f"--output={folder}" if name == "scaling" else f"--json={folder / f'{name}_{STEM}.json'}"
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def table(rows: Sequence[dict]) -> str:
-    """Markdown: a row a comparison, each with its limit and whether it is kept; the stacks and machines once above."""
+    """Markdown: one row per comparison, with its limit and whether it is kept; the stacks and machines once above."""
     made = sorted({f"{row['stack']}; {row['hardware']}" for row in rows})
     lines = [*made, "", "| | ours | beside | theirs | unit | ratio | limit | |", "|---" * 8 + "|"]
     for row in rows:

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _spread_scores(model: RetinaNet) -> None:
-    """Gives an untrained class subnet scores of which a few hundred an image pass the threshold, as trained ones do."""
+    """Gives an untrained class subnet a trained one's scores: a few hundred per image pass the threshold."""
     photo = tf.constant(_photo(_SIDE, _SIDE)[None], tf.float32)
     logits = model(photo, training=False)["class_logits"].numpy().ravel()
     bias = -math.log(99.0)
@@ -165,7 +165,7 @@ def _photo(height: int, width: int) -> np.ndarray:
 
 
 def _outputs(anchors: list, objects: int, canvas: tuple[int, int]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Logits (1, A_l, K) and deltas (1, A_l, 4) a level, as of a trained network on a picture with `objects`."""
+    """Logits (1, A_l, K) and deltas (1, A_l, 4) per level, as of a trained network on a picture with `objects`."""
     rng = np.random.default_rng(objects)
     corner = rng.uniform(0, np.array(canvas[::-1]) - 40, (objects, 2))
     sides = np.exp(rng.uniform(math.log(24), math.log(400), (objects, 2)))

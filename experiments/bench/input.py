@@ -4,7 +4,7 @@
 
 Everything works on the same photos, all cores, batches of 8. "decode and resize alone" is tf.io.decode_jpeg and
 tf.image.resize in a parallel map: no reading, no boxes, no flip, no padding, no batch. The torch DataLoader does all
-that `data.load` does, with Pillow, in one process a core; it is left out where torch isn't installed. Times are of an
+that `data.load` does, with Pillow, in one process per core; it is left out where torch isn't installed. Times are per
 image; a ratio of 1.33 to decoding alone is 75 % of its rate. What decoding alone leaves out is copying most of all, so
 the ratio follows the machine's memory: one core's copy of a canvas is timed beside. Memory is the process' after
 epochs 4 and 20.
@@ -101,7 +101,7 @@ def _decode_and_resize(encoded: list[bytes]) -> tf.data.Dataset:
 
 
 def _ground_truth_alone(pattern: str) -> tf.data.Dataset:
-    """What the pipeline does for boxes and labels, on records without their pixels."""
+    """The pipeline's work for boxes and labels, on records without their pixels."""
     label_map, bare = labels_beside(pattern), []
     for serialized in tf.data.TFRecordDataset(tf.io.gfile.glob(pattern)).as_numpy_iterator():
         example = tf.train.Example.FromString(serialized)
@@ -120,7 +120,7 @@ def _ground_truth_alone(pattern: str) -> tf.data.Dataset:
 
 
 def _copies() -> Iterator:
-    """What the machine's memory is good for: the pipeline has to copy its pixels twice."""
+    """Memory bandwidth: the pipeline has to copy its pixels twice."""
     batch = np.ones((_BATCH, 640, 1024, 3), np.float32)
     copy = np.empty_like(batch)
     while True:

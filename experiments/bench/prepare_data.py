@@ -3,8 +3,8 @@
     python -m experiments.bench.prepare_data --images=photos --json=prepare.json
 
 One process everywhere. "decode" is the default check, beside tf.io.decode_jpeg of the same bytes on one core: a ratio
-of times of 1.25 is 80 % of its rate. "header" must take at most 2 ms a photo (500 a second). For the annotations, tiny
-images and ten boxes an image: time an annotation at the largest number over that at a tenth of it, and peak memory.
+of times of 1.25 is 80 % of its rate. "header" must take at most 2 ms per photo (500 per second). For the annotations,
+tiny images and ten boxes per image: time per annotation at the largest number over that at a tenth, and peak memory.
 """
 
 import json

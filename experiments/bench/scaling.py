@@ -81,7 +81,7 @@ def slope(points: list[dict]) -> float:
 
 
 def draw(curves: dict, path: Path) -> None:
-    """Time over work, a panel a curve, with the line of proportionality through the last point."""
+    """Time over work, one panel per curve, with the line of proportionality through the last point."""
     figure = new_figure(12, 7)
     for axes, (name, curve) in zip(figure.subplots(2, 3).flat, curves.items(), strict=True):
         work = [max(point["work"], 0.5) for point in curve["points"]]
@@ -160,7 +160,7 @@ def _assignment_of(objects: int) -> Point:
 
 
 def _in_process(replicas: int) -> float:
-    """One strategy a process: those of several sizes would share the keys of TensorFlow's CPU collectives."""
+    """One strategy per process: those of several sizes would share the keys of TensorFlow's CPU collectives."""
     command = [sys.executable, "-m", "experiments.bench.scaling", f"--replicas={replicas}", f"--rounds={_ROUNDS.value}"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(printed.splitlines()[-1])

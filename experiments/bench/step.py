@@ -10,7 +10,7 @@ import tensorflow as tf
 def fit_step(model: keras.Model, images: tf.Tensor, targets: dict[str, tf.Tensor]) -> Callable[[], dict[str, float]]:
     """A call makes one step of a compiled model on one batch, and returns what the progress bar would show.
 
-    `train_on_batch` is no measure of it: it makes an iterator a step, and TensorFlow 2.15 may take seconds to end one.
+    `train_on_batch` doesn't measure that: it makes an iterator per step, which TensorFlow 2.15 may take seconds to end.
     """
     data = tf.data.Dataset.from_tensors((images, targets)).repeat()
     # Keras' own: keras-hub's would prepare the samples first, for which its model has no preprocessor.

@@ -15,7 +15,7 @@ JSON = flags.DEFINE_string("json", None, "File for the rows as JSON.")
 
 
 def in_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds a call, one list a function. All are called once a round, so that a busy moment hits each alike.
+    """Seconds per call, one list per function. All are called once per round, so that a busy moment hits each alike.
 
     The first call, which may trace a graph, is timed only where it takes longer than a minute; that function is not
     called again, and its one figure stands for every round.
@@ -35,13 +35,13 @@ def _seconds(function: Callable[[], object]) -> float:
 
 
 def stack() -> str:
-    """The versions that a figure belongs to."""
+    """The versions that a measurement belongs to."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras")]
     return ", ".join([f"Python {platform.python_version()}", *versions])
 
 
 def hardware() -> str:
-    """The machine that a figure belongs to, as Linux names it; and what TensorFlow turns oneDNN on for."""
+    """The machine that a measurement belongs to, as Linux names it; and what TensorFlow turns oneDNN on for."""
     model, vectors = platform.processor() or platform.machine(), ""
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:

@@ -10,7 +10,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 
 
 def main() -> None:
-    """Serves passes on one image of noise, `sys.argv[1]` pixels a side, until the input ends."""
+    """Serves passes on one image of noise, `sys.argv[1]` pixels per side, until the input ends."""
     model = retinanet_resnet50_fpn(weights=None, weights_backbone=None).eval()
     images = torch.rand(1, 3, int(sys.argv[1]), int(sys.argv[1]))
     with torch.inference_mode():

@@ -2,7 +2,7 @@
 
     python -m experiments.bench.train --json=train.json
 
-Compared with keras-hub's RetinaNet where it is installed (Keras 3): as it comes (everything trained, Adam), with the
+Compared with keras-hub's RetinaNet where it is installed (Keras 3): out of the box (everything trained, Adam), with the
 same layers frozen and the same SGD, each with TensorFlow's own settings, and the latter with ours too. The floor is
 the same network's forward and backward with a trivial loss. Peak memory is that of a process of its own for each, above
 what it had before the model was made.
@@ -109,13 +109,13 @@ _MATMUL_FLOP = 2 * _MATMUL**3
 
 
 def _matmul():
-    """NumPy's, whose library knows the CPU; TensorFlow's own, without oneDNN, is slower than its convolutions."""
+    """NumPy's matmul, whose library knows the CPU; TensorFlow's, without oneDNN, is slower than its convolutions."""
     matrix = np.random.default_rng(0).normal(size=(_MATMUL, _MATMUL)).astype(np.float32)
     return lambda: matrix @ matrix
 
 
 def _flop() -> float:
-    """Of the convolutions: once forward; for what is trained, once for the kernels and once for the inputs too."""
+    """Multiply-adds of the convolutions: forward, and for trained layers backward to kernels and to inputs."""
     config = _config()
     rows = count(compile_model(config), _SIDE, _SIDE)
     frozen = ("stem", "stage2")[: config.model.freeze_stages]

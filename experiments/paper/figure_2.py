@@ -65,7 +65,7 @@ def main() -> None:
     left.set(title="the paper: COCO test-dev, M40")
     right.set(title=f"scale {scale}: its own data and machine")
     for axes in (left, right):
-        axes.set(xlabel="milliseconds an image", ylabel="AP")
+        axes.set(xlabel="milliseconds per image", ylabel="AP")
         axes.legend()
     points = {"paper": papers(), "paper_others": OTHERS, scale: ours}
     files.write_json(folder / "figure_2.json", points)

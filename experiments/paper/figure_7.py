@@ -4,7 +4,7 @@
 
 The paper draws the loss of each setting over x_t, in blue where training converged to AP above 33.5 (focal loss: 34.0),
 with α = .25 throughout; it prints neither the grid nor the AP of each, but for γ = 2, β = 1 and γ = 4, β = 0. The grid
-here is 5 × 5 and holds both. About 10 hours a setting on 8 GPUs. At the other scales "effective" is the paper's share
+here is 5 × 5 and holds both. About 10 hours per setting on 8 GPUs. At the other scales "effective" is the paper's share
 of focal loss' own AP, 33.5 / 34.0.
 """
 

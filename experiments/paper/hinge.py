@@ -2,7 +2,7 @@
 
     python -m experiments.paper.hinge --scale=paper --data=… --validation=… --init_weights=…
 
-About 10 hours a row on 8 GPUs. The paper: training is unstable and gives no meaningful result; it names no threshold,
+About 10 hours per row on 8 GPUs. The paper: training is unstable and gives no meaningful result; it names no threshold,
 so three are tried. Focal loss: AP 34.0.
 """
 

@@ -2,7 +2,7 @@
 
     python -m experiments.paper.initialisation --scale=paper --data=… --validation=… --init_weights=…
 
-About 10 hours a row on 8 GPUs. The paper: AP 30.2 with π = 0.01; without (every probability begins at .5) it diverges.
+About 10 hours per row on 8 GPUs. The paper: AP 30.2 with π = 0.01; without (all probabilities begin at .5) it diverges.
 """
 
 from experiments.paper import study

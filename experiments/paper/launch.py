@@ -1,11 +1,11 @@
-"""The script that runs a table on a cluster: one machine with 8 GPUs a row; what has finished is skipped.
+"""Cluster script of a table: one machine with 8 GPUs per row; finished rows are skipped.
 
     python -m experiments.paper.launch --table=table_1b --system=slurm --data=… --validation=… --init_weights=… > FILE
     sbatch FILE
     python -m experiments.paper.launch --table=table_1b --system=kubernetes --image=registry/retinanet_tf:3.13 …
     python -m experiments.paper.launch --table=table_1b --system=shell …      (all rows, one after the other)
 
-A row that is killed goes on from its last checkpoint when its task is repeated, which both systems are told to do.
+A row that is killed resumes from its last checkpoint when its task is repeated, which both scripts ask for.
 `--collect` of the table's own command gathers the rows at the end.
 """
 
@@ -30,7 +30,7 @@ _SLURM = """\
 #SBATCH --array=0-{last}
 #SBATCH --nodes=1 --ntasks=1 --gpus-per-node=8 --cpus-per-task=32
 #SBATCH --requeue --signal=B:TERM@120
-# One row an array task. SIGTERM saves the state; the requeued task goes on from there.
+# One row per array task. SIGTERM saves the state; the requeued task resumes from there.
 exec {command} --rows="$SLURM_ARRAY_TASK_ID"
 """
 _KUBERNETES = """\

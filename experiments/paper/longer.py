@@ -3,7 +3,7 @@
     python -m experiments.paper.longer --scale=paper --data=… --validation=… --init_weights=…
 
 Not in the paper: whether Table 1b's order depends on how long is trained. A well-classified example's focal loss is
-small from the beginning, so it starts more slowly. About 30 hours a row on 8 GPUs.
+small from the beginning, so it starts more slowly. About 30 hours per row on 8 GPUs.
 """
 
 from experiments.paper import study

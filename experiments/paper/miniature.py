@@ -1,13 +1,13 @@
-"""The miniature: the paper's protocol on generated pictures, minutes a row on one CPU core.
+"""The miniature: the paper's protocol on generated pictures, minutes per row on one CPU core.
 
-What is the paper's: SGD with momentum at 0.01, dropped tenfold twice, weight decay 1e-4, subnets without norm, a
-backbone trained on something else with its norms frozen and its first two stages kept. What is its authors' code's: a
+From the paper: SGD with momentum at 0.01, dropped tenfold twice, weight decay 1e-4, subnets without norm, a
+backbone trained on something else with its norms frozen and its first two stages kept. From its authors' code: a
 warm-up, and the loss of a batch over all its positives; without both, cross entropy diverges at small α (an image with
-two positives has hundreds of times the gradient of COCO's). What is neither: the pictures (256 px, one or two shapes of
+two positives has hundreds of times the gradient of COCO's). From neither: the pictures (256 px, one or two shapes of
 14 to 48 px on clutter: 12,240 anchors of which about ten are positive, one to a thousand), the network (ten layers of
 16 to 128 channels; its subnets of 32 channels begin with the gain of the paper's 256: kernels of 0.03 in place of
-0.01), 400 steps of 4 images, and ImageNet, whose place is taken by a detector trained on other generated pictures, of
-which the backbone alone is kept.
+0.01), 400 steps of 4 images, and in place of ImageNet's weights the backbone of a detector trained on other generated
+pictures.
 """
 
 from pathlib import Path
@@ -51,7 +51,7 @@ _BEFORE = presets["mini"].replace(steps=2_400, checkpoint_steps=800)
 
 
 def paths(folder: Path, backbones: set[str]) -> dict[str, str]:
-    """Makes what the jobs start from, once: shards, and weights for each backbone; {flag: value} for `train`.
+    """Makes, once, what the jobs start from: shards, and weights for each backbone; {flag: value} for `train`.
 
     `init_weights` holds `{backbone}` where the backbone's name belongs.
     """

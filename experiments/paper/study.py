@@ -77,13 +77,13 @@ class Study:
     title: str
     rows: tuple[Row, ...]
     base: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What all rows change in the scale's own configuration."""
+    """Settings of all rows that differ from the scale's own configuration."""
     paper_base: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The same at the paper's scale alone: the miniatures keep their small network."""
     small_rows: tuple[Row, ...] = ()
     """The rows of the other scales, where the paper's make no sense there (depths, image sizes)."""
     measure: Callable[[Path], Mapping[str, float]] | None = None
-    """What is measured of a finished job's folder when the table is collected, once."""
+    """Measurement of a finished job's folder, made once, when the table is collected."""
 
     def rows_at(self, scale: str) -> tuple[Row, ...]:
         """The table's rows at a scale."""
@@ -97,7 +97,7 @@ SCALES: Mapping[str, Config] = {"paper": presets["paper"], "mini": miniature.BAS
 
 
 def base_at(study: Study, scale: str) -> Config:
-    """What the rows change at a scale."""
+    """Settings of the rows at a scale."""
     return SCALES[scale].replace(**study.base, **(study.paper_base if scale == "paper" else {}))
 
 
@@ -107,7 +107,7 @@ def resolve(study: Study, row: Row, scale: str, seed: int) -> Config:
 
 
 def job_name(config: Config, scale: str) -> str:
-    """A folder's name that tells what a job changes in the scale's own configuration, and its seed."""
+    """A folder's name: the settings in which a job differs from the scale's own configuration, and its seed."""
     before = SCALES[scale].flat()
     changed = {name: value for name, value in config.flat().items() if value != before[name] and name != "seed"}
     parts = [f"{name}={_short(value)}" for name, value in changed.items()]

@@ -2,7 +2,7 @@
 
     python -m experiments.paper.table_1a --scale=paper --data=… --validation=… --init_weights=…
 
-About 10 hours a row on 8 GPUs. The paper: AP 0.0 at α = 0.10, 31.1 at the best α = 0.75, 25.1 at 0.999.
+About 10 hours per row on 8 GPUs. The paper: AP 0.0 at α = 0.10, 31.1 at the best α = 0.75, 25.1 at 0.999.
 """
 
 from experiments.paper import study

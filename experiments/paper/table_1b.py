@@ -2,7 +2,7 @@
 
     python -m experiments.paper.table_1b --scale=paper --data=… --validation=… --init_weights=…
 
-About 10 hours a row on 8 GPUs. The paper: AP 31.1 at γ = 0, 34.0 at γ = 2, 32.2 at γ = 5.
+About 10 hours per row on 8 GPUs. The paper: AP 31.1 at γ = 0, 34.0 at γ = 2, 32.2 at γ = 5.
 """
 
 from experiments.paper import study

@@ -2,7 +2,7 @@
 
     python -m experiments.paper.table_1c --scale=paper --data=… --validation=… --init_weights=…
 
-k scales are the k-th roots of an octave, 2^(i/k); one ratio is the square. About 10 hours a row on 8 GPUs. The paper:
+k scales are the k-th roots of an octave, 2^(i/k); one ratio is the square. About 10 hours per row on 8 GPUs. The paper:
 AP 30.3 with one square anchor, 34.2 with 2 × 3, 34.0 with 3 × 3, 33.8 with 4 × 3.
 """
 

@@ -2,7 +2,7 @@
 
     python -m experiments.paper.table_1d --scale=paper --data=… --validation=… --init_weights=…
 
-Mining goes with cross entropy; α isn't given and both kinds count alike here. About 14 hours a row on 8 GPUs. The
+Mining goes with cross entropy; α isn't given and both kinds count alike here. About 14 hours per row on 8 GPUs. The
 paper: AP 32.8 with the best OHEM (128 anchors, NMS at .5), 31.1 with OHEM 1:3, 36.0 with focal loss.
 """
 

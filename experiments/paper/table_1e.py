@@ -2,7 +2,7 @@
 
     python -m experiments.paper.table_1e --scale=paper --data=… --validation=… --init_weights='imagenet/{backbone}'
 
-About 7 (R-50, 400 px) to 30 hours (R-101, 800 px) a row on 8 GPUs. The paper: AP 30.5 in 64 ms (R-50, 400 px) to 37.8
+About 7 (R-50, 400 px) to 30 hours (R-101, 800 px) per row on 8 GPUs. The paper: AP 30.5 in 64 ms (R-50, 400 px) to 37.8
 in 198 ms (R-101, 800 px) on an M40. On minival expect about as much. A row's time is that of the whole detector, from
 pixels to boxes, one image at a time on this machine; it is taken once, when the table is collected: collect on a quiet
 machine. The other scales have two small depths at 192, 256 and 320 px.

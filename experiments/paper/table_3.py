@@ -2,7 +2,7 @@
 
     python -m experiments.paper.table_3 --scale=paper --data=… --validation=… --init_weights=…
 
-About 10 hours a row on 8 GPUs. The paper: AP 31.1 (CE), 34.0 (FL), 33.8 and 33.9 (the two FL*).
+About 10 hours per row on 8 GPUs. The paper: AP 31.1 (CE), 34.0 (FL), 33.8 and 33.9 (the two FL*).
 """
 
 from experiments.paper import study

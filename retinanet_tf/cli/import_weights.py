@@ -3,8 +3,8 @@
     retinanet import-weights --source=torchvision --file=retinanet_resnet50_fpn_coco.pth --output=weights/tv
 
 The settings the weights were trained under go with them: `--checkpoint=weights/tv` evaluates, predicts and exports,
-`train --flagfile=weights/tv/flags.txt --init_weights=weights/tv` goes on training. Every setting that no tensor
-tells can be given as a flag, e.g. --norm_epsilon=1e-5.
+`train --flagfile=weights/tv/flags.txt --init_weights=weights/tv` fine-tunes. Every setting that the tensors don't
+determine can be given as a flag, e.g. --norm_epsilon=1e-5.
 
     retinanet import-weights --source=run --file=runs/mine --output=weights/mine
 

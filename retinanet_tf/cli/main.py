@@ -14,7 +14,7 @@ from retinanet_tf.errors import InputError
 
 COMMANDS = {
     "prepare": "COCO, Pascal VOC or CSV annotations and their images to TFRecord shards",
-    "inspect": "report on a data set: what is in it, what is wrong, which objects no anchor reaches",
+    "inspect": "report on a data set: classes, sizes, errors, objects that no anchor reaches",
     "train": "train a detector, or resume the training of a run directory",
     "evaluate": "COCO's twelve numbers of a detector or of a file of detections",
     "predict": "detections on images: JSON and annotated copies",
@@ -84,7 +84,7 @@ def run(main: Callable[[], int | None], description: str = "", *, tensorflow: bo
             print(f"error: {with_dashes(str(error), flags.FLAGS)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("interrupted; the same command continues from what is finished.", file=sys.stderr)
+            print("interrupted.", file=sys.stderr)
             return 130
 
     app.run(guarded, flags_parser=parse)
@@ -130,6 +130,6 @@ def _help(program: str, description: str) -> str:
         if default := (flag.default_as_str or "").strip("'"):
             text += f" (default {default})"
         lines += textwrap.wrap(text, 110, initial_indent="  ", subsequent_indent=" " * 6)
-    lines.append("  --flagfile: Read flags from this file, one a line.")
+    lines.append("  --flagfile: Read flags from this file, one per line.")
     lines.append("  --verbosity: 1 shows TensorFlow's start-up lines and informational messages. (default -1)")
     return "\n".join(lines)

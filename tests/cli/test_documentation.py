@@ -184,7 +184,7 @@ def test_a_published_checkpoint_as_the_readme_has_it(forked, folder):
     assert json.loads((folder / "weights/tv/import.json").read_text())["unused"] == []
     assert (folder / "pictures/detections.json").exists() and (folder / "export/tv/1/saved_model.pb").exists()
     assert 0.0 <= json.loads((folder / "weights/tv/val/metrics.json").read_text())["AP"] <= 1.0
-    # To go on training it, from the flags.txt that the import wrote; then what takes longer than a test.
+    # Fine-tuning, from the flags.txt that the import wrote; then, as dry runs, jobs that take longer than a test.
     _, _, rest = README.partition("To fine-tune on your own data")
     (fine_tune,) = documents.commands(documents.blocks(rest)[0][1])
     blood = documents.commands(documents.block_after(README, "A real one from scratch: blood cells"))
