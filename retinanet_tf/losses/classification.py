@@ -102,12 +102,17 @@ def anchor_losses(
         InputError: when a second derivative is requested.
     """
 
+    def foreground():
+        # Outside of the fused kernels: on CPUs, XLA doesn't vectorise a comparison that is broadcast along K.
+        return tf.one_hot(class_targets, tf.shape(class_logits)[-1], True, False, dtype=tf.bool)
+
     @tf.custom_gradient
     def of_logits(logits):
         def gradient(upstream):
-            return _first_derivative_only(_fused(_slopes, loss, alpha)(class_targets, logits, upstream))
+            slopes = _fused(_slopes, loss, alpha)(class_targets, foreground(), logits, upstream)
+            return _first_derivative_only(slopes)
 
-        return _fused(_values, loss, alpha)(class_targets, logits), gradient
+        return _fused(_values, loss, alpha)(class_targets, foreground(), logits), gradient
 
     return of_logits(class_logits)
 
@@ -123,24 +128,23 @@ def _first_derivative_only(derivative):
     return tf.identity(derivative), refuse
 
 
-def _margins(class_targets, class_logits, alpha):
+def _margins(foreground, class_logits, alpha):
     """Margins `(B, A, K)`, and α_t with the sign of y."""
-    foreground = class_targets[..., None] == tf.range(tf.shape(class_logits)[-1])
     logits = class_logits if class_logits.dtype == tf.float64 else tf.cast(class_logits, tf.float32)
     signed_alpha = tf.where(foreground, tf.constant(alpha, logits.dtype), tf.constant(alpha - 1.0, logits.dtype))
     return tf.where(foreground, logits, -logits), signed_alpha
 
 
-def _values(class_targets, class_logits, loss, alpha):
+def _values(class_targets, foreground, class_logits, loss, alpha):
     """Losses `(B, A)`."""
-    margins, signed_alpha = _margins(class_targets, class_logits, alpha)
+    margins, signed_alpha = _margins(foreground, class_logits, alpha)
     values = tf.reduce_sum(tf.abs(signed_alpha) * loss(margins)[0], axis=-1)
     return tf.where(class_targets != IGNORED, values, 0.0)
 
 
-def _slopes(class_targets, class_logits, upstream, loss, alpha):
+def _slopes(class_targets, foreground, class_logits, upstream, loss, alpha):
     """Gradient `(B, A, K)` in the logits' type, of losses whose own gradient is `upstream` `(B, A)`."""
-    margins, signed_alpha = _margins(class_targets, class_logits, alpha)
+    margins, signed_alpha = _margins(foreground, class_logits, alpha)
     slopes = loss(margins)[1] * signed_alpha * upstream[..., None]
     return tf.cast(tf.where((class_targets != IGNORED)[..., None], slopes, 0.0), class_logits.dtype)
 
