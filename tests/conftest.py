@@ -18,7 +18,10 @@ from retinanet_tf.cli.before_tensorflow import choose_allocator
 
 choose_allocator()
 
-LONGEST = ("test_run_directory.py", "test_training.py", "test_real_photos.py", "test_pretrained.py", "test_jobs.py")
+LONGEST = (
+    *("test_jobs.py", "test_real_photos.py", "test_documentation.py", "test_wheel.py", "test_paper.py"),
+    *("test_pipeline.py", "test_train.py", "test_retinanet.py", "test_train_step.py", "test_run_directory.py"),
+)
 """Files that begin first where several processes share the tests, so that none is left alone with one at the end."""
 
 GIGABYTES_A_WORKER = 6

@@ -58,7 +58,7 @@ def test_positives_of_low_loss_are_found_below_many_negatives():
 
 @pytest.mark.parametrize("ratio", [None, 3.0])
 def test_xla_chooses_the_same_anchors(ratio):
-    targets, losses, boxes = (tf.constant(part) for part in problem(3, positives=0.1))
+    targets, losses, boxes = (tf.constant(part) for part in problem(3, anchors=100, positives=0.1))
     compiled = tf.function(partial(ohem, num_examples=16, ratio=ratio), jit_compile=True)
     np.testing.assert_array_equal(compiled(targets, losses, boxes), ohem(targets, losses, boxes, 16, ratio=ratio))
 
