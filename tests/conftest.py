@@ -18,7 +18,7 @@ from retinanet_tf.cli.before_tensorflow import choose_allocator
 
 choose_allocator()
 
-LONGEST = ("test_real_photos.py", "test_jobs.py", "test_pipeline.py", "test_documentation.py", "test_wheel.py", "test_train.py")
+LONGEST = (
     *("test_jobs.py", "test_real_photos.py", "test_documentation.py", "test_wheel.py", "test_paper.py"),
     *("test_pipeline.py", "test_train.py", "test_retinanet.py", "test_train_step.py", "test_run_directory.py"),
 )
