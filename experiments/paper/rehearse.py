@@ -56,7 +56,7 @@ def rehearse(config: Config, model: RetinaNet, pattern: str, shrink: int = 1) ->
     data = load_for_training(config, pattern)
     for step in range(STEPS):
         start = time.perf_counter()
-        history = model.fit(data.skip(step).take(1), verbose=0).history
+        history = model.fit(data.skip(step).take(1), shuffle=False, verbose=0).history
         seconds.append(round(time.perf_counter() - start, 2))
         losses.append({name: round(float(history[name][0]), 5) for name in history if name.endswith("loss")})
     return {"image_size": size, "learning_rate": config.train.learning_rate, "losses": losses, "seconds": seconds}

@@ -145,6 +145,7 @@ def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
                     initial_epoch=initial_epoch,
                     steps_per_epoch=steps,
                     callbacks=callbacks,
+                    shuffle=False,  # of the pipeline, which Keras 3 warns that it can't shuffle
                     verbose=verbose,
                 )
     if worker.is_chief and (run_dir / run_directory.LOG).exists():
