@@ -83,7 +83,7 @@ def test_flags_are_read_from_a_file(tmp_path, forked):
     [
         ("batch_size=3 must be even.", "--batch_size=3 must be even."),
         ("give data=x and run_dir too", "give --data=x and --run_dir too"),
-        ("--data=x matches nothing in /tmp/run_dir/a or run_dir.txt.", None),
+        ("--data=x matches nothing in old/run_dir/a or run_dir.txt.", None),
         ("the data are in x_data=3 or my-data=4", None),
     ],
 )

@@ -16,6 +16,7 @@ from retinanet_tf.data.records.shards import ShardReport, write_shards
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.coco import read_coco
 from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.detection.grids import round_up
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import make_folder, write_json
 
@@ -83,7 +84,7 @@ def prepare(
     existed = os.path.isdir(output)
     make_folder(output, "output folder")
     policy = ImagePolicy(verify, exif, max_pixels)
-    shards = min(shards or -(-len(chosen) // _IMAGES_PER_SHARD), len(chosen), 99999)
+    shards = min(shards or round_up(len(chosen), _IMAGES_PER_SHARD) // _IMAGES_PER_SHARD, len(chosen), 99999)
     partial = os.path.join(output, f"{name}.partial")
     try:
         _check_label_map(output, annotations)
