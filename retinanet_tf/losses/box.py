@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from retinanet_tf.detection import boxes as box_geometry
 from retinanet_tf.errors import InputError
+from retinanet_tf.losses.fused import fused
 
 
 def smooth_l1(difference: tf.Tensor, beta: float) -> tf.Tensor:
@@ -52,12 +53,16 @@ class BoxLoss(keras.losses.Loss):
         if not 0.0 <= weight < math.inf:
             raise InputError(f"box_weight={weight} must be 0 or more, and finite.")
         self.weight = float(weight)
+        self._fused_sums = fused(self._sums)
 
     def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
         """Losses `(...)` of positive anchors, from `(..., 4)` each."""
         raise TypeError(f"{type(self).__name__} is abstract; use SmoothL1Loss, L1Loss or GIoULoss.")
 
     def call(self, y_true, y_pred):
+        return self._fused_sums(tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred))
+
+    def _sums(self, y_true, y_pred):
         targets, positive = unpack_box_targets(y_true)
         # Masked before the loss as well: a NaN that is masked only afterwards still has a NaN gradient.
         targets, deltas = (

@@ -16,6 +16,7 @@ from retinanet_tf.config.config import LossConfig
 from retinanet_tf.detection.assignment import IGNORED
 from retinanet_tf.errors import InputError
 from retinanet_tf.losses.box import GIoULoss, L1Loss, SmoothL1Loss
+from retinanet_tf.losses.fused import fused
 
 ValueAndSlope = tuple[tf.Tensor, tf.Tensor]
 """A loss and its derivative with respect to the margin x_t."""
@@ -151,13 +152,7 @@ def _slopes(class_targets, foreground, class_logits, upstream, loss, alpha):
 
 @lru_cache(maxsize=128)
 def _fused(kernel, loss, alpha):
-    """A kernel as one function, which XLA fuses where there is no GPU.
-
-    A GPU's elementwise kernels run at memory speed by themselves, and XLA needs CUDA's libdevice there, which pip
-    installations often lack.
-    """
-    compiled = not tf.config.list_physical_devices("GPU")
-    return tf.function(partial(kernel, loss=loss, alpha=alpha), jit_compile=compiled or None)
+    return fused(partial(kernel, loss=loss, alpha=alpha))
 
 
 class ClassificationLoss(keras.losses.Loss):
