@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -40,6 +41,15 @@ class LabelMap:
     def num_classes(self) -> int:
         """K, the number of categories."""
         return len(self.ids)
+
+    @property
+    def unique_names(self) -> tuple[str, ...]:
+        """K different names, to tell categories apart by: "NAME (ID)" where a name repeats."""
+        count = Counter(self.names)
+        names = [f"{n} ({i})" if count[n] > 1 else n for i, n in zip(self.ids, self.names, strict=True)]
+        if len(set(names)) < len(names):  # a name looks like another one with its id
+            names = [f"{n} ({i})" for i, n in zip(self.ids, self.names, strict=True)]
+        return tuple(names)
 
     def to_index(self, category_id: int | np.ndarray) -> int | np.ndarray:
         """Labels 0..K-1 (int, or int64 array of the same shape) of a category id or an array; InputError if unknown."""

@@ -1,0 +1,33 @@
+"""Glob patterns that leave alone what exists: `data [v2]/train-*` is of a folder "data [v2]" if there is one."""
+
+import glob
+import os
+
+
+def matching(pattern: str | os.PathLike) -> list[str]:
+    """The sorted paths, local or remote, that a glob pattern matches; `**` is any number of folders.
+
+    What exists is no pattern: neither a whole path nor the folders that one begins with. In the rest square brackets
+    stand for themselves where that matches something, else for a set of characters.
+    """
+    pattern = os.fspath(pattern)
+    if "://" in pattern:
+        import tensorflow as tf
+
+        return sorted(tf.io.gfile.glob(pattern))
+    if "\0" in pattern:  # in no path
+        return []
+    if os.path.lexists(pattern):
+        return [pattern]
+    head = existing_folder(pattern)
+    rest = pattern[len(head) :]
+    matches = glob.glob(glob.escape(head) + rest.replace("[", "[[]"), recursive=True)
+    return sorted(matches or glob.glob(glob.escape(head) + rest, recursive=True))
+
+
+def existing_folder(path: str) -> str:
+    """The longest beginning of a local path or pattern that is a folder, or "" for the current one."""
+    head = path
+    while not os.path.isdir(head or "."):
+        head = os.path.dirname(head)
+    return head

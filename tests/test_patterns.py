@@ -1,0 +1,45 @@
+"""Glob patterns: what exists is no pattern."""
+
+import pytest
+
+from retinanet_tf.patterns import matching
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Files whose paths have glob's characters, beside those that a pattern of these characters would match."""
+    for name in (
+        *("data [v2]/a.txt", "data v/a.txt", "data 2/a.txt", "run (1) [ab]/x[1].txt", "run (1) [ab]/x1.txt"),
+        *("what?/a.txt", "whats/a.txt", "star*/a.txt", "start/a.txt", "deep/[x]/[y]/a.txt", "deep/x/y/a.txt", "b1.txt"),
+        *("b2.txt", "open[/a.txt"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        ("data [v2]/*.txt", ["data [v2]/a.txt"]),
+        ("data [v2]/a.txt", ["data [v2]/a.txt"]),
+        ("data [v2]", ["data [v2]"]),
+        ("data [2v]/*.txt", ["data 2/a.txt", "data v/a.txt"]),  # there is no such folder, so it is a set
+        ("run (1) [ab]/x[1]*", ["run (1) [ab]/x[1].txt"]),
+        ("run (1) [ab]/x[0-9]*", ["run (1) [ab]/x1.txt"]),
+        ("what?/*", ["what?/a.txt"]),
+        ("wha??/*", ["what?/a.txt", "whats/a.txt"]),
+        ("star*/a*", ["star*/a.txt"]),
+        ("deep/[x]/[y]/*", ["deep/[x]/[y]/a.txt"]),
+        ("deep/*/[y]/*", ["deep/[x]/[y]/a.txt"]),
+        ("**/b[12].txt", ["b1.txt", "b2.txt"]),
+        ("open[/*", ["open[/a.txt"]),
+        ("none[/*", []),
+        ("none", []),
+        ("nu\0l/*", []),
+    ],
+)
+def test_what_exists_is_no_pattern(tree, pattern, matches, monkeypatch):
+    assert matching(tree / pattern) == [str(tree / name) for name in matches]
+    monkeypatch.chdir(tree)
+    assert matching(pattern) == matches
