@@ -1,9 +1,15 @@
 """InputError: the one exception for wrong input, such as a file, an id or a setting."""
 
+from retinanet_tf.text import printable
+
 
 class InputError(ValueError):
     """Input that can't be used.
 
     The message is a sentence that names the file, id or parameter, what is wrong with it and what to do. The command
     line prints it without a traceback and exits with status 1; any other exception is a bug and keeps its traceback.
+    Control characters, as names of others may have them, are escaped.
     """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))

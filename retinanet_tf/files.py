@@ -1,13 +1,25 @@
 """Atomic writes (aside, then renamed) and reads, local or remote, with errors that name the path."""
 
+import codecs
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from retinanet_tf.errors import InputError
+
+# Byte order marks, and how an XML declaration begins in UTF-16 without one.
+_FIRST_BYTES = {
+    codecs.BOM_UTF8: "UTF-8-SIG",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+    b"<\0?\0": "UTF-16-LE",
+    b"\0<\0?": "UTF-16-BE",
+}
 
 
 @contextmanager
@@ -53,20 +65,76 @@ def make_folder(path: str | os.PathLike, flag: str = "the output folder") -> Non
 
 
 def read_text(path: str | os.PathLike, what: str) -> str:
-    """A text file, local or remote (gs://…); `what` names the kind of file in an InputError."""
-    return read_bytes(path, what).decode("utf-8", errors="replace")
+    """A text file, local or remote, decoded strictly: UTF-8, or what its first bytes say.
+
+    A byte order mark (UTF-8, UTF-16) and the encoding that an XML file declares are heeded.
+
+    Args:
+        path: local or remote (gs://…).
+        what: the kind of file, for messages.
+
+    Raises:
+        InputError: naming file and line, if the file can't be read or isn't text of that encoding.
+    """
+    content = read_bytes(path, what)
+    encoding = _encoding_of(content)
+    try:
+        text = content.decode(encoding)
+        if "\0" not in text:
+            return text
+        line, fault = text[: text.index("\0")].count("\n") + 1, "a NUL character"
+    except LookupError:
+        raise InputError(f"{what} {path} declares the unknown encoding {encoding}; save it as UTF-8.") from None
+    except UnicodeError as error:
+        start = getattr(error, "start", 0)
+        line, fault = content[:start].count(b"\n") + 1, f"the byte 0x{content[start]:02x}"
+    remedy = "save it as UTF-8" + (", or declare its encoding in its first line" if b"<?xml" in content[:99] else "")
+    raise InputError(f"{what} {path} isn't text in {encoding}: line {line} has {fault}; {remedy}.")
+
+
+def read_json(path: str | os.PathLike, what: str, object_hook: Callable[[dict], Any] | None = None) -> Any:
+    """The content of a JSON file, read by `read_text`.
+
+    Args:
+        path: local or remote.
+        what: the kind of file, for messages.
+        object_hook: see `json.loads`.
+
+    Raises:
+        InputError: the file can't be read, isn't JSON, or is nested or has numbers beyond what Python reads.
+    """
+    try:
+        return json.loads(read_text(path, what), object_hook=object_hook)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} {path} isn't JSON that can be read ({error}); is it complete?") from None
 
 
 def read_bytes(path: str | os.PathLike, what: str) -> bytes:
-    """A file as bytes, local or remote; `what` names the kind of file in an InputError."""
+    """A regular file (no device, pipe or folder) as bytes, local or remote; `what` names its kind in an InputError."""
     path = os.fspath(path)
     if "://" in path:
         return _read_remote(path, what)
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        if stat.S_ISREG(os.stat(path).st_mode):
+            with open(path, "rb") as file:
+                return file.read()
+        reason = "it's a folder" if os.path.isdir(path) else "it isn't a regular file"
     except OSError as error:
-        raise InputError(f"{what} {path} can't be read: {error.strerror or error}.") from None
+        reason = error.strerror or str(error)
+    except (ValueError, MemoryError) as error:  # a NUL or surrogate in the name; a sparse file
+        reason = str(error) or "it doesn't fit into memory"
+    raise InputError(f"{what} {path} can't be read: {reason}.")
+
+
+def _encoding_of(content: bytes) -> str:
+    for start, encoding in _FIRST_BYTES.items():
+        if content.startswith(start):
+            return encoding
+    declared = re.match(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""", content)
+    # A declaration that is read byte by byte isn't UTF-16, whatever it says: .NET writes such files in UTF-8.
+    return declared[1].decode() if declared and not declared[1].lower().startswith(b"utf-16") else "UTF-8"
 
 
 def _read_remote(path: str, what: str) -> bytes:
