@@ -3,7 +3,6 @@
 Each step is one call of the library and reuses what an earlier, perhaps interrupted, demo has finished.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from PIL import Image
 
 from retinanet_tf.cli.before_tensorflow import print_relevant
 from retinanet_tf.config.presets import presets
+from retinanet_tf.files import read_json
 
 OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder for everything.")
 SHORT = flags.DEFINE_boolean("short", False, "Little data and training: proves the chain, not the accuracy.")
@@ -71,7 +71,7 @@ def main() -> None:
     pictures = output / "detections.png"
     _detect_elsewhere(exported, splits["val"].images, output / "detections.json", pictures)
 
-    metrics = json.loads((output / "metrics.json").read_text())
+    metrics = read_json(output / "metrics.json", "the metrics")
     print(
         f"\nDone in {time.time() - start:.0f} s: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f} on "
         f"{counts['num_val']} validation images (seed {config.train.seed}).\n"
@@ -100,7 +100,7 @@ def _detect_elsewhere(model: Path, images: Path, output: Path, picture: Path) ->
     done = subprocess.run([sys.executable, "-c", script, *options], stderr=subprocess.PIPE, text=True, check=False)
     print_relevant(done.stderr)
     done.check_returncode()
-    rows = json.loads(output.read_text())
+    rows = read_json(output, "the detections")
     names = {row["category_id"]: row["category"] for row in rows}
     pictures = []
     for path in sorted(images.glob("*.jpg"))[:PICTURES]:

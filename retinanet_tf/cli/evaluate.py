@@ -7,14 +7,13 @@ writes to OUTPUT metrics.json (the numbers, AP by category), detections.json (CO
 precision_recall.png and sizes_scores.png.
 """
 
-import json
 from typing import Any
 
 from absl import flags
 
 from retinanet_tf.cli import detector_flags
 from retinanet_tf.errors import InputError
-from retinanet_tf.files import read_text
+from retinanet_tf.files import read_json
 
 _DATA = flags.DEFINE_string("data", None, "Pattern of the split's shards, as `retinanet prepare` wrote them.")
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances JSON, instead of --data.")
@@ -50,10 +49,7 @@ def main() -> None:
 
 
 def _read_results(path: str) -> list:
-    try:
-        results = json.loads(read_text(path, "the file of detections"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error}); give detections in COCO's result format.") from None
+    results = read_json(path, "the file of detections")
     if not isinstance(results, list):
         raise InputError(f"{path} holds no list; give detections in COCO's result format.")
     return results

@@ -6,7 +6,6 @@ writes the next version, export/retinanet/1 at first. It loads with tensorflow a
 """
 
 import glob
-import json
 
 from absl import flags
 
@@ -31,18 +30,13 @@ _MAX_PIXELS = flags.DEFINE_integer(
 def main() -> None:
     """Exports and prints the folder."""
     from retinanet_tf.export.saved_model import export
-    from retinanet_tf.files import read_bytes, read_text
+    from retinanet_tf.files import read_bytes, read_json
     from retinanet_tf.inference.checkpoint import load_detector
 
     paths = sorted(glob.glob(_WARMUP.value)) if _WARMUP.value else []
     if _WARMUP.value and not paths:
         raise InputError(f"--warmup={_WARMUP.value} matches no file.")
-    metrics = None
-    if _METRICS.value:
-        try:
-            metrics = json.loads(read_text(_METRICS.value, "the metrics file"))
-        except json.JSONDecodeError as error:
-            raise InputError(f"--metrics={_METRICS.value} is not JSON ({error}).") from None
+    metrics = read_json(_METRICS.value, "the metrics file") if _METRICS.value else None
     version = export(
         load_detector(_CHECKPOINT.value),
         _OUTPUT.value,

@@ -1,6 +1,5 @@
 """Checkpoints of trained detectors: configuration, label map and weights of a run directory or of imported weights."""
 
-import json
 import os
 from pathlib import Path
 
@@ -35,10 +34,7 @@ def save_weights(model: RetinaNet, path: Path) -> None:
 
 def read_json(path: Path) -> dict:
     """The content of a run's JSON file; InputError if it can't be read."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read as JSON ({error}); is this the folder of a training run?") from error
+    return files.read_json(path, "the file of the run")
 
 
 def load_config(checkpoint: str | os.PathLike) -> Config:

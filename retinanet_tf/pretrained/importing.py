@@ -227,7 +227,7 @@ def keep_backbone(run_dir: str | os.PathLike, output: str | os.PathLike) -> Repo
 def _write(model, config: Config, label_map: LabelMap, report: Report, *, source: str, output: Path) -> None:
     files.make_folder(output.parent if output.name.endswith(checkpoint.SUFFIX) else output, "output")
     record_path = checkpoint.file_of(output, "run.json")
-    if record_path.exists() and '"imported"' not in record_path.read_text():
+    if record_path.exists() and '"imported"' not in files.read_text(record_path, "the run"):
         raise InputError(f"output={output} is the folder of a training run; choose another one.")
     network = {**dataclasses.asdict(config.model), **dataclasses.asdict(config.anchors)}
     del network["num_classes"]

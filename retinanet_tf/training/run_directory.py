@@ -67,7 +67,7 @@ def save_best(model: RetinaNet, run_dir: Path, metrics: dict) -> None:
     """Keeps weights beside the last ones, with all that `load_detector(run_dir / "best.weights.h5")` needs."""
     save_weights(model, run_dir / f"best{SUFFIX}")
     for name in ("run.json", "labels.json"):
-        files.write_text(run_dir / f"best.{name}", (run_dir / name).read_text())
+        files.write_text(run_dir / f"best.{name}", files.read_text(run_dir / name, "the file of the run"))
     files.write_json(run_dir / BEST_METRICS, metrics)
 
 

@@ -1,6 +1,5 @@
 """Evaluation during and after training: COCO numbers, the best weights, log.csv and TensorBoard."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -98,7 +97,7 @@ class Validation:
 
     def _best(self) -> float:
         path = self.run_dir / run_directory.BEST_METRICS
-        return json.loads(path.read_text())["AP"] if path.exists() else -math.inf
+        return files.read_json(path, "the best metrics")["AP"] if path.exists() else -math.inf
 
     def _keep(self, step: int, metrics: dict[str, float]) -> None:
         run_directory.save_best(self.eval_model, self.run_dir, {"step": step, **metrics})
