@@ -1,5 +1,6 @@
 """Flags of the detector: checkpoint and test-time augmentation."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -16,14 +17,20 @@ TEST_SIZES = flags.DEFINE_list(
 TEST_FLIP = flags.DEFINE_boolean("test_flip", False, "Test-time augmentation: also look at every mirror image.")
 
 
-def load() -> "DetectorLike":
-    """The detector of --checkpoint, with test-time augmentation if it was asked for."""
+def load(max_detections: int = 0) -> "DetectorLike":
+    """The detector of --checkpoint, with test-time augmentation if it was asked for.
+
+    Args:
+        max_detections: that it finds this many per image at least, whatever its configuration says.
+    """
     from retinanet_tf.inference.checkpoint import load_detector
     from retinanet_tf.inference.test_time_augmentation import AugmentedDetector
 
     if CHECKPOINT.value is None:
         raise InputError("give --checkpoint, the run directory of a training job.")
     detector = load_detector(CHECKPOINT.value)
+    most = max(max_detections, detector.config.max_detections)
+    detector.config = dataclasses.replace(detector.config, max_detections=most)
     if not (TEST_SIZES.value or TEST_FLIP.value):
         return detector
     try:

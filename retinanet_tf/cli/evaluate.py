@@ -23,6 +23,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics, detections an
 _SUBMISSION = flags.DEFINE_string(
     "submission", None, "Also write detections_test-dev2017_NAME_results.json, as COCO's test-dev server wants it."
 )
+_MAX_DETECTIONS = flags.DEFINE_integer(
+    "max_detections", None, "Detections per image that count; the detector finds as many (COCO: 100).", lower_bound=10
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images that go through the network together.", lower_bound=1)
 
 
@@ -35,21 +38,21 @@ def main() -> None:
     if (detector_flags.CHECKPOINT.value is None) == (_RESULTS.value is None):
         raise InputError("give either --checkpoint to evaluate or --results to score.")
     source: Any = _DATA.value or _ANNOTATIONS.value
-    written: dict[str, Any] = {"output": _OUTPUT.value, "submission": _SUBMISSION.value}
+    options: dict[str, Any] = {
+        "output": _OUTPUT.value,
+        "submission": _SUBMISSION.value,
+        "max_detections": _MAX_DETECTIONS.value or 100,
+    }
     if _SUBMISSION.value and not _OUTPUT.value:
         raise InputError("--submission needs --output, the folder that its file is written to.")
     if _RESULTS.value:
-        metrics = score_results(source, _read_results(_RESULTS.value), **written)
+        results = read_json(_RESULTS.value, "the file of detections")
+        if not isinstance(results, list):
+            raise InputError(f"{_RESULTS.value} holds no list; give detections in COCO's result format.")
+        metrics = score_results(source, results, **options)
     else:
-        detector = detector_flags.load()
-        metrics = evaluate(detector, source, _IMAGES.value, batch_size=_BATCH_SIZE.value, **written)
+        detector = detector_flags.load(_MAX_DETECTIONS.value or 0)
+        metrics = evaluate(detector, source, _IMAGES.value, batch_size=_BATCH_SIZE.value, **options)
     print(report(metrics))
     if _OUTPUT.value:
         print(f"written to {_OUTPUT.value}: metrics.json, detections.json, precision_recall.png, sizes_scores.png")
-
-
-def _read_results(path: str) -> list:
-    results = read_json(path, "the file of detections")
-    if not isinstance(results, list):
-        raise InputError(f"{path} holds no list; give detections in COCO's result format.")
-    return results

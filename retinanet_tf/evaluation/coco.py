@@ -14,6 +14,11 @@ from retinanet_tf.errors import InputError
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve numbers in pycocotools' order. A number that nothing in the ground truth determines is −1."""
 
+MAX_DETECTIONS = 100
+"""COCO's limit of detections per image and category."""
+
+_FIELDS = ("image_id", "category_id", "bbox", "score")
+
 
 class Scores(NamedTuple):
     """Results compared with ground truth."""
@@ -24,40 +29,55 @@ class Scores(NamedTuple):
     recalls: np.ndarray  # (101,)
 
 
-def coco_scores(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Scores:
+def coco_scores(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int = MAX_DETECTIONS
+) -> Scores:
     """Compares detections with ground truth as COCO does: crowds, areas and ignoring are pycocotools' own.
 
     Args:
         ground_truth: the content of an instances file: "images", "annotations", "categories". "area" and "iscrowd" of
-            an annotation default to w·h and 0. It isn't changed.
+            an annotation default to w·h and 0; an image's id is a number or a text. It isn't changed.
         results: detections {"image_id", "category_id", "bbox": [x, y, w, h], "score"}; may be empty. Images without
             any count as images without detections.
+        max_detections: the best detections of a category that count on an image; all numbers but AR1 and AR10 follow
+            it, AR100 too.
 
     Raises:
-        InputError: ground truth without categories or images; a detection that lacks a field, or whose image or
-            category the ground truth doesn't have.
+        InputError: ground truth without categories or images, or with a repeated image id; a detection with a field
+            that is missing, of another type or not finite, or whose image or category the ground truth doesn't have.
     """
-    truth = _complete(ground_truth)
-    _check(results, {image["id"] for image in truth["images"]}, {c["id"] for c in truth["categories"]})
+    if max_detections < 10:
+        raise InputError(f"max_detections={max_detections} must be at least 10, AR10's limit.")
+    truth, numbers = _numbered(ground_truth)
+    check_results(results, numbers, {category["id"] for category in truth["categories"]})
+    rows = [{**row, "image_id": numbers[row["image_id"]], "bbox": list(row["bbox"])} for row in results]
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = truth
         coco.createIndex()
-        if results:
-            detections = coco.loadRes([dict(result) for result in results])
+        if rows:
+            detections = coco.loadRes(rows)
         else:  # loadRes refuses an empty list
             detections = COCO()
             detections.dataset = {**truth, "annotations": []}
             detections.createIndex()
         evaluation = COCOeval(coco, detections, "bbox")
+        evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    # COCOeval.summarize knows no limit but 100. Precision is (IoU, recall, category, area, limit), recall lacks the
+    # second axis; the areas are all, small, medium, large.
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    all_areas = precision[:, :, :, 0, -1]
+    parts = (
+        *(all_areas, all_areas[0], all_areas[5], *(precision[..., area, -1] for area in (1, 2, 3))),
+        *(recall[..., 0, limit] for limit in (0, 1, 2)),
+        *(recall[..., area, -1] for area in (1, 2, 3)),
+    )
     return Scores(
-        metrics=dict(zip(METRICS, map(float, evaluation.stats), strict=True)),
-        per_category={int(c): _mean(precision[:, :, index]) for index, c in enumerate(evaluation.params.catIds)},
-        precision=precision,
+        metrics=dict(zip(METRICS, map(_mean, parts), strict=True)),
+        per_category={int(c): _mean(all_areas[:, :, index]) for index, c in enumerate(evaluation.params.catIds)},
+        precision=all_areas,
         recalls=evaluation.params.recThrs,
     )
 
@@ -67,30 +87,56 @@ def _mean(values: np.ndarray) -> float:
     return float(determined.mean()) if determined.size else -1.0
 
 
-def _complete(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy that pycocotools may write into, with areas and crowds.
+def _numbered(ground_truth: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
+    """A copy with areas and crowds that pycocotools may write into, and its image numbers by the original ids.
 
-    Annotations are numbered from 1: pycocotools takes the id 0 of a matched object for "not matched".
+    pycocotools can't sort a mixture of numbers and texts, so images are numbered from 1 in the order of their ids.
+    Annotations are numbered from 1 too: it takes the id 0 of a matched object for "not matched".
     """
     for field in ("images", "annotations", "categories"):
         if not isinstance(ground_truth.get(field), list) or (field != "annotations" and not ground_truth[field]):
             raise InputError(f"the ground truth has no {field}; give an instances file in COCO's format.")
+    ids = sorted((image["id"] for image in ground_truth["images"]), key=lambda one: (isinstance(one, str), one))
+    numbers = {image_id: number for number, image_id in enumerate(ids, 1)}
+    if len(numbers) < len(ids):
+        raise InputError(f"{len(ids) - len(numbers)} images of the ground truth have the id of another image.")
     annotations = [
         {"iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3], **row, "id": number}
+        | {"image_id": numbers[row["image_id"]]}
         for number, row in enumerate(ground_truth["annotations"], 1)
     ]
-    copies = {field: [dict(entry) for entry in ground_truth[field]] for field in ("images", "categories")}
-    return {"info": {}, **copies, "annotations": annotations}
+    images = [{**image, "id": numbers[image["id"]]} for image in ground_truth["images"]]
+    categories = [dict(category) for category in ground_truth["categories"]]
+    return {"info": {}, "images": images, "categories": categories, "annotations": annotations}, numbers
 
 
-def _check(results: Sequence[Mapping[str, Any]], images: set, categories: set) -> None:
+def check_results(results: Sequence[Mapping[str, Any]], image_ids: Mapping, category_ids: set[int]) -> None:
+    """Raises InputError for the first detection with a wrong field; its number and image are named."""
     for number, result in enumerate(results):
-        missing = {"image_id", "category_id", "bbox", "score"} - set(result)
-        if missing:
-            raise InputError(f"detection {number} has no {min(missing)!r}; results need COCO's results format.")
-        for field, ids in (("image_id", images), ("category_id", categories)):
-            if result[field] not in ids:
+        if not isinstance(result, Mapping) or not all(field in result for field in _FIELDS):
+            missing = [field for field in _FIELDS if not isinstance(result, Mapping) or field not in result]
+            raise InputError(f"detection {number} has no {missing[0]!r}; results need COCO's results format.")
+        image, category, box, score = (result[field] for field in _FIELDS)
+        where = f"detection {number} (image {image!r})"
+        for field, value, ids in (("image_id", image, image_ids), ("category_id", category, category_ids)):
+            if isinstance(value, bool) or not isinstance(value, int | str | np.integer) or value not in ids:
                 raise InputError(
-                    f"detection {number} has {field} {result[field]}, which the ground truth doesn't have; results "
-                    "and annotations must be of the same split, with the dataset's own ids."
+                    f"detection {number} has {field} {value!r} ({_kind(value)}), which the ground truth doesn't have "
+                    f"(an id there is {next(iter(ids))!r}, {_kind(next(iter(ids)))}); results and annotations must be "
+                    "of the same split, with the dataset's own ids."
                 )
+        if not (isinstance(box, list | tuple | np.ndarray) and len(box) == 4 and all(map(_is_finite, box))):
+            raise InputError(f"{where} has bbox {box!r}; it must be four finite numbers x, y, width, height.")
+        if box[2] < 0 or box[3] < 0:
+            raise InputError(f"{where} has bbox {box!r}, whose width or height is negative.")
+        if not _is_finite(score):
+            raise InputError(f"{where} has score {score!r} ({_kind(score)}); it must be a finite number.")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(-1e30 < value < 1e30)
+
+
+def _kind(value: Any) -> str:
+    names = {str: "a text", int: "a whole number", type(None): "null"}
+    return names.get(type(value), f"a {type(value).__name__}")

@@ -1,15 +1,19 @@
 """Evaluate: a detector's COCO numbers on a split, with detections and plots, as a function and as a callback."""
 
-import math
+import dataclasses
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
+from absl import logging
 from tqdm import tqdm
 
+from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation.coco import METRICS, coco_scores
+from retinanet_tf.evaluation.coco import MAX_DETECTIONS, METRICS, coco_scores
 from retinanet_tf.evaluation.plots import precision_recall_plot, size_score_plot
 from retinanet_tf.evaluation.source import GroundTruth, Source, category_ids, read_ground_truth, read_source
 from retinanet_tf.files import make_folder, write_json
@@ -23,6 +27,7 @@ def evaluate(
     images: str | os.PathLike | None = None,
     *,
     batch_size: int = 8,
+    max_detections: int = MAX_DETECTIONS,
     output: str | os.PathLike | None = None,
     submission: str | None = None,
     progress: bool = True,
@@ -30,11 +35,12 @@ def evaluate(
     """The twelve COCO numbers of a detector on a split.
 
     Args:
-        detector: a detector whose label map is the dataset's.
+        detector: a detector whose label map is the dataset's; either may lack categories that the other one has.
         source: pattern of shards, or a COCO instances file (then with `images`), or what `read_source` returned.
         images: folder of the images of a COCO file.
         batch_size: images that go through the network together (those with equal canvases), on every replica of the
             strategy in whose scope this is called.
+        max_detections: see `coco_scores`. A detector finds at most its own `config.max_detections` per image.
         output: folder that gets metrics.json (the numbers, AP by category, thresholds, versions), detections.json
             (COCO's results format, the dataset's own ids), precision_recall.png and sizes_scores.png.
         submission: a name, with which detections.json is also written as COCO's test-dev server wants it.
@@ -51,19 +57,27 @@ def evaluate(
         make_folder(output)
     source = read_source(source, images)
     ids = category_ids(detector.label_map, source.label_map, source.name)
+    source = _with_categories(source, detector.label_map)
     records = source.instances["images"]
     results: list[dict[str, Any]] = []
     stream = detect_all(detector, source.encoded(), batch_size)
     bar = tqdm(stream, total=len(records), desc="evaluate", unit="image", disable=not progress, mininterval=1)
     for index, detections in bar:
         results += to_results(detections, records[index]["id"], ids)
-    return _score(source, results, output, submission, {"detector": detector.describe()})
+    most = max(Counter(row["image_id"] for row in source.instances["annotations"]).values(), default=0)
+    if most > detector.config.max_detections:
+        logging.warning(
+            "%s has up to %d objects per image, of which the detector finds %d at most: raise its max_detections.",
+            *(source.name, most, detector.config.max_detections),
+        )
+    return _score(source, results, output, submission, max_detections, {"detector": detector.describe()})
 
 
 def score_results(
     source: str | os.PathLike | GroundTruth,
     results: list[dict[str, Any]],
     *,
+    max_detections: int = MAX_DETECTIONS,
     output: str | os.PathLike | None = None,
     submission: str | None = None,
 ) -> dict[str, float]:
@@ -71,16 +85,52 @@ def score_results(
     if output is not None:
         make_folder(output)
     truth = source if isinstance(source, GroundTruth) else read_ground_truth(source)
-    return _score(truth, results, output, submission, {})
+    return _score(truth, results, output, submission, max_detections, {})
+
+
+def _with_categories(source: Source, label_map: LabelMap) -> Source:
+    """The split with the detector's categories beside its own: their AP is undetermined."""
+    names = {row["id"]: row["name"] for row in (*label_map.to_json(), *source.label_map.to_json())}
+    union = LabelMap(list(names), list(names.values()))
+    return dataclasses.replace(source, instances={**source.instances, "categories": union.to_json()}, label_map=union)
+
+
+def _remarks(truth: GroundTruth, results: list[dict[str, Any]], max_detections: int) -> Iterator[str]:
+    """What the numbers don't say by themselves."""
+    images, objects = truth.instances["images"], truth.instances["annotations"]
+    counts = Counter((row["image_id"], row["category_id"]) for row in objects if not row["iscrowd"])
+    if not objects:
+        alarmed, sure = {row["image_id"] for row in results}, sum(row["score"] >= 0.5 for row in results)
+        yield (
+            f"{truth.name} has no object, so that its AP is undetermined. If its images are background alone, all "
+            f"{len(results)} detections are false alarms: on {len(alarmed)} of {len(images)} images, {sure} of them "
+            "with a score of 0.5 or more."
+        )
+    elif not counts:
+        yield f"all {len(objects)} objects of {truth.name} are crowds (iscrowd): none counts, and AP is undetermined."
+    full = {image for (image, _), count in counts.items() if count > max_detections}
+    if full:
+        yield (
+            f"{len(full)} of {len(images)} images have more than {max_detections} objects of a category (up to "
+            f"{max(counts.values())}), and detections of it beyond the best {max_detections} per image don't count; "
+            "raise max_detections to count them."
+        )
 
 
 def _score(
-    truth: GroundTruth, results: list, output: str | os.PathLike | None, submission: str | None, more: dict
+    truth: GroundTruth,
+    results: list[dict[str, Any]],
+    output: str | os.PathLike | None,
+    submission: str | None,
+    max_detections: int,
+    more: dict[str, Any],
 ) -> dict[str, float]:
-    scores = coco_scores(truth.instances, results)
+    scores = coco_scores(truth.instances, results, max_detections)
+    for remark in _remarks(truth, results, max_detections):
+        logging.warning("%s", remark)
     if output is None:
         return scores.metrics
-    folder, names = Path(output), dict(zip(truth.label_map.ids, truth.label_map.names, strict=True))
+    folder, names = Path(output), dict(zip(truth.label_map.ids, truth.label_map.unique_names, strict=True))
     write_json(folder / "detections.json", results)
     if submission:
         write_json(folder / f"detections_test-dev2017_{submission}_results.json", results)
@@ -92,6 +142,7 @@ def _score(
         "images": len(truth.instances["images"]),
         "objects": len(truth.instances["annotations"]),
         "detections": len(results),
+        "max_detections": max_detections,
         "source": truth.name,
         **more,
         "made_by": provenance(),
@@ -110,8 +161,9 @@ def report(metrics: dict[str, float]) -> str:
 class CocoEvaluation(keras.callbacks.Callback):
     """Evaluates while training and puts the numbers into the logs as val_AP, val_AP50, ….
 
-    Put it before callbacks that read them (ModelCheckpoint, CSVLogger, EarlyStopping; with mode="max"). Epochs
-    without an evaluation have NaN, so that the logs have the same keys in every epoch.
+    Put it before callbacks that read them (ModelCheckpoint, EarlyStopping; with mode="max"). Epochs without an
+    evaluation have no such keys: EarlyStopping's patience counts evaluations, and CSVLogger, which takes its columns
+    from the first epoch, has them with every=1 alone.
 
     Args:
         detector: on the model that is trained.
@@ -140,11 +192,11 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.history: dict[int, dict[str, float]] = {}
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        values = dict.fromkeys(self.names, math.nan)
-        if (epoch + 1) % self.every == 0 or epoch + 1 == self.params.get("epochs"):
-            values = evaluate(self.detector, self.source, **{"progress": False, **self.options})
-            self.history[epoch] = values
-            shown = "  ".join(f"{name} {values[name]:.3f}" for name in self.names)
-            print(f"epoch {epoch + 1}: {shown}")
+        if (epoch + 1) % self.every and epoch + 1 != self.params.get("epochs"):
+            return
+        values = evaluate(self.detector, self.source, **{"progress": False, **self.options})
+        self.history[epoch] = values
+        shown = "  ".join(f"{name} {values[name]:.3f}" for name in self.names)
+        print(f"epoch {epoch + 1}: {shown}")
         if logs is not None:
             logs.update({f"val_{name}": values[name] for name in self.names})

@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
@@ -152,6 +152,21 @@ class WatchLosses(keras.callbacks.Callback):
             )
 
 
+METRICS = ("AP", "AP50", "AP75")
+"""The numbers of an evaluation that go into the logs, as val_AP and so on."""
+
+
+class EpochLog(keras.callbacks.CSVLogger):
+    """Keras' log file, which wants the same columns in all epochs: those of `columns` are NaN where logs lack them."""
+
+    def __init__(self, path: str, columns: Sequence[str]):
+        super().__init__(path, append=True)
+        self.columns = columns
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, {**dict.fromkeys(self.columns, math.nan), **(logs or {})})
+
+
 class EvaluateAndKeep(keras.callbacks.Callback):
     """Evaluates at the first epoch's end after every `every` steps; AP goes into the logs, the best weights are kept.
 
@@ -179,14 +194,14 @@ class EvaluateAndKeep(keras.callbacks.Callback):
         self.next = (progress.step // every + 1) * every
 
     def on_epoch_end(self, epoch, logs=None):
-        metrics = {}
-        if self.progress.step >= self.next:
-            self.next = (self.progress.step // self.every + 1) * self.every
-            with self.weights():
-                metrics = self.evaluate()
-                if metrics["AP"] > self.best:
-                    self.best = metrics["AP"]
-                    self.keep(self.progress.step, metrics)
-            print(f"step {self.progress.step}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
-        if logs is not None:  # CSVLogger wants the same keys in all epochs
-            logs.update({f"val_{name}": metrics.get(name, math.nan) for name in ("AP", "AP50", "AP75")})
+        if self.progress.step < self.next:
+            return
+        self.next = (self.progress.step // self.every + 1) * self.every
+        with self.weights():
+            metrics = self.evaluate()
+            if metrics["AP"] > self.best:
+                self.best = metrics["AP"]
+                self.keep(self.progress.step, metrics)
+        print(f"step {self.progress.step}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
+        if logs is not None:
+            logs.update({f"val_{name}": metrics[name] for name in METRICS})

@@ -18,7 +18,7 @@ from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.ema import WeightAverage
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.training import run_directory
-from retinanet_tf.training.callbacks import EvaluateAndKeep, Progress
+from retinanet_tf.training.callbacks import METRICS, EpochLog, EvaluateAndKeep, Progress
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.tensorboard import Board
 
@@ -57,10 +57,12 @@ class Validation:
         """For `model.fit`, after `progress`: evaluation, log.csv, TensorBoard."""
         callbacks: list[keras.callbacks.Callback] = []
         every = self.config.train.eval_steps
-        if every and (self.source or self.worker.count > 1):
+        evaluated = every and (self.source or self.worker.count > 1)
+        if evaluated:
             callbacks.append(EvaluateAndKeep(self._numbers, self._keep, progress, every, self._best(), self._weights))
         if self.worker.is_chief:
-            callbacks.append(keras.callbacks.CSVLogger(str(self.run_dir / run_directory.LOG), append=True))
+            columns = [f"val_{name}" for name in METRICS] if evaluated else []
+            callbacks.append(EpochLog(str(self.run_dir / run_directory.LOG), columns))
             self.board = Board(self.run_dir / "tensorboard", progress)
             if progress.step == 0:
                 self.board.inputs(first_batch(), self.label_map.names)
@@ -90,7 +92,7 @@ class Validation:
 
     def _numbers(self) -> dict[str, float]:
         if self.source is None:
-            return {"AP": -math.inf, "AP50": -math.inf, "AP75": -math.inf}
+            return dict.fromkeys(METRICS, -math.inf)
         if self.board:
             self.board.detections(self.detector, self.source)
         return evaluate(self.detector, self.source)

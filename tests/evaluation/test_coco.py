@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from retinanet_tf.errors import InputError
@@ -77,16 +78,105 @@ def test_input_is_not_changed_and_nothing_is_printed(capsys):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("ids", "order"),
     [
-        (result(8, [0, 0, 1, 1], 0.5), "image_id 8"),
-        (result(7, [0, 0, 1, 1], 0.5, category=4), "category_id 4"),
-        ({"image_id": 7, "category_id": 3, "bbox": [0, 0, 1, 1]}, "no 'score'"),
+        (("0001", "0002_flip"), None),
+        ((5, "5"), None),
+        ((-3, 2**62), None),
+        (("b", "a"), ("a", "b")),
+        (("é", "e"), None),
     ],
 )
-def test_results_of_another_dataset_are_refused(wrong, message):
-    with pytest.raises(InputError, match=message):
+def test_ids_of_any_kind_name_images(ids, order):
+    """Textual, mixed, negative and huge ids: the numbers are those of the same images with ids 7 and 9."""
+    of = dict(zip((7, 9), ids, strict=True))
+    truth = {
+        **TRUTH,
+        "images": [{"id": one} for one in order or ids],
+        "annotations": [{**row, "image_id": of[row["image_id"]]} for row in TRUTH["annotations"]],
+    }
+    results = [{**row, "image_id": of[row["image_id"]]} for row in PERFECT]
+    assert coco_metrics(truth, results) == coco_metrics(TRUTH, PERFECT)
+    # A box on the other picture is wrong there: one of two detections is right, up to a recall of one half.
+    swapped = [results[0], {**results[1], "image_id": ids[0], "score": 0.5}]
+    assert coco_metrics(truth, swapped)["AP"] == pytest.approx(51 / 101)
+
+
+def test_repeated_ids_are_refused():
+    with pytest.raises(InputError, match="1 images"):
+        coco_metrics({**TRUTH, "images": [*TRUTH["images"], {"id": 9}]}, [])
+
+
+def test_the_limit_counts_per_image_and_category():
+    """12 objects of one category and one of another on an image, all found: with 10 detections 10 of the 12 are."""
+    boxes = [[20 * i, 0, 10, 10] for i in range(12)]
+    rows = [(3, box) for box in boxes] + [(40, [0, 50, 10, 10])]
+    annotations = [
+        {"id": i, "image_id": 7, "category_id": category, "bbox": box} for i, (category, box) in enumerate(rows)
+    ]
+    truth = {**TRUTH, "annotations": annotations}
+    results = [result(7, box, 0.9 - 0.01 * i, category) for i, (category, box) in enumerate(rows)]
+    scores = coco_scores(truth, results, max_detections=10)
+    # Precision is 1 up to recall 10/12, which 84 of the 101 recall points reach.
+    assert scores.per_category == {3: pytest.approx(84 / 101), 40: pytest.approx(1.0)}
+    assert scores.metrics["AR100"] == scores.metrics["AR10"] == pytest.approx((10 / 12 + 1) / 2)
+    assert scores.metrics["AR1"] == pytest.approx((1 / 12 + 1) / 2)
+    assert coco_scores(truth, results, max_detections=12).metrics["AP"] == pytest.approx(1.0)
+    assert coco_metrics(truth, results) == coco_scores(truth, results, max_detections=12).metrics
+    with pytest.raises(InputError, match="max_detections=9"):
+        coco_scores(truth, results, max_detections=9)
+
+
+GOOD = result(7, [0, 0, 1, 1], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_id": 8}, ("image_id 8",)),
+        ({"image_id": "7"}, ("image_id '7'", "text", "whole number")),
+        ({"image_id": 7.0}, ("image_id 7.0", "float")),
+        ({"image_id": True}, ("image_id True", "bool")),
+        ({"image_id": {"id": 7}}, ("image_id {", "dict")),
+        ({"category_id": 4}, ("category_id 4",)),
+        ({"category_id": "3"}, ("category_id '3'", "text")),
+        ({"category_id": None}, ("category_id None", "null")),
+        ({"bbox": "0 0 1 1"}, ("image 7", "bbox '0 0 1 1'")),
+        ({"bbox": [0, 0, 1, 1, 1]}, ("image 7", "four finite numbers")),
+        ({"bbox": {"x": 0, "y": 0, "w": 1, "h": 1}}, ("image 7", "four finite numbers")),
+        ({"bbox": [[0], [0], [1], [1]]}, ("image 7", "four finite numbers")),
+        ({"bbox": [False, False, True, True]}, ("image 7", "four finite numbers")),
+        ({"bbox": [0, 0, float("nan"), 1]}, ("image 7", "four finite numbers")),
+        ({"bbox": [0, 0, 10**400, 1]}, ("image 7", "four finite numbers")),
+        ({"bbox": [5, 5, -1, 1]}, ("image 7", "negative")),
+        ({"score": float("inf")}, ("image 7", "score inf")),
+        ({"score": True}, ("image 7", "score True")),
+        ({"score": [0.5]}, ("image 7", "score [0.5]")),
+    ],
+)
+def test_wrong_detections_are_refused_by_number(change, words):
+    with pytest.raises(InputError) as caught:
+        coco_metrics(TRUTH, [*PERFECT, {**GOOD, **change}])
+    assert all(word in str(caught.value) for word in ("detection 2", *words))
+
+
+@pytest.mark.parametrize("wrong", [7, None, [7, 3, [0, 0, 1, 1], 0.5], {k: v for k, v in GOOD.items() if k != "score"}])
+def test_what_lacks_fields_is_refused_by_number(wrong):
+    with pytest.raises(InputError, match="detection 2 has no"):
         coco_metrics(TRUTH, [*PERFECT, wrong])
+
+
+def test_numbers_of_numpy_are_numbers():
+    rows = [
+        {
+            "image_id": np.int64(row["image_id"]),
+            "category_id": np.int32(row["category_id"]),
+            "bbox": np.array(row["bbox"], np.float32),
+            "score": np.float32(row["score"]),
+        }
+        for row in PERFECT
+    ]
+    assert coco_metrics(TRUTH, rows) == coco_metrics(TRUTH, PERFECT)
 
 
 @pytest.mark.parametrize("field", ["images", "annotations", "categories"])

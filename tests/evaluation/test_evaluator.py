@@ -1,6 +1,7 @@
 """Evaluation of whole splits: every image once, ids and sizes of the dataset, files, the callback."""
 
 import json
+import logging
 from collections import Counter
 
 import keras
@@ -11,9 +12,13 @@ from datasets import write_coco
 from PIL import Image
 
 from retinanet_tf.config.config import DetectConfig
+from retinanet_tf.data.records.example import to_example
+from retinanet_tf.data.records.images import PreparedImage
 from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
+from retinanet_tf.evaluation import evaluator
 from retinanet_tf.evaluation.coco import METRICS, coco_scores
 from retinanet_tf.evaluation.evaluator import CocoEvaluation, evaluate, report, score_results
 from retinanet_tf.evaluation.source import read_source
@@ -124,12 +129,38 @@ def test_callback_logs_ap_beside_keras_callbacks(dataset, tmp_path, capsys):
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     callback = CocoEvaluation(Oracle(dataset), dataset[0] / "val-*.tfrecord", every=2)
-    log = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
-    history = model.fit(np.ones((4, 2)), np.ones((4, 1)), epochs=3, verbose=0, callbacks=[callback, log]).history
-    np.testing.assert_allclose(history["val_AP"], [np.nan, 1.0, 1.0])
+    history = model.fit(np.ones((4, 2)), np.ones((4, 1)), epochs=3, verbose=0, callbacks=[callback]).history
+    np.testing.assert_allclose(history["val_AP"], [1.0, 1.0])
     assert sorted(callback.history) == [1, 2], "every second epoch, and the last"
-    assert "val_AP50" in (tmp_path / "log.csv").read_text().splitlines()[0]
     assert "epoch 2: AP 1.000" in capsys.readouterr().out
+    callbacks = [CocoEvaluation(Oracle(dataset), callback.source), keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))]
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), epochs=1, verbose=0, callbacks=callbacks)
+    assert "val_AP50" in (tmp_path / "log.csv").read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize(("every", "patience"), [(5, 3), (2, 1), (7, 2)])
+def test_epochs_without_evaluation_neither_stop_nor_win(dataset, tmp_path, monkeypatch, every, patience):
+    """AP rises with every epoch: the job runs to its end, and the weights kept and restored are the last ones."""
+    epochs, weight = 20, keras.layers.Dense(1, use_bias=False)
+    model = keras.Sequential([keras.Input((1,)), weight])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    callback = CocoEvaluation(Oracle(dataset), dataset[0] / "val-*.tfrecord", every=every)
+    rising = iter(range(epochs))
+    monkeypatch.setattr(evaluator, "evaluate", lambda *_, **__: dict.fromkeys(METRICS, next(rising) / epochs))
+    monitor = {"monitor": "val_AP", "mode": "max"}
+    best = keras.callbacks.ModelCheckpoint(
+        str(tmp_path / "best.weights.h5"), **monitor, save_best_only=True, save_weights_only=True
+    )
+    stop = keras.callbacks.EarlyStopping(**monitor, patience=patience, restore_best_weights=True)
+    last = []
+    keep = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: last.append(weight.get_weights()[0].item()))
+    history = model.fit(
+        np.ones((4, 1)), np.zeros((4, 1)), epochs=epochs, verbose=0, callbacks=[callback, best, stop, keep]
+    )
+    assert len(history.epoch) == epochs
+    assert weight.get_weights()[0].item() == last[-1]
+    model.load_weights(tmp_path / "best.weights.h5")
+    assert weight.get_weights()[0].item() == last[-1]
 
 
 @pytest.mark.parametrize(("options", "message"), [({"metrics": ("mAP",)}, "'mAP'"), ({"every": 0}, "every=0")])
@@ -158,11 +189,161 @@ def test_missing_input_is_named(dataset, arguments, message):
 
 
 @pytest.mark.parametrize(
-    ("ids", "names", "message"), [([7, 5], ["cat", "x"], "category 5"), ([7], ["cup"], "category 7 is 'cup'")]
+    ("ids", "names", "message"),
+    [
+        ([7, 5], ["cat", "x"], "category 5"),
+        ([7], ["cup"], "category 7 is 'cup'"),
+        ([0, 1, 2], ["dog", "cat", "cup"], "category 0"),
+        ([3, 7, 90, 91], ["dog", "cat", "bowl", "cup"], "category 90 is 'bowl'"),
+    ],
 )
 def test_another_datasets_detector_is_refused(dataset, ids, names, message):
     with pytest.raises(InputError, match=message):
         evaluate(Oracle(dataset, LabelMap(ids, names)), dataset[0] / "val-*.tfrecord", progress=False)
+
+
+def with_records(folder, dataset, ids=None, keep=lambda row: True, crowd=None):
+    """The dataset's shards again, with other ids of images, fewer objects, or all of them crowds; their pattern."""
+    records = list(read_records(dataset[0] / "val-*.tfrecord"))
+    with tf.io.TFRecordWriter(str(folder / "val-00000-of-00001.tfrecord")) as writer:
+        for number, record in enumerate(records):
+            example = tf.train.Example.FromString(to_example_of(record, keep, crowd))
+            if ids is not None:
+                example.features.feature["image/source_id"].bytes_list.value[:] = ids[number]
+            writer.write(example.SerializeToString())
+    LABEL_MAP.save(folder / "labels.json")
+    return folder / "val-*.tfrecord"
+
+
+def to_example_of(record, keep, crowd):
+    truth = record.annotations
+    kept = [index for index, category in enumerate(truth.category_ids) if keep(category)]
+    for name in ("boxes", "category_ids", "area", "iscrowd", "annotation_ids"):
+        setattr(truth, name, getattr(truth, name)[kept])
+    if crowd is not None:
+        truth.iscrowd[:] = crowd
+    prepared = PreparedImage(record.encoded, record.format, truth.width, truth.height)
+    return to_example(prepared, truth, LABEL_MAP)
+
+
+class Warnings(logging.Handler):
+    """Collects the sentences of absl's logger."""
+
+    def __init__(self):
+        super().__init__()
+        self.sentences = []
+
+    def emit(self, record):
+        self.sentences.append(record.getMessage())
+
+
+@pytest.fixture
+def warned():
+    handler = Warnings()
+    logging.getLogger("absl").addHandler(handler)
+    yield handler.sentences
+    logging.getLogger("absl").removeHandler(handler)
+
+
+TEXTS = [b"a", b"a_flip", b"007", b"7", b"\xc3\xa9", b"12 (1)", b"12"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "written"),
+    [
+        (TEXTS, ["a", "a_flip", "007", 7, "é", "12 (1)", 12]),
+        ([b"same"] * 7, range(1, 8)),
+        ([b""] * 7, range(1, 8)),
+        ([*TEXTS[:5], b"a", b"x"], range(1, 8)),
+        ([*TEXTS[:6], b""], range(1, 8)),
+    ],
+)
+def test_ids_of_records_never_mix_images(dataset, tmp_path, warned, ids, written):
+    """Textual, mixed, repeated and missing ids: a perfect detector stays perfect, and its file can be scored again."""
+    pattern = with_records(tmp_path, dataset, [[one] for one in ids])
+    metrics = evaluate(Oracle(dataset), pattern, output=tmp_path / "out", progress=False)
+    assert metrics == evaluate(Oracle(dataset), dataset[0] / "val-*.tfrecord", progress=False)
+    results = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert {row["image_id"] for row in results} == set(list(written)[:6]), "the seventh image has no object"
+    assert len(warned) == (0 if ids is TEXTS else 1)
+    assert score_results(pattern, results) == metrics
+
+
+@pytest.mark.parametrize("missing", [{3}, {7, 90}])
+def test_a_split_that_lacks_categories(dataset, tmp_path, missing):
+    """AP of what is there, and −1 for the categories that the annotations don't list."""
+    folder, content = dataset
+    fewer = {
+        **content,
+        "categories": [row for row in content["categories"] if row["id"] not in missing],
+        "annotations": [row for row in content["annotations"] if row["category_id"] not in missing],
+    }
+    (tmp_path / "fewer.json").write_text(json.dumps(fewer))
+    metrics = evaluate(
+        Oracle(dataset), tmp_path / "fewer.json", folder / "images", output=tmp_path / "out", progress=False
+    )
+    assert metrics["AP"] == pytest.approx(1.0)
+    per_category = json.loads((tmp_path / "out" / "metrics.json").read_text())["per_category"]
+    names = dict(zip(LABEL_MAP.ids, LABEL_MAP.names, strict=True))
+    assert {name for name, value in per_category.items() if value == -1} == {names[one] for one in missing}
+
+
+def test_a_split_of_background_alone_counts_false_alarms(dataset, tmp_path, warned):
+    pattern = with_records(tmp_path, dataset, keep=lambda category: False)
+    metrics = evaluate(Oracle(dataset), pattern, progress=False)
+    assert set(metrics.values()) == {-1.0}
+    objects = [row for row in dataset[1]["annotations"] if not row["iscrowd"]]
+    images = {row["image_id"] for row in objects}
+    assert len(warned) == 1 and f"{len(objects)} detections" in warned[0] and f"{len(images)} of 7" in warned[0]
+
+
+def test_a_split_of_crowds_alone_is_called_that(dataset, tmp_path, warned):
+    pattern = with_records(tmp_path, dataset, crowd=True)
+    assert evaluate(Oracle(dataset), pattern, progress=False)["AP"] == -1.0
+    assert len(warned) == 1 and f"{len(dataset[1]['annotations'])} objects" in warned[0] and "crowds" in warned[0]
+
+
+@pytest.mark.parametrize(("limit", "full"), [(10, 1), (11, 1), (12, 0)])
+def test_more_objects_than_the_limit_are_said(tmp_path, warned, limit, full):
+    """12 objects of a category on one image and 8 on another, all found."""
+    rows = [(image, [20 * i, 0, 10, 10]) for image, count in ((1, 12), (2, 8)) for i in range(count)]
+    content = {
+        "images": [{"id": one, "file_name": f"{one}.png", "width": 300, "height": 20} for one in (1, 2)],
+        "categories": [{"id": 7, "name": "cat"}],
+        "annotations": [
+            {"id": i, "image_id": image, "category_id": 7, "bbox": box, "area": 100, "iscrowd": 0}
+            for i, (image, box) in enumerate(rows)
+        ],
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(content))
+    results = [{"image_id": image, "category_id": 7, "bbox": box, "score": 0.9} for image, box in rows]
+    metrics = score_results(tmp_path / "gt.json", results, max_detections=limit)
+    assert len(warned) == full and all(word in sentence for sentence in warned for word in (f"{limit}", "up to 12"))
+    assert metrics["AR100"] == pytest.approx((limit + 8) / 20)
+
+
+def test_a_detector_that_finds_too_few_is_said(dataset, warned):
+    detector = Oracle(dataset)
+    detector.config = DetectConfig(max_detections=1)
+    evaluate(detector, dataset[0] / "val-*.tfrecord", progress=False)
+    assert len(warned) == 1 and "2 objects per image" in warned[0]
+
+
+@pytest.mark.parametrize("names", [["fish", "fish", "cup"], ["a", "a", "a"], ["a", "a (3)", "a"]])
+def test_categories_of_one_name_all_have_their_number(dataset, tmp_path, names):
+    folder, content = dataset
+    named = dict(zip((3, 7, 90), names, strict=True))
+    categories = [{"id": one, "name": name} for one, name in named.items()]
+    (tmp_path / "gt.json").write_text(json.dumps({**content, "categories": categories}))
+    results = [
+        {"image_id": row["image_id"], "category_id": row["category_id"], "bbox": row["bbox"], "score": 0.9}
+        for row in content["annotations"]
+        if not row["iscrowd"] and row["category_id"] != 3
+    ]
+    score_results(tmp_path / "gt.json", results, output=tmp_path / "out")
+    per_category = json.loads((tmp_path / "out" / "metrics.json").read_text())["per_category"]
+    assert list(per_category.values()) == pytest.approx([0.0, 1.0, 1.0])
+    assert [key.removesuffix(f" ({one})") for key, one in zip(per_category, named, strict=True)] == names
 
 
 def test_a_broken_image_is_named(dataset, tmp_path):
