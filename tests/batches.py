@@ -1,9 +1,9 @@
 """What the tests of the pipeline share: small shards, and batches recognised and compared."""
 
 import numpy as np
-import tensorflow as tf
 
 from retinanet_tf.data import transforms
+from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.records.reader import read_records
 from tests.datasets import write_coco
@@ -23,7 +23,7 @@ def identify(shards):
     """{image's resized first row: its id} to recognise unflipped images in batches."""
     known = {}
     for record in read_records(shards):
-        image, _ = transforms.resize(tf.io.decode_image(record.encoded), 30, 50)
+        image, _ = transforms.resize(decode_image(record.encoded), 30, 50)
         known[np.round(image.numpy()[0, :8]).tobytes()] = record.annotations.image_id
     return known
 

@@ -11,8 +11,9 @@ from absl import logging
 from retinanet_tf.config.config import Config, DataConfig, ModelConfig
 from retinanet_tf.data import transforms
 from retinanet_tf.data.batching import CanvasBatch
+from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.records.damage import DamageLog, guarded
-from retinanet_tf.data.records.example import decode_image, parse_example
+from retinanet_tf.data.records.example import from_example, parse_example
 from retinanet_tf.data.records.index import read_index
 from retinanet_tf.data.records.reader import RecordReader, labels_beside, to_labels
 from retinanet_tf.data.service import distributed
@@ -84,7 +85,8 @@ def load(
             are those of a single process, however many files there are. "files": every worker reads only its own
             files, every count-th, and shuffles those; by records where there are fewer files than workers.
         on_bad_record: "stop" makes a damaged record an error that names its file and number; "skip" replaces it by
-            another record. A shard that was cut off, before or while the job runs, loses only what is missing.
+            another record. A shard that was cut off, before or while the job runs, loses only what is missing. Shards
+            without the index that `prepare` writes lose a damaged record and all after it in its file.
         damage_log: notes the records that were skipped.
         data_service: grpc://HOST:PORT of a tf.data service dispatcher whose workers make the batches; they then come
             in the order in which workers finish them.
@@ -209,7 +211,7 @@ def image_ids(config: Config, pattern: str | os.PathLike, step: int, shard: tupl
     reader = RecordReader(index)
     share = batch_size // shard[1]
     records = pools.draw(tf.constant([step], tf.int64), batch_size, seed)[0][0, shard[0] * share :][:share]
-    return [parse_example(reader.bytes_of(record))["image_id"].numpy().decode() for record in records]
+    return [str(from_example(reader.bytes_of(record).numpy()).annotations.image_id) for record in records]
 
 
 def objects_of(example: dict[str, tf.Tensor], label_map: LabelMap) -> tuple[tf.Tensor, tf.Tensor]:

@@ -9,6 +9,8 @@ not applied: boxes are in the pixels as they are stored.
 
 import tensorflow as tf
 
+from retinanet_tf.data.decoding import decode_image
+
 MAX_PIXELS = 50_000_000
 """Images with more pixels are refused before they are decoded (150 MB as uint8 RGB)."""
 
@@ -26,7 +28,7 @@ def image_sizes(encoded: tf.Tensor) -> tf.Tensor:
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
     """The uint8 RGB pixels `(H, W, 3)` of one encoded image, a scalar; `(0, 0, 3)` if it doesn't decode."""
-    return _attempt(_decode, encoded, tf.zeros([0, 0, 3], tf.uint8))
+    return _attempt(decode_image, encoded, tf.zeros([0, 0, 3], tf.uint8))
 
 
 def check_sizes(sizes: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
@@ -80,8 +82,3 @@ def _header_size(encoded: tf.Tensor) -> tf.Tensor:
         default=lambda: tf.zeros([2], tf.int32),
     )
     return tf.ensure_shape(size, [2])
-
-
-def _decode(encoded: tf.Tensor) -> tf.Tensor:
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return tf.ensure_shape(image, [None, None, 3])

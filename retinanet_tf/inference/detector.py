@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from retinanet_tf.config.config import Config, DetectConfig
 from retinanet_tf.data import transforms
+from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.sources.coco import xyxy_to_coco
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.detection.grids import round_up
@@ -294,7 +295,7 @@ def to_image(image: Any, index: int) -> tf.Tensor:
     """
     if isinstance(image, bytes) or (isinstance(image, tf.Tensor) and image.dtype == tf.string):
         try:
-            return tf.io.decode_image(image, channels=3, expand_animations=False)
+            return decode_image(image)
         except tf.errors.InvalidArgumentError as error:
             raise InputError(f"images[{index}] can't be decoded as JPEG, PNG, GIF or BMP.") from error
     image = tf.convert_to_tensor(image)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from retinanet_tf.data.records.example import decode_image
+from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.records.images import BadImage, ImagePolicy, PreparedImage, prepare_image
 from tests.datasets import picture
 

@@ -16,6 +16,8 @@ from retinanet_tf.data.sources.labels import LabelMap
 # that an evaluation from shards equals the evaluation from the JSON. Other tools ignore it.
 _EXACT = "image/object/exact"
 _CORNERS = [f"image/object/bbox/{corner}" for corner in ("xmin", "ymin", "xmax", "ymax")]
+# Ids that `str` gives back as they were: "0001" and "²" are texts.
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _SHARD = re.compile(r"^(?P<name>.+)-(?P<shard>\d{5})-of-(?P<shards>\d{5})\.tfrecord$")
 
 
@@ -88,10 +90,10 @@ def from_example(serialized: bytes) -> Record:
         values = feature[key].bytes_list.value
         return values[0] if values else b""
 
-    widths, heights = ints("image/width"), ints("image/height")
-    if not first("image/encoded") or len(widths) != 1 or len(heights) != 1:
+    size = [*ints("image/width"), *ints("image/height")]
+    if not first("image/encoded") or len(size) != 2 or min(size) < 1:
         raise ValueError("it has no image/encoded, image/width and image/height")
-    width, height = int(widths[0]), int(heights[0])
+    width, height = map(int, size)
     categories = ints("image/object/class/label")
     count = len(categories)
     if first(_EXACT):
@@ -106,10 +108,10 @@ def from_example(serialized: bytes) -> Record:
     if len(boxes) != count:
         raise ValueError(f"it has {len(boxes)} boxes and {count} labels")
     crowd, ids = ints("image/object/is_crowd"), ints("image/object/id")
-    source_id = first("image/source_id").decode(errors="replace")
+    source_id = first("image/source_id").decode(errors="backslashreplace") or "".join(map(str, ints("image/source_id")))
     annotations = ImageAnnotations(
-        int(source_id) if source_id.lstrip("-").isdigit() else source_id,
-        first("image/filename").decode(errors="replace"),
+        int(source_id) if _INTEGER.fullmatch(source_id) else source_id,
+        first("image/filename").decode(errors="backslashreplace"),
         width,
         height,
         boxes,
@@ -125,8 +127,8 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     """Parses a record, a scalar string tensor, inside `tf.data`.
 
     Returns:
-        A dict of `encoded`, `image_id`, `filename` (string), `height`, `width` (int32), `boxes` `(N, 4)` float32 xyxy
-        pixels, `category_ids` `(N,)` int64, `iscrowd` `(N,)` bool.
+        A dict of `encoded` (string), `height`, `width` (int32), `boxes` `(N, 4)` float32 xyxy pixels, `category_ids`
+        `(N,)` int64, `iscrowd` `(N,)` bool.
     """
     floats, ints = tf.io.VarLenFeature(tf.float32), tf.io.VarLenFeature(tf.int64)
     parsed = tf.io.parse_single_example(
@@ -135,8 +137,6 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
             "image/encoded": tf.io.FixedLenFeature((), tf.string),
             "image/height": tf.io.FixedLenFeature((), tf.int64),
             "image/width": tf.io.FixedLenFeature((), tf.int64),
-            "image/filename": tf.io.FixedLenFeature((), tf.string, ""),
-            "image/source_id": tf.io.FixedLenFeature((), tf.string, ""),
             "image/object/class/label": ints,
             "image/object/is_crowd": ints,
             **dict.fromkeys(_CORNERS, floats),
@@ -150,20 +150,12 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     crowd = tf.pad(crowd, [[0, tf.maximum(missing, 0)]])
     return {
         "encoded": parsed["image/encoded"],
-        "image_id": parsed["image/source_id"],
-        "filename": parsed["image/filename"],
         "height": tf.cast(height, tf.int32),
         "width": tf.cast(width, tf.int32),
         "boxes": tf.stack([parsed[key].values for key in _CORNERS], axis=-1) * size,
         "category_ids": categories,
         "iscrowd": tf.not_equal(crowd, 0),
     }
-
-
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a JPEG or PNG (`prepare` converts others) to `(H, W, 3)` uint8, in `tf.data` and eagerly."""
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, 3))
 
 
 def _feature(values) -> tf.train.Feature:

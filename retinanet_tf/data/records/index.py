@@ -10,7 +10,10 @@ from tqdm import tqdm
 
 from retinanet_tf.data.records.example import from_example, split_shard_name
 from retinanet_tf.data.records.shards import FOOTER, HEADER
+from retinanet_tf.data.records.tfrecord import length_fields, payloads
 from retinanet_tf.errors import InputError
+from retinanet_tf.patterns import matching
+from retinanet_tf.text import printable
 
 VERSION = 3  # of NAME.index.npz; shards with an index of another version are scanned
 
@@ -45,32 +48,62 @@ class ShardIndex:
 
 
 def find_shards(pattern: str | os.PathLike) -> list[str]:
-    """The sorted files that a pattern, local or remote, matches. Raises InputError if there is none."""
+    """The sorted files, local or remote, that a pattern matches (`matching` has its rules).
+
+    Raises InputError if there is none, or one that can't be read as a file.
+    """
     pattern = os.fspath(pattern)
     try:
-        files = sorted(tf.io.gfile.glob(pattern))
+        files = matching(pattern)
     except tf.errors.OpError as error:
         raise InputError(f"the shards {pattern} can't be listed: {error.message}.") from None
     if not files:
         raise InputError(f"no file matches {pattern}; `retinanet prepare` writes NAME-00000-of-00001.tfrecord.")
+    for path in files:
+        if "://" not in path and not os.path.isfile(path):
+            raise InputError(f"{path} isn't a regular file; give a pattern of TFRecord files alone.")
+        if path != path.encode(errors="replace").decode():
+            raise InputError(f"{printable(path)}: TensorFlow can't open paths that aren't UTF-8; rename it.")
     return files
 
 
 def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], object] | None = None) -> ShardIndex:
     """The index of the shards that `pattern` matches, from `NAME.index.npz` beside them or by scanning them.
 
+    A stored index is compared with the length fields of local shards; of remote ones each would be a request.
+
     Raises InputError for no match, a shard that isn't of the size it was written with, and a damaged record; with
     `on_damage` the latter two are left out instead, and it is called with file and number of each.
     """
     files = find_shards(pattern)
-    stored: dict[str, dict | None] = {}
+    indices: dict[str, dict | None] = {}
     parts, sizes = [], []
     with tqdm(files, unit="shard", desc="reading shards' index", disable=None, leave=False, delay=2) as bar:
         for path in bar:
             size = tf.io.gfile.stat(path).length
+            stored = _stored_rows(path, indices)
+            if stored is None:
+                rows, reason = _scan(path)
+                damaged, lost = [len(rows)] * bool(reason), "it and the records after it"
+            else:
+                rows, written = stored
+                if size != written and on_damage is None:
+                    raise InputError(
+                        f"{path} has {size} bytes but was written with {written}; it was cut off or replaced, run "
+                        "`retinanet prepare` again or go on without the lost records with on_bad_record=skip."
+                    )
+                whole = _whole(path, size, rows)
+                damaged, rows = rows[~whole, 0].tolist(), rows[whole]
+                reason, lost = "its length isn't that of the index", "it"
+            for number in damaged:
+                if on_damage is None:
+                    raise InputError(
+                        f"record {number} of {path} is damaged ({reason}); run `retinanet prepare` again, or go on "
+                        f"without {lost} with on_bad_record=skip."
+                    )
+                on_damage(path, number)
             sizes.append(size)
-            rows = _stored_rows(path, size, stored, on_damage)
-            parts.append(rows if rows is not None else _scan(path, on_damage))
+            parts.append(rows)
     rows = np.concatenate(parts)
     if not len(rows):
         raise InputError(f"the shards {os.fspath(pattern)} hold no record; prepare it again.")
@@ -78,54 +111,55 @@ def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], objec
     return ShardIndex(files, np.array(sizes), shard, *rows.T)
 
 
-def _stored_rows(path: str, size: int, stored: dict[str, dict | None], on_damage) -> np.ndarray | None:
-    """(n, 6) int64 rows (number in the file, then as in `ShardReport`) of an indexed shard, or None."""
+def _stored_rows(path: str, indices: dict[str, dict | None]) -> tuple[np.ndarray, int] | None:
+    """(n, 6) int64 rows (number in the file, then as in `ShardReport`) and the size of an indexed shard, or None."""
     parsed = split_shard_name(path)
     if parsed is None:
         return None
     name, shard, shards = parsed
     index_path = os.path.join(os.path.dirname(path), f"{name}.index.npz")
-    if index_path not in stored:
-        stored[index_path] = None
-        if tf.io.gfile.exists(index_path):
-            with tf.io.gfile.GFile(index_path, "rb") as file, np.load(file) as arrays:
-                stored[index_path] = dict(arrays)
-    arrays = stored[index_path]
-    if arrays is None or "version" not in arrays or arrays["version"] != VERSION or len(arrays["bytes"]) != shards:
+    if index_path not in indices:
+        indices[index_path] = _load(index_path)
+    index = indices[index_path]
+    if index is None or len(index["bytes"]) != shards:
         return None
-    rows = arrays["rows"][arrays["shard"] == shard]
-    rows = np.concatenate([np.arange(len(rows))[:, None], rows], axis=1)
-    if size != arrays["bytes"][shard]:
-        if on_damage is None:
-            raise InputError(
-                f"{path} has {size} bytes but was written with {arrays['bytes'][shard]}; it was cut off or replaced, "
-                "run `retinanet prepare` again or go on without the lost records with on_bad_record=skip."
-            )
-        lost = rows[:, 1] + rows[:, 2] + FOOTER > size
-        for number in rows[lost, 0]:
-            on_damage(path, int(number))
-        rows = rows[~lost]
-    return rows
+    rows = index["rows"][index["shard"] == shard]
+    return np.concatenate([np.arange(len(rows))[:, None], rows], axis=1), int(index["bytes"][shard])
 
 
-def _scan(path: str, on_damage) -> np.ndarray:
-    """The rows of a shard without an index, by reading all of it up to a damaged record."""
-    rows: list[list[int]] = []
-    offset = HEADER
+def _load(path: str) -> dict[str, np.ndarray] | None:
+    """An index file, or None if there is none of this version."""
+    if not tf.io.gfile.exists(path):
+        return None
     try:
-        for serialized in tf.data.TFRecordDataset(path):
-            data = serialized.numpy()
+        with tf.io.gfile.GFile(path, "rb") as file, np.load(file) as arrays:
+            index = {name: arrays[name] for name in ("version", "bytes", "shard", "rows")}
+    except Exception:  # numpy, zipfile and zlib have many for a damaged file
+        return None
+    rows = index["rows"]
+    fits = rows.ndim == 2 and rows.shape[1] == 5 and rows.dtype == np.int64 and index["shard"].shape == rows.shape[:1]
+    return index if fits and index["bytes"].ndim == 1 and np.array_equal(index["version"], VERSION) else None
+
+
+def _whole(path: str, size: int, rows: np.ndarray) -> np.ndarray:
+    """Which rows (n,) bool lie within the file and have the length that the file says."""
+    offset, length = rows[:, 1], rows[:, 2]
+    whole = (offset >= HEADER) & (offset <= size) & (length >= 0) & (length <= size - FOOTER - offset)
+    if "://" not in path:
+        whole[whole] = np.array(length_fields(path, offset[whole].tolist()), object) == length[whole]
+    return whole
+
+
+def _scan(path: str) -> tuple[np.ndarray, str]:
+    """The rows of a shard without an index, by reading it up to a damaged record, and what is wrong with that or ""."""
+    rows: list[list[int]] = []
+    offset, reason = HEADER, ""
+    try:
+        for data in payloads(path):
             image = from_example(data).annotations
             objects = len(image) - int(image.iscrowd.sum())
-            assert image.width and image.height, "records have their size"
-            rows.append([len(rows), offset, len(data), image.width, image.height, objects])
+            rows.append([len(rows), offset, len(data), image.width or 0, image.height or 0, objects])
             offset += len(data) + FOOTER + HEADER
-    except (ValueError, tf.errors.OpError) as error:
-        if on_damage is None:
-            reason = getattr(error, "message", None) or str(error)
-            raise InputError(
-                f"record {len(rows)} of {path} is damaged ({reason}); run `retinanet prepare` again, or go on without "
-                "it and the records after it with on_bad_record=skip."
-            ) from None
-        on_damage(path, len(rows))
-    return np.array(rows, np.int64).reshape(-1, 6)
+    except ValueError as error:
+        reason = str(error)
+    return np.array(rows, np.int64).reshape(-1, 6), reason

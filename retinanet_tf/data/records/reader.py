@@ -9,12 +9,13 @@ import tensorflow as tf
 from retinanet_tf.data.records.example import Record, from_example
 from retinanet_tf.data.records.index import ShardIndex, find_shards
 from retinanet_tf.data.records.shards import FOOTER, HEADER
+from retinanet_tf.data.records.tfrecord import payloads
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 
 
 class RecordReader:
-    """The records of an index inside a `tf.data` graph, named when they are damaged."""
+    """The records of an index, whose lengths `read_index` has checked, inside a `tf.data` graph."""
 
     def __init__(self, index: ShardIndex):
         columns = (index.shard, index.offset, index.length, index.number)
@@ -30,9 +31,7 @@ class RecordReader:
     def bytes_of(self, record: tf.Tensor) -> tf.Tensor:
         """A record's bytes, a string scalar; an error if TFRecord's CRC doesn't match them."""
         shard, offset, length, _ = tf.unstack(tf.gather(self._columns, record))
-        # The raw op: the public TFRecordDataset begins at a file's start. This one seeks, where a
-        # FixedLengthRecordDataset with a header to skip reads all of the header, so that a record costs what its shard
-        # holds before it. The buffer is one record: one read, and no byte of the next.
+        # The raw op seeks; the public TFRecordDataset begins at a file's start. The buffer is one record: one read.
         rest_of_file = tf.raw_ops.TFRecordDatasetV2(
             filenames=tf.gather(self._files, shard)[None],
             compression_type="",
@@ -91,10 +90,9 @@ def read_records(pattern: str | os.PathLike) -> Iterator[Record]:
     for path in find_shards(pattern):
         number = 0
         try:
-            for serialized in tf.data.TFRecordDataset(path):
-                record: Record = from_example(serialized.numpy())
+            for number, data in enumerate(payloads(path)):
+                record: Record = from_example(data)
                 yield record
                 number += 1
-        except (ValueError, tf.errors.OpError) as error:
-            reason = getattr(error, "message", None) or str(error)
-            raise InputError(f"record {number} of {path} is damaged ({reason}); prepare it again.") from None
+        except ValueError as error:
+            raise InputError(f"record {number} of {path} is damaged ({error}); prepare it again.") from None
