@@ -25,6 +25,18 @@ def matching(pattern: str | os.PathLike) -> list[str]:
     return sorted(matches or glob.glob(glob.escape(head) + rest, recursive=True))
 
 
+def split_list(text: str) -> list[str]:
+    """The paths and patterns of a list with commas; those of a name that exists or matches something are part of it."""
+    if matching(text):
+        return [text]
+    parts, found = text.split(","), []
+    while parts:
+        count = next((n for n in range(1, len(parts) + 1) if matching(",".join(parts[:n]))), 0)
+        found.append(",".join(parts[:count]) if count else parts[0].strip())
+        del parts[: count or 1]
+    return [part for part in found if part]
+
+
 def existing_folder(path: str) -> str:
     """The longest beginning of a local path or pattern that is a folder, or "" for the current one."""
     head = path

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import written_aside
+from retinanet_tf.fonts import default_font, legible
 
 _GOLDEN = 0.618033988749895  # neighbours in class order get hues far apart
 _LEVELS = ((0.95, 0.85), (1.0, 0.6), (0.75, 0.95))  # (value, saturation), one after the other
@@ -39,6 +40,7 @@ def draw_detections(
     ground_truth: np.ndarray | None = None,
     min_score: float = 0.0,
     min_side: int = 320,
+    ids: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Draws labelled boxes on a copy of an image.
 
@@ -47,10 +49,11 @@ def draw_detections(
         boxes: `(N, 4)` xyxy in the image's pixels.
         labels: `(N,)` class indices; negative ones (empty rows of a detector's answer) are left out.
         scores: `(N,)` shown behind the names; the best are drawn last, on top. None shows names alone.
-        names: what to write for a class index; None writes the index.
+        names: what to write for a class index; None writes the index. Where no font has a name's letters, its id.
         ground_truth: boxes `(M, 4)`, drawn as outlines of black and white dashes beneath.
         min_score: detections below are left out.
         min_side: images whose shorter side is smaller are enlarged by a whole factor to be readable; 0 never does.
+        ids: the category id of a class index; None takes the index.
 
     Returns:
         `(H·k, W·k, 3)` uint8 with the whole enlargement factor k.
@@ -65,7 +68,7 @@ def draw_detections(
         picture = picture.resize((width * zoom, height * zoom), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
     line = max(2, round(min(picture.size) / 220))
-    font = ImageFont.load_default(max(11, round(min(picture.size) / 32)))
+    font_size = max(10, round(min(picture.size) / 34))
     if ground_truth is not None:
         mask = Image.new("1", picture.size)
         for box in np.asarray(ground_truth, float).reshape(-1, 4) * zoom:
@@ -77,16 +80,20 @@ def draw_detections(
     # Texts come after all outlines, the best first: they get the free corners, and no line crosses a name.
     taken: list[tuple[float, float, float, float]] = []
     for i in reversed(order):
-        text = str(names[labels[i]]) if names is not None else str(labels[i])
+        number = str(labels[i] if ids is None else ids[labels[i]])
+        parts = [legible(number if names is None else names[labels[i]], font_size, otherwise=number)]
         if scores is not None:
-            text += f" {scores[i]:.2f}"
-        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+            parts.append((f" {scores[i]:.2f}", default_font(font_size)))
+        starts = np.cumsum([0.0, *(font.getlength(text) for text, font in parts)])
+        spans = [draw.textbbox((x, 0), text, font, "ls") for x, (text, font) in zip(starts, parts, strict=False)]
+        (left, top), (right, bottom) = np.min(spans, axis=0)[:2], np.max(spans, axis=0)[2:]
         size, colour = (right - left + 6, bottom - top + 5), class_colour(labels[i])
         x, y = label_corner(_outline(boxes[i] * zoom), size, picture.size, taken)
         taken.append((x, y, x + size[0], y + size[1]))
         draw.rectangle((x, y, x + size[0] - 1, y + size[1] - 1), fill=colour)
         dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-        draw.text((x + 3 - left, y + 2 - top), text, fill=(0, 0, 0) if dark else (255, 255, 255), font=font)
+        for start, (text, font) in zip(starts, parts, strict=False):
+            draw.text((x + 3 - left + start, y + 2 - top), text, (0, 0, 0) if dark else (255, 255, 255), font, "ls")
     return np.array(picture)
 
 
@@ -123,13 +130,13 @@ def contact_sheet(
 ) -> np.ndarray:
     """Images of any sizes in a grid on white, each fitted into a tile: uint8 (rows·tile…, columns·tile…, 3).
 
-    `columns` None makes the sheet about as wide as it is high, a little wider. `titles` are written below.
+    `columns` None makes the sheet about as wide as it is high, a little wider. `titles` are written below, with "?" for
+    letters that no font has.
     """
     if not len(images):
         raise InputError("a contact sheet needs at least one picture.")
     columns = columns or min(len(images), math.ceil(math.sqrt(1.3 * len(images))))
     rows = math.ceil(len(images) / columns)
-    font = ImageFont.load_default(13)
     caption = 18 if titles else 0
     size = (columns * (tile + gap) + gap, rows * (tile + caption + gap) + gap)
     sheet = Image.new("RGB", size, "white")
@@ -141,7 +148,7 @@ def contact_sheet(
         fitted = Image.fromarray(np.ascontiguousarray(image)).convert("RGB").resize((width, height))
         sheet.paste(fitted, (x + (tile - width) // 2, y + (tile - height) // 2))
         if titles:
-            text = titles[number]
+            text, font = legible(titles[number], 12)
             while draw.textlength(text, font) > tile and len(text) > 4:
                 text = text[: len(text) // 2 - 1] + "…" + text[len(text) // 2 + 2 :]
             draw.text((x + tile / 2, y + tile + 2), text, fill="black", font=font, anchor="ma")

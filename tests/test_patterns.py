@@ -2,7 +2,7 @@
 
 import pytest
 
-from retinanet_tf.patterns import matching
+from retinanet_tf.patterns import matching, split_list
 
 
 @pytest.fixture
@@ -43,3 +43,24 @@ def test_what_exists_is_no_pattern(tree, pattern, matches, monkeypatch):
     assert matching(tree / pattern) == [str(tree / name) for name in matches]
     monkeypatch.chdir(tree)
     assert matching(pattern) == matches
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("b1.txt,b2.txt", ["b1.txt", "b2.txt"]),
+        ("b1.txt, b2.txt,", ["b1.txt", "b2.txt"]),
+        ("c, d.txt", ["c, d.txt"]),
+        ("b1.txt,c, d.txt,b2.txt", ["b1.txt", "c, d.txt", "b2.txt"]),
+        ("e,f/*.txt,b*.txt", ["e,f/*.txt", "b*.txt"]),
+        ("none,b1.txt,nor,this", ["none", "b1.txt", "nor", "this"]),
+        (",", []),
+        ("", []),
+    ],
+)
+def test_commas_of_names_do_not_separate(tree, text, parts, monkeypatch):
+    for name in ("c, d.txt", "e,f/x.txt"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_text("")
+    monkeypatch.chdir(tree)
+    assert split_list(text) == parts

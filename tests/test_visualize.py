@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from retinanet_tf import visualize
 from retinanet_tf.errors import InputError
@@ -83,6 +85,64 @@ def test_a_contact_sheet_keeps_every_image_in_its_shape():
     assert (titled[112:128, 110:120] == 255).all(), "a long title is shortened to its tile"
     with pytest.raises(InputError, match="at least one picture"):
         visualize.contact_sheet([])
+
+
+@pytest.mark.parametrize("name", ["żółw", "чашка", "κύπελλο", "Բաժակ", "כוס", "فنجان", "ly™ ☕ ½"])
+def test_names_of_the_scripts_that_dejavu_has_are_drawn(name):
+    """Each letter changes the picture, and no two letters look alike, as squares for missing ones would."""
+    drawn = [named(text) for text in [*name.replace(" ", ""), name, "5"]]
+    assert len({picture.tobytes() for picture in drawn}) == len(set(name.replace(" ", ""))) + 2
+
+
+@pytest.mark.parametrize("name", ["\U000f1234", "cup \U00101234", "\U0003fff0\U0003fff1"])
+def test_a_name_that_no_font_has_is_drawn_as_its_id(name):
+    np.testing.assert_array_equal(named(name, ids=[37]), named("37"))
+    np.testing.assert_array_equal(named(name), named("0"))
+    titled, marked = (
+        visualize.contact_sheet([GREY], titles=[f"{text}.jpg"]) for text in (name, "".join(map(mark, name)))
+    )
+    np.testing.assert_array_equal(titled, marked)
+
+
+def mark(letter):
+    return letter if letter.isascii() else "?"
+
+
+@pytest.mark.parametrize("letter", "杯ᚠ𓀀")
+def test_fonts_of_the_system_have_what_dejavu_lacks(letter, tmp_path, monkeypatch):
+    """Of a font with one glyph, a square as high as the letters; broken fonts are passed over."""
+    font = FontBuilder(1000)
+    font.setupGlyphOrder([".notdef", "square", "space"])
+    font.setupCharacterMap({ord(letter): "square", 32: "space"})
+    pen = TTGlyphPen(None)
+    for number, point in enumerate([(0, 0), (0, 900), (900, 900), (900, 0)]):
+        (pen.lineTo if number else pen.moveTo)(point)
+    pen.closePath()
+    font.setupGlyf({".notdef": pen.glyph(), "square": pen.glyph(), "space": TTGlyphPen(None).glyph()})
+    font.setupHorizontalMetrics(dict.fromkeys((".notdef", "square", "space"), (1000, 0)))
+    font.setupHorizontalHeader(ascent=900, descent=-100)
+    font.setupNameTable({"familyName": "Square", "styleName": "Regular"})
+    font.setupPost()
+    font.save(tmp_path / "square.ttf")
+    (tmp_path / "a_broken_regular.ttf").write_bytes(b"no font")
+    paths = [str(path) for path in tmp_path.iterdir()]
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda *_, **__: paths)
+    one, two = named(letter), named(f"{letter} {letter}")
+    assert not np.array_equal(one, named("0")) and not np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "tab\t and bell\a", "\x1b[31m", "x" * 200_000, "", "half \ud83d"])
+def test_odd_names_are_drawn_on_one_line(name):
+    ordinary = named("dog")
+    picture = named(name)
+    rows = (picture != GREY).any((1, 2))
+    assert picture.shape == GREY.shape and rows.sum() <= (ordinary != GREY).any((1, 2)).sum() + 6
+    assert visualize.contact_sheet([GREY], titles=[name]).shape == visualize.contact_sheet([GREY], titles=["a"]).shape
+
+
+def named(name, **options):
+    """A label of a box without height at the picture's middle."""
+    return visualize.draw_detections(GREY, [[5, 60, 150, 60]], [0], names=[name], min_side=0, **options)
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """TensorBoard: scalars, the first input images, and predicted and true boxes at every evaluation."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.evaluation.source import Source
 from retinanet_tf.inference.detector import Detector, to_image
 from retinanet_tf.training.callbacks import Progress
@@ -43,11 +43,12 @@ class Board(keras.callbacks.Callback):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
 
-    def inputs(self, batch: tuple[tf.Tensor, dict[str, tf.Tensor]], names: Sequence[str]) -> None:
+    def inputs(self, batch: tuple[tf.Tensor, dict[str, tf.Tensor]], label_map: LabelMap) -> None:
         """Writes images of a training batch as the network sees them, with their boxes."""
         images, objects = tf.nest.map_structure(lambda value: value[:PICTURES].numpy(), batch)
+        names, ids = label_map.names, label_map.ids
         pictures = [
-            draw_detections(np.clip(image, 0, 255).astype(np.uint8), boxes, labels, names=names)
+            draw_detections(np.clip(image, 0, 255).astype(np.uint8), boxes, labels, names=names, ids=ids)
             for image, boxes, labels in zip(images, objects["boxes"], objects["labels"], strict=True)
         ]
         self._pictures("input", pictures)
@@ -66,6 +67,7 @@ class Board(keras.callbacks.Callback):
                     names=detector.label_map.names,
                     ground_truth=source.boxes_of(record["id"]),
                     min_score=0.3,
+                    ids=detector.label_map.ids,
                 )
             )
         self._pictures("evaluation", pictures)

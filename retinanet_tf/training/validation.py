@@ -65,7 +65,7 @@ class Validation:
             callbacks.append(EpochLog(str(self.run_dir / run_directory.LOG), columns))
             self.board = Board(self.run_dir / "tensorboard", progress)
             if progress.step == 0:
-                self.board.inputs(first_batch(), self.label_map.names)
+                self.board.inputs(first_batch(), self.label_map)
             callbacks.append(self.board)
         return callbacks
 
