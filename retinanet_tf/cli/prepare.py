@@ -7,7 +7,7 @@
 
 writes OUTPUT/NAME-00000-of-000NN.tfrecord …, OUTPUT/labels.json, OUTPUT/NAME.index.npz and OUTPUT/NAME.summary.json.
 An interrupted run leaves nothing. A CSV line is image,x1,y1,x2,y2,class in pixels, with empty cells for an image
-without objects.
+without objects; a header may name the columns in another order, as TensorFlow's tutorials, Roboflow and others do.
 """
 
 import os
@@ -16,6 +16,7 @@ from absl import flags
 
 from retinanet_tf.data.records.images import ImagePolicy
 from retinanet_tf.errors import InputError
+from retinanet_tf.text import printable
 
 _ANNOTATIONS = flags.DEFINE_string(
     "annotations",
@@ -37,7 +38,10 @@ _SHARDS = flags.DEFINE_integer("shards", None, "Number of shards; by default one
 _LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many images.")
 _WORKERS = flags.DEFINE_integer("num_workers", None, "Processes; by default one per core.")
 _ON_BAD_IMAGE = flags.DEFINE_enum(
-    "on_bad_image", "stop", ["stop", "skip"], "Stop at the first unusable image, or skip such images and list them."
+    "on_bad_image",
+    "stop",
+    ["stop", "skip"],
+    "Stop at the first unusable image or COCO bbox, or skip and list them.",
 )
 _VERIFY = flags.DEFINE_enum("verify", "decode", ["decode", "header"], "Decode every image once, or read headers only.")
 _EXIF = flags.DEFINE_enum(
@@ -48,11 +52,13 @@ _EXIF = flags.DEFINE_enum(
     "on the upright image, or on the stored one.",
 )
 _MAX_PIXELS = flags.DEFINE_integer("max_pixels", ImagePolicy.max_pixels, "Larger images are refused before decoding.")
+_ALLOW_OUTSIDE = flags.DEFINE_boolean(
+    "allow_outside", False, "Also read images outside the image folder, which absolute names and `..` lead to."
+)
 
 
 def main() -> None:
     """Writes the shards and prints counts."""
-    from retinanet_tf.data.records.box_rules import doubt_format
     from retinanet_tf.data.records.prepare import prepare
     from retinanet_tf.data.sources import read_source
     from retinanet_tf.data.sources.labels import LabelMap
@@ -60,8 +66,8 @@ def main() -> None:
     # Splits of one folder share the label map of the first.
     path = os.path.join(_OUTPUT.value, "labels.json")
     label_map = LabelMap.load(path) if os.path.exists(path) else None
-    annotations, folder = read_source(_ANNOTATIONS.value, _SPLIT.value, label_map)
-    folder = _IMAGES.value or folder
+    skip_bad = _ON_BAD_IMAGE.value == "skip"
+    annotations, folder = read_source(_ANNOTATIONS.value, _SPLIT.value, label_map, _IMAGES.value, skip_bad)
     if not folder:
         raise InputError(f"--images=FOLDER is needed: {_ANNOTATIONS.value} doesn't say where its images are.")
     summary = prepare(
@@ -76,6 +82,7 @@ def main() -> None:
         verify=_VERIFY.value,
         exif=_EXIF.value,
         max_pixels=_MAX_PIXELS.value,
+        allow_outside=_ALLOW_OUTSIDE.value,
     )
     shards = len(summary["bytes"])
     print(
@@ -85,6 +92,6 @@ def main() -> None:
     for kind, count in summary["counts"].items():
         if count:
             print(f"  {count} {kind.replace('_', ' ')} {summary['meaning'][kind]}")
-    if doubt := doubt_format(summary["counts"]["clipped_boxes"], summary["boxes"]):
-        print(f"warning: {doubt}")
+    for warning in summary["warnings"]:
+        print(printable(f"warning: {warning}"))
     print(f"All of them by name: {os.path.join(_OUTPUT.value, _NAME.value)}.summary.json")

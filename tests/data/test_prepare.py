@@ -4,7 +4,10 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +16,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from retinanet_tf.data.records.example import parse_example
 from retinanet_tf.data.records.prepare import prepare
@@ -21,6 +25,7 @@ from retinanet_tf.data.sources.coco import read_coco
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.source import read_ground_truth
+from retinanet_tf.files import read_bytes, read_json, read_text
 from tests.data.test_images import OUTCOMES
 from tests.datasets import annotation, picture, write_coco
 
@@ -290,7 +295,7 @@ def bad_arguments(case, folder, path, images):
         ("boxes as shares", "instances.json: every box lies between 0 and 1"),
         ("truncated image", "000002.jpg doesn't decode"),
         ("wrong size", "000001.jpg has 48x64 pixels, but its annotation says 999x64"),
-        ("other categories", "labels.json has other categories"),
+        ("other categories", r"has the category 3 \(dog\), but .*labels.json doesn't have it"),
         ("output is a file", "file/out can't be created"),
         ("name", "^name=a/b"),
         ("limit", "^limit=0"),
@@ -309,6 +314,139 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, case, message):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_later_split_may_have_a_part_of_the_categories(tmp_path):
+    path, images = write_coco(tmp_path, SIZES)
+    quiet(path, images, tmp_path / "out")
+    labels = (tmp_path / "out" / "labels.json").read_bytes()
+    content = json.loads(path.read_text())
+    content["categories"] = content["categories"][:1]
+    content["annotations"] = [one for one in content["annotations"] if one["category_id"] == 7]
+    path.write_text(json.dumps(content))
+    summary = quiet(path, images, tmp_path / "out", "val")
+    assert (tmp_path / "out" / "labels.json").read_bytes() == labels
+    assert summary["categories"] == {"dog": 0, "cat": len(content["annotations"]), "cup": 0}
+    for wrong in ({"id": 7, "name": "Cat"}, {"id": 8, "name": "cat"}, {"id": 91, "name": "mug"}):
+        path.write_text(json.dumps({**content, "annotations": [], "categories": [wrong]}))
+        with pytest.raises(InputError, match=f"category {wrong['id']} .{wrong['name']}., but .*labels.json"):
+            quiet(path, images, tmp_path / "out", "val")
+
+
+@pytest.mark.parametrize(
+    ("name", "crowds", "outcome"),
+    [
+        *[(name, None, "has no box at all") for name in ("val", "background", "test2017")],
+        *[(name, all, "all 8 boxes of .* are crowds") for name in ("train", "val")],
+        *[(name, None, InputError) for name in ("train", "trainval", "train2017")],
+    ],
+)
+def test_a_split_without_an_object_to_learn(tmp_path, name, crowds, outcome):
+    path, images = write_coco(tmp_path, SIZES)
+    content = json.loads(path.read_text())
+    content["annotations"] = [{**one, "iscrowd": 1} for one in content["annotations"]] if crowds else []
+    path.write_text(json.dumps(content))
+    if outcome is InputError:
+        with pytest.raises(InputError, match="has no box at all"):
+            quiet(path, images, tmp_path / "out", name)
+        assert not (tmp_path / "out").exists()
+    else:
+        summary = quiet(path, images, tmp_path / "out", name)
+        assert any(re.search(outcome, warning) for warning in summary["warnings"])
+        assert len(list(read_records(str(tmp_path / "out" / f"{name}-*")))) == len(SIZES)
+
+
+@pytest.fixture
+def odd_names(tmp_path):
+    """A function that prepares a data set whose second image has another name."""
+
+    def prepared(name, **arguments):
+        path, images = write_coco(tmp_path / "data", SIZES[:2])
+        content = json.loads(path.read_text())
+        content["images"][1]["file_name"] = name
+        path.write_text(json.dumps(content))
+        return quiet(path, images, tmp_path / "out", **arguments)
+
+    return prepared
+
+
+@pytest.mark.parametrize(
+    "name", ["/dev/zero", "/dev/urandom", "/etc/hostname", "../secret.jpg", "sub/../../secret.jpg"]
+)
+def test_files_outside_the_image_folder_are_not_read(tmp_path, odd_names, name):
+    (tmp_path / "data" / "images" / "sub").mkdir(parents=True)
+    Image.fromarray(picture(48, 64)).save(tmp_path / "data" / "secret.jpg")
+    with pytest.raises(InputError, match="outside the image folder"):
+        odd_names(name)
+    assert not (tmp_path / "out").exists()
+    assert odd_names(name, on_bad_image="skip")["counts"]["skipped_images"] == 1
+    if name.endswith("jpg"):
+        assert odd_names(name, allow_outside=True)["images"] == 2
+    else:
+        with pytest.raises(InputError, match="isn't a regular file|is no image|is empty"):
+            odd_names(name, allow_outside=True)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "socket", "link to a device", "link to nothing", "link to itself"])
+def test_what_is_no_regular_file_is_not_read(tmp_path, odd_names, kind):
+    place = tmp_path / "data" / "images" / "odd.jpg"
+    place.parent.mkdir(parents=True)
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(os.path.relpath(place))
+    else:
+        place.symlink_to({"link to a device": "/dev/zero", "link to nothing": "none", "link to itself": place}[kind])
+    with pytest.raises(InputError, match=r"odd\.jpg .*(isn't a regular file|isn't in|outside)"):
+        odd_names("odd.jpg")
+    for reader in (read_bytes, read_text, read_json):
+        with pytest.raises(InputError, match="odd.jpg can't be read"):
+            reader(place, "the file")
+
+
+def test_links_out_of_the_image_folder_are_its_owners(tmp_path, odd_names):
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    Image.fromarray(picture(48, 64)).save(tmp_path / "elsewhere.jpg")
+    (tmp_path / "data" / "images" / "link.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    assert odd_names("link.jpg")["images"] == 2
+    assert odd_names(str(tmp_path / "data" / "images" / "link.jpg"))["images"] == 2
+
+
+@pytest.mark.parametrize("size", [0, 800, 1600, 2000, 9000])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, size):
+    """A limit on the size of files makes writing fail as on a full disk: in shards or, above 1,700, in the summary."""
+    path, images = write_coco(tmp_path, SIZES)
+    content = json.loads(path.read_text())
+    content["annotations"] += [annotation(number, 1, [1, 1, 0, 5]) for number in range(100, 300)]  # dropped and listed
+    path.write_text(json.dumps(content))
+    before = sorted(tmp_path.rglob("*"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        with pytest.raises(InputError, match="can't be written"):
+            quiet(path, images, tmp_path / "out", shards=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("letter", ["\x1b", "\n", "\r", "\x07", "\x9b", "\u202e"])
+def test_control_characters_of_names_do_not_reach_the_terminal(tmp_path, letter):
+    path, images = write_coco(tmp_path, SIZES)
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 1, "name": f"a{letter}b"})
+    path.write_text(json.dumps(content))
+    warnings = quiet(path, images, tmp_path / "out")["warnings"]
+    assert any(f"a{letter}b" in warning for warning in warnings)  # JSON keeps it, `retinanet prepare` escapes it
+    (images / "000001.jpg").rename(images / f"a{letter}b.jpg")
+    content["images"][1]["file_name"] = f"a{letter}b.png"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError) as caught:
+        quiet(path, images, tmp_path / "out")
+    assert letter not in str(caught.value) and str(caught.value).isprintable()
+
+
 def test_bad_images_can_be_skipped_with_a_list(tmp_path):
     path, images = write_coco(tmp_path, SIZES)
     (images / "000001.jpg").write_bytes(b"")
@@ -316,6 +454,6 @@ def test_bad_images_can_be_skipped_with_a_list(tmp_path):
     summary = quiet(path, images, tmp_path / "out", on_bad_image="skip")
     assert [(f["image"], f["detail"].split(":")[0]) for f in summary["findings"]["skipped_images"]] == [
         ("000001.jpg", "is empty"),
-        ("000003.jpg", "can't be read"),
+        ("000003.jpg", f"isn't in {images}"),
     ]
     assert [r.annotations.image_id for r in read_records(str(tmp_path / "out" / "train-*"))] == [1, 21, 41]

@@ -90,7 +90,7 @@ VOC_BAD = {
     "no name": (voc_xml("1.jpg", [("", (1, 2, 3, 4), 0)]), "001.xml: object 1 has no name"),
     "no number": (voc_xml("1.jpg", [("cat", (1, 2, 3, "x"), 0)]), "001.xml: object 1 .cat. has bndbox"),
     "not finite": (voc_xml("1.jpg", [("cat", (1, 2, 3, "nan"), 0)]), "001.xml: object 1 .cat. has bndbox"),
-    "one image twice": (voc_xml("000.jpg", []), "001.xml and 000.xml .* both about 000.jpg"),
+    "another image": (voc_xml("000.jpg", []), "001.xml may be about 001.jpg or 000.jpg"),
 }
 
 
@@ -110,6 +110,226 @@ def test_missing_voc_files_are_named(voc, tmp_path):
     (voc / "ImageSets" / "Main" / "train.txt").write_text("077\n")
     with pytest.raises(InputError, match="077.xml can't be read"):
         read_voc(voc, "train")
+
+
+# --- Which XML and which picture -------------------------------------------------------------------------------------
+
+
+def voc_folder(folder, pictures, annotations, lines=None):
+    """A VOC folder with empty pictures; annotations are (name of the XML, <filename>), of one box, its place wide."""
+    for inner in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / inner).mkdir(parents=True)
+    for name in pictures:
+        (folder / "JPEGImages" / name).parent.mkdir(exist_ok=True)
+        (folder / "JPEGImages" / name).write_bytes(b"")
+    for place, (name, file_name) in enumerate(annotations, 1):
+        (folder / "Annotations" / name).write_text(voc_xml(file_name, [("cat", (1, 1, place, 9), 0)]))
+    if lines is not None:
+        (folder / "ImageSets" / "Main" / "train.txt").write_text(lines)
+    return folder
+
+
+def voc_found(folder, split=None):
+    """(file name, place of the XML) of what is read."""
+    return [(image.file_name, int(image.boxes[0, 2])) for image in read_voc(folder, split).images]
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("plain", 1),
+        ("a b", 2),
+        ("a b 7", 3),
+        (" a  b ", 4),
+        ("plain 1", 1),
+        ("plain  -1", 1),
+        ("a b\t0", 2),
+        ("a b 7   1", 3),
+        ("a b 7.jpg", 3),
+        ("a b.JPEG", 2),
+        ("JPEGImages/a b 7.png", 3),
+        ("JPEGImages\\a b 7.png  1", 3),
+        ("VOC2012/Annotations/plain.xml", 1),
+        ("C:\\data\\plain.bmp", 1),
+        ("/somewhere/else/a b.tif", 2),
+        ("v1.2", 5),
+        ("v1.2.jpg", 5),
+        ("upper", 6),
+        ("deep/er", 7),
+        ("deep/er.jpg", 7),
+        ("JPEGImages/er 1", 8),
+    ],
+)
+def test_a_line_of_a_list_means_one_xml(tmp_path, line, place):
+    names = ["plain.xml", "a b.xml", "a b 7.xml", "a  b.xml", "v1.2.xml", "upper.XML", "deep/er.xml", "er.xml"]
+    (tmp_path / "v" / "Annotations" / "deep").mkdir(parents=True)
+    folder = tmp_path / "v" / "Annotations"
+    for number, name in enumerate(names, 1):
+        (folder / name).write_text(voc_xml("", [("cat", (1, 1, number, 9), 0)]))
+    (tmp_path / "v" / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "v" / "ImageSets" / "Main" / "train.txt").write_text(f"\n{line}\r\n")
+    assert [found for _, found in voc_found(tmp_path / "v", "train")] == [place]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("a 1\n", "'a 1' may mean a 1.xml or a.xml"),
+        ("b -1\na 1\n", "'a 1' may mean a 1.xml or a.xml"),
+        ("b  1\nb -1\n", "names b.xml twice, as 'b  1' and as 'b -1'"),
+        ("a\nb\na\n", "names a.xml twice"),
+        ("a\nJPEGImages/a.jpg\n", "names a.xml twice"),
+        ("a 1.jpg\nb\na 1\n", "names a 1.xml twice"),
+        ("c 1\n", "c.xml can't be read"),
+        ("c d.jpg\n", "c d.*xml can't be read"),
+        (" \n\n", "lists no image"),
+    ],
+)
+def test_a_list_that_may_mean_two_things_is_an_error(tmp_path, lines, said):
+    folder = voc_folder(tmp_path / "v", [], [("a.xml", ""), ("a 1.xml", ""), ("b.xml", "")], lines)
+    with pytest.raises(InputError, match=said):
+        read_voc(folder, "train")
+
+
+def test_a_number_at_the_end_of_some_lines_belongs_to_the_name(tmp_path):
+    folder = voc_folder(tmp_path / "v", [], [("a.xml", ""), ("a 1.xml", ""), ("a 0.xml", "")], "a 1\na\na 0\n")
+    assert [place for _, place in voc_found(folder, "train")] == [2, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("xml", "file_name", "picture"),
+    [
+        ("a.xml", "a.jpg", "a.jpg"),
+        ("a.xml", "", "a.jpg"),
+        ("a.xml", "stale_name.jpg", "a.jpg"),
+        ("a.xml", "a.png", "a.jpg"),
+        ("a.xml", "a", "a.jpg"),
+        ("b.xml", "b.jpg", "b.JPG"),
+        ("b.xml", "C:\\photos\\b.JPG", "b.JPG"),
+        ("b.xml", "/home/me/b.JPG", "b.JPG"),
+        ("c d.xml", "c_d.jpeg", "c d.png"),
+        ("label_1.xml", "a.jpg", "a.jpg"),
+        ("label_1.xml", "JPEGImages\\a.jpg", "a.jpg"),
+        ("label_1.xml", "a", "a.jpg"),
+        ("label_1.xml", "b.tiff", "b.JPG"),
+        ("label_1.xml", "deep\\e.jpg", "deep/e.jpg"),
+        ("two.xml", "two.png", "two.png"),
+        ("two.xml", "x\\two.jpg", "two.jpg"),
+        ("v1.2.xml", "v1.jpg", "v1.2.jpg"),
+        ("missing.xml", "nowhere.jpg", "nowhere.jpg"),
+        ("missing.xml", "", "missing.jpg"),
+    ],
+)
+def test_an_xml_means_one_picture(tmp_path, xml, file_name, picture):
+    pictures = ["a.jpg", "b.JPG", "c d.png", "deep/e.jpg", "two.png", "two.jpg", "v1.2.jpg", "._a.png", "._missing.jpg"]
+    assert voc_found(voc_folder(tmp_path / "v", pictures, [(xml, file_name)])) == [(picture, 1)]
+
+
+@pytest.mark.parametrize(
+    ("xml", "file_name", "two"),
+    [
+        ("a.xml", "b.jpg", ("a.jpg", "b.jpg")),
+        ("a.xml", "D:\\x\\b.jpg", ("a.jpg", "b.jpg")),
+        ("two.xml", "", ("two.jpg", "two.png")),
+        ("two.xml", "two.bmp", ("two.jpg", "two.png")),
+        ("two.xml", "a.jpg", ("two.jpg", "two.png")),
+        ("other.xml", "two", ("two.jpg", "two.png")),
+    ],
+)
+def test_an_xml_that_may_mean_two_pictures_is_an_error(tmp_path, xml, file_name, two):
+    folder = voc_folder(tmp_path / "v", ["a.jpg", "b.jpg", "two.png", "two.jpg"], [(xml, file_name)])
+    with pytest.raises(InputError, match=f"{xml} may be about {two[0]} or {two[1]} in "):
+        read_voc(folder)
+
+
+@pytest.mark.parametrize("second", ["x.xml", "a copy.xml", "A.xml"])
+def test_two_xml_about_one_picture_are_an_error(tmp_path, second):
+    folder = voc_folder(tmp_path / "v", ["a.jpg"], [("a.xml", ""), (second, "a.jpg")])
+    with pytest.raises(InputError, match="are both about a.jpg"):
+        read_voc(folder)
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+@pytest.mark.parametrize("hidden", ["._a.xml", "._b.xml", ".DS_Store", ".hidden.xml"])
+def test_hidden_files_are_left_out(tmp_path, split, hidden):
+    folder = voc_folder(tmp_path / "v", ["a.jpg", "._a.jpg"], [("a.xml", "")], "._a\na\n._b.jpg\n")
+    (folder / "Annotations" / hidden).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    assert voc_found(folder, split) == [("a.jpg", 1)]
+
+
+def test_the_image_folder_can_be_another_one(tmp_path):
+    folder = voc_folder(tmp_path / "v", ["a.jpg"], [("a.xml", "old.jpg")])
+    (tmp_path / "pngs").mkdir()
+    (tmp_path / "pngs" / "a.png").write_bytes(b"")
+    annotations, images = read_source(folder, images=str(tmp_path / "pngs"))
+    assert [image.file_name for image in annotations.images] == ["a.png"] and images == str(tmp_path / "pngs")
+
+
+# --- Encodings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("declared", "encoding", "name"),
+    [
+        ("Big5", "big5", "汽車"),
+        ("Shift_JIS", "shift_jis", "自動車"),
+        ("EUC-KR", "euc_kr", "자동차"),
+        ("windows-1251", "cp1251", "автомобиль"),
+        ("ISO-8859-15", "iso8859-15", "œuf"),
+        ("UTF-16", "utf-16", "żółw"),
+        ("UTF-16", "utf-16-be", "żółw"),
+        ("utf-16", "utf-8", "żółw"),
+        (None, "utf-8", "☕"),
+        (None, "utf-8-sig", "☕"),
+        (None, "utf-16", "☕"),
+        ("ISO-8859-1", "utf-8-sig", "☕"),
+    ],
+)
+def test_xml_is_read_in_its_encoding(tmp_path, declared, encoding, name):
+    folder = voc_folder(tmp_path / "v", [], [("a.xml", "")])
+    head = f'<?xml version="1.0" encoding="{declared}" standalone="yes"?>\n' if declared else ""
+    (folder / "Annotations" / "a.xml").write_text(head + voc_xml("", [(name, (1, 1, 5, 5), 0)]), encoding=encoding)
+    assert read_voc(folder).label_map.names == (name,)
+
+
+@pytest.mark.parametrize(
+    ("declared", "encoding", "said"),
+    [
+        (None, "cp1250", r"isn't text in UTF-8: line 2 has the byte 0xbf"),
+        ("UTF-8", "iso8859-2", r"isn't text in UTF-8: line 2 has the byte 0xbf"),
+        ("US-ASCII", "utf-8", "isn't text in US-ASCII: line 2"),
+        (None, "utf-16-le", "line 1 has a NUL|line 2 has the byte"),
+        ("utf-64", "utf-8", "declares the unknown encoding utf-64"),
+        ("base64", "utf-8", "declares the unknown encoding base64"),
+    ],
+)
+def test_text_of_an_unknown_encoding_is_an_error(tmp_path, declared, encoding, said):
+    text = voc_xml("", [("żółw", (1, 1, 5, 5), 0)])
+    head = f'<?xml version="1.0" encoding="{declared}"?>\n' if declared else "<!-- -->\n"
+    (tmp_path / "a.xml").write_text(head + text, encoding=encoding)
+    with pytest.raises(InputError, match=f"a.xml .*({said}).*; save it as UTF-8") as caught:
+        read_voc(tmp_path)
+    assert "\ufffd" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1250", "latin2", "utf-16-be"])
+def test_lists_and_csv_are_utf_8_or_say_what_they_are(tmp_path, encoding):
+    folder = voc_folder(tmp_path / "v", [], [("żółw 1.xml", "")])
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("żółw 1\n", encoding=encoding)
+    (tmp_path / "boxes.csv").write_text("a.jpg,1,2,3,4,cup\nżółw.jpg,1,2,3,4,żółw\n", encoding=encoding)
+    if encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        assert voc_found(folder, "train") == [("żółw 1.jpg", 1)]
+        assert read_csv(tmp_path / "boxes.csv").images[1].file_name == "żółw.jpg"
+    else:
+        for path, read in (
+            ("train.txt", lambda: read_voc(folder, "train")),
+            ("boxes.csv", lambda: read_source(tmp_path / "boxes.csv")),
+        ):
+            with pytest.raises(InputError, match=f"{path} isn't text in UTF-8: line .*; save it as UTF-8"):
+                read()
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("header", ["", "image,x1,y1,x2,y2,class\n", "\ufeffimage,x1,y1,x2,y2,class\r\n"])
@@ -136,11 +356,11 @@ def test_csv_goes_through_with_sizes_from_the_files(tmp_path):
 
 CSV_BAD = {
     "five cells": ("a.jpg,1,2,3,cat\n", "line 1 has 5 cells"),
-    "no image": ("a.jpg,1,2,3,4,cat\n,1,2,3,4,cat\n", "line 2 has 6 cells"),
+    "no image": ("a.jpg,1,2,3,4,cat\n,1,2,3,4,cat\n", "line 2 names no image"),
     "a text": ("image,x1,y1,x2,y2,class\na.jpg,1,2,x,4,cat\n", "line 2 has the box 1,2,x,4"),
     "infinity": ("a.jpg,1,2,inf,4,cat\n", "line 1 has the box"),
     "no class": ("a.jpg,1,2,3,4,\n", "line 1 has class ''"),
-    "nothing": ("image,x1,y1,x2,y2,class\n", "holds no line"),
+    "nothing": ("image,x1,y1,x2,y2,class\n", "has no object"),
     "no object": ("a.jpg,,,,,\n", "has no object"),
 }
 
@@ -151,6 +371,86 @@ def test_what_is_wrong_in_a_csv_is_named(tmp_path, case):
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(InputError, match=f"bad.csv.*{message}"):
         read_csv(tmp_path / "bad.csv")
+
+
+BOX = {"image": "s/a.jpg", "x1": "1", "y1": "2", "x2": "30", "y2": "40", "class": "cup"}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "class,y2,x2,y1,x1,image",
+        "filename,width,height,class,xmin,ymin,xmax,ymax",
+        "image_path,xmin,ymin,xmax,ymax,label",
+        "location,x1,y1,x2,y2,class_name",
+        ",Image Name,X_Min,X_Max,Y_Min,Y_Max,Label Name,confidence",
+        "label,left,top,right,bottom,image-width,image-height,file",
+        '"path","xmin","ymin","xmax","ymax","category","iscrowd"',
+    ],
+)
+def test_columns_are_known_by_their_names(tmp_path, header):
+    kinds = {"x1": ("x1", "xmin", "left"), "y1": ("y1", "ymin", "top"), "x2": ("x2", "xmax", "right")}
+    kinds |= {"y2": ("y2", "ymax", "bottom"), "class": ("label", "labelname", "class", "classname", "category")}
+    kinds |= {"image": ("image", "filename", "imagepath", "location", "imagename", "file", "path")}
+    values = {name: BOX[column] for column, names in kinds.items() for name in names}
+    values |= dict.fromkeys(("width", "imagewidth"), "64") | dict.fromkeys(("height", "imageheight"), "48")
+    cells = [values.get("".join(filter(str.isalnum, name.lower())), "0.5") for name in header.split(",")]
+    (tmp_path / "a.csv").write_text(f"{header}\n{','.join(cells)}\n")
+    (image,) = read_csv(tmp_path / "a.csv").images
+    assert image.file_name == "s/a.jpg" and image.boxes.tolist() == [[1, 2, 30, 40]]
+    assert (image.width, image.height) == ((64, 48) if "idth" in header else (None, None))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image,x1,y1,x2,y2\na.jpg,1,2,3,4\n", "line 1 has nothing for the column class"),
+        ("filename,x,y,width,height,label\na.jpg,1,2,3,4,cup\n", "line 1 has nothing for the column x1"),
+        ("image,xmin,ymin,x2,xmax,y2,class\n", "line 1 has x2 and xmax for the column x2"),
+        ("file,path,x1,y1,x2,y2,class\n", "line 1 has file and path for the column image"),
+        ("image,x1,y1,x2,y2,class\n\na.jpg,1,2,3\n", "line 3 has 4 cells"),
+        ("a.jpg,1,2,3,4,cup,64,48\na.jpg,1,2,3,4,cup\n", "line 2 has 6 cells"),
+        ("a.jpg,1,2,3,4,cup,64,48\na.jpg,1,2,3,4,cup,64,49\n", "line 2 has another size"),
+        ("a.jpg,1,2,3,4,cup,64\n", "line 1 has 7 cells"),
+        ("a.jpg;1;2;3;4;cup\n", "line 1 has semicolons between"),
+        ("filename;class;xmin;ymin;xmax;ymax\n", "line 1 has semicolons between"),
+        ("a.jpg\t1\t2\t3\t4\tcup\n", "line 1 has tabs between"),
+        ('a.jpg,1,2,3,4,"cup\nb.jpg,1,2,3,4,cup\n', "can't be read as CSV"),
+        (f"{'a' * 200000}.jpg,1,2,3,4,cup\n", "line 1 can't be read as CSV"),
+        ("a.jpg,0,0,0,,cup\n", "line 1 has the box 0,0,0,"),
+        ("a.jpg,0,0,1e30,5,cup\n", "line 1 has the box 0,0,1e30,5"),
+        ("a.jpg,0,0,0,0,Tree\nb.jpg,,,,,\n", "has no object"),
+    ],
+)
+def test_a_csv_that_cannot_be_read_is_named_by_its_line(tmp_path, text, said):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(InputError, match=f"bad.csv.*{said}"):
+        read_csv(tmp_path / "bad.csv")
+
+
+@pytest.mark.parametrize("empty", ["0,0,0,0,Tree", "0.0,0,0.00,0,Tree", "0,0,0,0,", ",,,,", ",,,,Tree"])
+@pytest.mark.parametrize("label_map", [None, LabelMap([4], ["cup"])])
+def test_an_empty_box_is_an_image_without_objects(tmp_path, empty, label_map):
+    (tmp_path / "a.csv").write_text(f"a.jpg,{empty}\nb.jpg,1,2,3,4,cup\nb.jpg,{empty}\n")
+    read = read_csv(tmp_path / "a.csv", label_map)
+    assert [len(image) for image in read.images] == [0, 1] and read.label_map.names == ("cup",)
+
+
+def test_lines_of_one_image_in_several_spellings_are_one_image(tmp_path):
+    lines = ["s/a.jpg", "s\\a.jpg", "./s/a.jpg", "b.jpg"]
+    (tmp_path / "a.csv").write_text("".join(f"{name},1,2,3,4,cup\n" for name in lines))
+    assert [(image.file_name, len(image)) for image in read_csv(tmp_path / "a.csv").images] == [
+        ("s/a.jpg", 3),
+        ("b.jpg", 1),
+    ]
+
+
+@pytest.mark.parametrize("source", ["csv", "voc"])
+def test_names_cannot_tell_apart_categories_of_one_name(voc, tmp_path, source):
+    (tmp_path / "a.csv").write_text("a.jpg,1,2,3,4,cat\n")
+    label_map = LabelMap([1, 2, 3], ["cat", "dog", "cat"])
+    with pytest.raises(InputError, match="'cat', which the label map has under several ids"):
+        read_source(voc if source == "voc" else tmp_path / "a.csv", label_map=label_map)
 
 
 # --- The paper's splits -----------------------------------------------------------------------------------------------

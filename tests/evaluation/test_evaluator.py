@@ -180,7 +180,7 @@ def test_report_shows_percent_and_undetermined():
         (("none-*.tfrecord",), "no file matches"),
         (("missing.json", ""), "missing.json"),
         (("instances.json",), "needs the folder of its images"),
-        (("instances.json", "elsewhere"), "names 7 images that"),
+        (("instances.json", "elsewhere"), "000000.png of .* isn't in"),
     ],
 )
 def test_missing_input_is_named(dataset, arguments, message):

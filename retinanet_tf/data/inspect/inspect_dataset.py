@@ -17,7 +17,7 @@ from retinanet_tf.data.inspect.page import html_page, text_page
 from retinanet_tf.data.inspect.report import Inspection, inspect
 from retinanet_tf.data.pipeline import load_for_training
 from retinanet_tf.data.records.example import from_example
-from retinanet_tf.data.records.images import BadImage, ImagePolicy, prepare_image
+from retinanet_tf.data.records.images import BadImage, ImagePolicy, load_image
 from retinanet_tf.data.records.index import find_shards, read_index
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.records.reader import labels_beside
@@ -65,8 +65,7 @@ def inspect_dataset(
     damaged: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         if os.path.isdir(data) or str(data).lower().endswith((".json", ".csv")):
-            annotations, folder = read_source(data, split, label_map)
-            folder = images or folder
+            annotations, folder = read_source(data, split, label_map, images)
             picture = _picture_reader(folder)
             if folder is not None:
                 pattern = _prepare_some(annotations, folder, scratch)
@@ -127,10 +126,8 @@ def _picture_reader(folder: str | None) -> Callable[[ImageAnnotations], np.ndarr
         if folder is None:
             return None
         try:
-            encoded = Path(folder, image.file_name).read_bytes()
-            policy = ImagePolicy(verify="header", exif="upright")
-            return _pixels(prepare_image(encoded, (image.width, image.height), policy).encoded)
-        except (OSError, BadImage):
+            return _pixels(load_image(folder, image, ImagePolicy(verify="header", exif="upright")).encoded)
+        except BadImage:
             return None
 
     return picture

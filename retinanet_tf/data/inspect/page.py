@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from retinanet_tf.data.inspect.report import Inspection
+from retinanet_tf.text import printable
 
 _LISTED = 50
 _STYLE = (
@@ -51,7 +52,7 @@ def text_page(report: Inspection) -> str:
     lines += [f"    {reason}: {image.file_name}, {text}" for reason, image, _, text in shown]
     if len(report.suspicious) > len(shown):
         lines.append(f"    … and {len(report.suspicious) - len(shown)} more")
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def html_page(

@@ -1,6 +1,5 @@
 """Errors, warnings and statistics of a dataset before training, as one plain dictionary."""
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -10,8 +9,8 @@ from tqdm import tqdm
 
 from retinanet_tf.config.config import Config
 from retinanet_tf.data.inspect import anchor_coverage
-from retinanet_tf.data.records.box_rules import clean, doubt_format, shares_of_image
-from retinanet_tf.data.records.images import BadImage, ImagePolicy, prepare_image
+from retinanet_tf.data.records.box_rules import clean, doubt_format, nothing_to_learn, shares_of_image
+from retinanet_tf.data.records.images import BadImage, ImagePolicy, load_image
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.coco import SIZE_BOUNDS
 from retinanet_tf.detection.boxes import iou
@@ -44,7 +43,7 @@ def inspect(annotations: Annotations, config: Config, images: str | None = None)
         config: the configuration to train with.
         images: the image folder; with it every file's header is checked against its annotation.
     """
-    report = Inspection(annotations.source)
+    report = Inspection(annotations.source, warnings=list(annotations.warnings))
     if wrong := shares_of_image(annotations):
         report.errors.append(wrong)
     cleaned = []
@@ -65,11 +64,7 @@ def _set_size(image: ImageAnnotations, folder: str | None, report: Inspection) -
     if folder is not None:
         name = f"image {image.file_name} (id {image.image_id})"
         try:
-            with open(os.path.join(folder, image.file_name), "rb") as file:
-                real = prepare_image(file.read(), (image.width, image.height), ImagePolicy(verify="header"))
-        except OSError as error:
-            report.errors.append(f"{name} can't be read: {error.strerror}.")
-            return False
+            real = load_image(folder, image, ImagePolicy(verify="header"))
         except BadImage as error:
             report.errors.append(f"{name} {error}.")
             return False
@@ -121,7 +116,7 @@ def _near_duplicates(image: ImageAnnotations) -> list[tuple[int, int, float]]:
 def _count(annotations: Annotations, report: Inspection) -> None:
     label_map, images = annotations.label_map, annotations.images
     counts = Counter(category for image in images for category in image.category_ids[~image.iscrowd].tolist())
-    by_name = {name: counts[i] for i, name in zip(label_map.ids, label_map.names, strict=True)}
+    by_name = {name: counts[i] for i, name in zip(label_map.ids, label_map.unique_names, strict=True)}
     objects = np.array([int((~image.iscrowd).sum()) for image in images])
     report.facts |= {
         "images": len(images),
@@ -134,8 +129,8 @@ def _count(annotations: Annotations, report: Inspection) -> None:
         ),
         "objects per image": _spread(objects),
     }
-    if not counts:
-        report.errors.append(f"{annotations.source} has no box at all; there is nothing to learn a detector from.")
+    if nothing := nothing_to_learn(annotations):
+        report.errors.append(nothing)
     missing = [name for name, count in by_name.items() if not count]
     if missing:
         report.warnings.append(f"{len(missing)} categories have no object: {', '.join(missing[:20])}.")
@@ -173,7 +168,7 @@ def _measure(images: list[ImageAnnotations], annotations: Annotations, config: C
     label_map, area = annotations.label_map, np.prod(sides, axis=1)
     groups = {
         "": {"all": np.ones(len(boxes), bool)},
-        " by class": {name: categories == i for i, name in zip(label_map.ids, label_map.names, strict=True)},
+        " by class": {name: categories == i for i, name in zip(label_map.ids, label_map.unique_names, strict=True)},
         " by size": {name: (area >= low) & (area < high) for name, (low, high) in SIZE_BOUNDS.items()},
     }
     for title, members in groups.items():

@@ -72,6 +72,19 @@ def shares_of_image(annotations: Annotations) -> str:
     )
 
 
+def nothing_to_learn(annotations: Annotations) -> str:
+    """A sentence if no image has an object that is no crowd, else ''."""
+    boxes = annotations.num_boxes
+    if boxes > annotations.num_crowds:
+        return ""
+    if not boxes:
+        return f"{annotations.source} has no box at all; there is nothing to learn a detector from."
+    return (
+        f"all {boxes} boxes of {annotations.source} are crowds (iscrowd, or difficult in Pascal VOC): neither learned "
+        "nor counted, so there is nothing to learn a detector from."
+    )
+
+
 def doubt_format(clipped: int, boxes: int) -> str:
     """A warning if more than half of the boxes overhang their images, else ''."""
     if 2 * clipped <= boxes:

@@ -1,6 +1,7 @@
 """Image files: checked, EXIF orientation applied if the annotation says so, unusual formats converted to RGB."""
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from retinanet_tf.data.sources.annotations import ImageAnnotations
+from retinanet_tf.data.sources.image_files import BadImage, read_image
 
 # Orientation tag of EXIF: 5..8 exchange width and height, 2..4 keep them.
 _EXIF_TAG = 0x0112
@@ -20,10 +24,6 @@ _PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError)
 
 
-class BadImage(ValueError):
-    """An unusable image file; the message is the reason, without the file's name."""
-
-
 @dataclass(frozen=True)
 class ImagePolicy:
     """Rules for image files.
@@ -33,12 +33,14 @@ class ImagePolicy:
         exif: for an orientation that the annotated size doesn't determine: "stop" refuses the image, "upright" means
             that the boxes were drawn on the upright picture, "stored" on the stored one.
         max_pixels: larger images are refused before they are decoded.
+        allow_outside: also reads files outside the image folder, which names can lead to.
         quality: of converted JPEG files.
     """
 
     verify: str = "decode"
     exif: str = "stop"
     max_pixels: int = 100_000_000
+    allow_outside: bool = False
     quality: int = 95
 
 
@@ -59,6 +61,12 @@ class PreparedImage:
     exif: str = ""
 
 
+def load_image(folder: str | os.PathLike, image: ImageAnnotations, policy: ImagePolicy) -> PreparedImage:
+    """Reads the file of an annotated image and passes it through `prepare_image`; raises BadImage."""
+    encoded = read_image(folder, image.file_name, policy.allow_outside)
+    return prepare_image(encoded, (image.width, image.height), policy)
+
+
 def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], policy: ImagePolicy) -> PreparedImage:
     """Checks one image file and converts it to plain RGB if necessary.
 
@@ -74,21 +82,16 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
     Raises:
         BadImage: with the reason.
     """
-    if not encoded:
-        raise BadImage("is empty")
-    with _quiet_pillow(), _open(encoded) as image:
-        width, height = image.size
-        if width * height > policy.max_pixels:
-            raise BadImage(f"has {width}x{height} pixels, more than max_pixels={policy.max_pixels}")
-        orientation = _orientation(image)
-        turn, exif = _settle_orientation(orientation, (width, height), annotated, policy)
+    with _quiet_pillow(), _open(encoded, policy.max_pixels) as image:
+        orientation, size = _orientation(image), image.size
+        turn, exif = _settle_orientation(orientation, size, annotated, policy)
         changed = _why_not_plain(image, encoded)
         if turn:
             changed = ", ".join(filter(None, [f"EXIF orientation {orientation} applied", changed]))
         if not changed:
             if policy.verify == "decode":
                 _decode(image, reduced=True)
-            return PreparedImage(encoded, "png" if image.format == "PNG" else "jpeg", width, height, "", exif)
+            return PreparedImage(encoded, "png" if image.format == "PNG" else "jpeg", *size, "", exif)
         lossy = image.format in _LOSSY
         _decode(image)
         pixels = _to_rgb(ImageOps.exif_transpose(image) if turn else image)
@@ -100,7 +103,16 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
         return PreparedImage(out.getvalue(), "jpeg" if lossy else "png", *pixels.size, changed, exif)
 
 
-def _open(encoded: bytes) -> Image.Image:
+def read_pixels(encoded: bytes, max_pixels: int = ImagePolicy.max_pixels) -> np.ndarray:
+    """The pixels `(H, W, 3)` uint8 RGB of one image file, upright as viewers show it; raises BadImage."""
+    with _quiet_pillow(), _open(encoded, max_pixels) as image:
+        _decode(image)
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if _orientation(image) != 1 else image))
+
+
+def _open(encoded: bytes, max_pixels: int) -> Image.Image:
+    if not encoded:
+        raise BadImage("is empty")
     try:
         image = Image.open(io.BytesIO(encoded))
     except Image.DecompressionBombError as error:
@@ -112,6 +124,8 @@ def _open(encoded: bytes) -> Image.Image:
     if image.format not in _FORMATS:
         image.close()
         raise BadImage(f"is a {image.format} file; JPEG, PNG, GIF, BMP, TIFF and WebP are read")
+    if image.width * image.height > max_pixels:
+        raise BadImage(f"has {image.width}x{image.height} pixels, more than max_pixels={max_pixels}")
     return image
 
 

@@ -8,13 +8,14 @@ from dataclasses import asdict
 
 import numpy as np
 
-from retinanet_tf.data.records.box_rules import KINDS, shares_of_image
+from retinanet_tf.data.records.box_rules import KINDS, doubt_format, nothing_to_learn, shares_of_image
 from retinanet_tf.data.records.example import shard_name, split_shard_name
 from retinanet_tf.data.records.images import ImagePolicy
 from retinanet_tf.data.records.index import VERSION
 from retinanet_tf.data.records.shards import ShardReport, write_shards
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.coco import read_coco
+from retinanet_tf.data.sources.image_files import BadImage, find_image
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.detection.grids import round_up
 from retinanet_tf.errors import InputError
@@ -36,6 +37,7 @@ def prepare(
     verify: str = "decode",
     exif: str = "stop",
     max_pixels: int = ImagePolicy.max_pixels,
+    allow_outside: bool = False,
     progress: bool = True,
 ) -> dict:
     """Writes `output/name-*-of-*.tfrecord`, `labels.json`, `name.index.npz` and `name.summary.json`.
@@ -45,26 +47,27 @@ def prepare(
 
     Args:
         annotations: a COCO instances JSON, or the result of `read_coco`, `read_voc`, `read_csv` or `read_source`.
-        images: the folder that the annotations' file names are relative to.
-        output: a folder, made if missing; splits (train, val) share it and its label map.
-        name: of the split, the shards' prefix.
+        images: the folder that the annotations' file names are relative to; `sources.image_files` says how.
+        output: a folder, made if missing; splits (train, val) share it and its label map, of which the later ones may
+            have a part.
+        name: of the split, the shards' prefix. One that begins with "train" must have an object.
         shards: number of files; by default one per 1,000 images.
         limit: only the first so many images.
         num_workers: processes. The shards' bytes don't depend on it.
-        on_bad_image: "stop" raises InputError at the first unusable image; "skip" lists it in the summary.
+        on_bad_image: "stop" raises InputError at the first unusable image; "skip" lists it in the summary, and skips
+            annotations of a COCO JSON without a usable bbox.
         verify: "decode" decodes every image, "header" only reads its header.
         exif: "stop", "upright" or "stored": see `ImagePolicy`.
         max_pixels: larger images count as bad and are not decoded.
+        allow_outside: also reads files outside `images` that names lead to; otherwise they count as bad.
         progress: shows a bar with images per second.
 
     Returns:
-        The summary, as in `name.summary.json`.
+        The summary, as in `name.summary.json`; its "warnings" are sentences.
 
     Raises:
         InputError: bad input; nothing is left in the folder, and an earlier dataset there is untouched.
     """
-    if not isinstance(annotations, Annotations):
-        annotations = read_coco(annotations)
     choices = {"on_bad_image": ("stop", "skip"), "verify": ("decode", "header"), "exif": ("stop", "upright", "stored")}
     given = {"on_bad_image": on_bad_image, "verify": verify, "exif": exif}
     for key, allowed in choices.items():
@@ -75,19 +78,26 @@ def prepare(
     for key, value in (("limit", limit), ("shards", shards), ("num_workers", num_workers)):
         if value is not None and value < 1:
             raise InputError(f"{key}={value} must be at least 1.")
-    if not annotations.num_boxes:
-        raise InputError(f"{annotations.source} has no box at all; there is nothing to learn a detector from.")
+    if not isinstance(annotations, Annotations):
+        annotations = read_coco(annotations, skip_bad=on_bad_image == "skip")
+    if name.startswith("train") and not annotations.num_boxes:
+        raise InputError(nothing_to_learn(annotations))
+    if not annotations.images:
+        raise InputError(f"{annotations.source} has no image.")
     if wrong := shares_of_image(annotations):
         raise InputError(wrong)
     chosen, folder, output = annotations.images[:limit], os.fspath(images), os.fspath(output)
-    _check_files(chosen, folder, annotations.source, missing_ok=on_bad_image == "skip")
+    policy = ImagePolicy(verify, exif, max_pixels, allow_outside)
+    if not os.path.isdir(folder):
+        raise InputError(f"the image folder {folder} doesn't exist.")
+    if on_bad_image == "stop":
+        _find_files(chosen, folder, annotations.source, allow_outside)
     existed = os.path.isdir(output)
     make_folder(output, "output folder")
-    policy = ImagePolicy(verify, exif, max_pixels)
     shards = min(shards or round_up(len(chosen), _IMAGES_PER_SHARD) // _IMAGES_PER_SHARD, len(chosen), 99999)
     partial = os.path.join(output, f"{name}.partial")
     try:
-        _check_label_map(output, annotations)
+        label_map = _shared_label_map(output, annotations)
         shutil.rmtree(partial, ignore_errors=True)
         make_folder(partial)
         jobs = {
@@ -95,14 +105,15 @@ def prepare(
             for shard, numbers in enumerate(np.array_split(np.arange(len(chosen)), shards))
         }
         skip_bad = on_bad_image == "skip"
-        reports = write_shards(jobs, folder, annotations.label_map, policy, skip_bad, num_workers, progress)
+        reports = write_shards(jobs, folder, label_map, policy, skip_bad, num_workers, progress)
         options = {"name": name, "shards": shards, "on_bad_image": on_bad_image, **asdict(policy)}
-        summary = {**_summarise(annotations, name, reports), "settings": options}
+        summary = {**_summarise(annotations, label_map, name, reports), "settings": options}
         _write_index(os.path.join(partial, f"{name}.index.npz"), reports)
-        if not os.path.exists(os.path.join(output, "labels.json")):
-            annotations.label_map.save(os.path.join(partial, "labels.json"))
+        label_map.save(os.path.join(partial, "labels.json"))
         write_json(os.path.join(partial, f"{name}.summary.json"), summary)
         _publish(partial, output, name)
+    except OSError as error:
+        raise InputError(f"{output} can't be written: {error.strerror or error}.") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if not existed:
@@ -111,42 +122,59 @@ def prepare(
     return summary
 
 
-def _check_files(images: list[ImageAnnotations], folder: str, source: str, missing_ok: bool) -> None:
-    if not os.path.isdir(folder):
-        raise InputError(f"the image folder {folder} doesn't exist.")
+def _find_files(images: list[ImageAnnotations], folder: str, source: str, allow_outside: bool) -> None:
+    """Names the first image without a file before anything is written."""
     for image in images:
-        if not missing_ok and not os.path.exists(os.path.join(folder, image.file_name)):
+        try:
+            find_image(folder, image.file_name, allow_outside)
+        except BadImage as error:
             raise InputError(
-                f"image {image.file_name} (id {image.image_id} in {source}) isn't in {folder}; add it, or give "
-                "on_bad_image=skip to skip such images."
-            )
+                f"image {image.file_name} (id {image.image_id} in {source}) {error}. Correct the name, add the file, "
+                "or give on_bad_image=skip to skip such images."
+            ) from None
 
 
-def _check_label_map(output: str, annotations: Annotations) -> None:
+def _shared_label_map(output: str, annotations: Annotations) -> LabelMap:
+    """The label map of the folder, which must have the categories of the annotations; without one, theirs."""
     path = os.path.join(output, "labels.json")
-    if os.path.exists(path) and LabelMap.load(path) != annotations.label_map:
-        raise InputError(
-            f"{path} has other categories than {annotations.source}; splits in one folder share their categories, so "
-            "choose another output folder or remove the old dataset."
-        )
+    if not os.path.exists(path):
+        return annotations.label_map
+    shared = LabelMap.load(path)
+    names = dict(zip(shared.ids, shared.names, strict=True))
+    for category, name in zip(annotations.label_map.ids, annotations.label_map.names, strict=True):
+        if names.get(category) != name:
+            there = f"calls it {names[category]!r}" if category in names else "doesn't have it"
+            raise InputError(
+                f"{annotations.source} has the category {category} ({name}), but {path} {there}; splits in one folder "
+                "share their categories, so choose another output folder, or prepare the split with all of them first."
+            )
+    return shared
 
 
-def _summarise(annotations: Annotations, name: str, reports: list[ShardReport]) -> dict:
-    categories = sum((report.categories for report in reports), Counter())
-    label_map = annotations.label_map
+def _summarise(annotations: Annotations, label_map: LabelMap, name: str, reports: list[ShardReport]) -> dict:
+    objects = sum((report.categories for report in reports), Counter())
+    categories = {text: objects[i] for i, text in zip(label_map.ids, label_map.unique_names, strict=True)}
     findings: dict[str, list] = {kind: [] for kind in KINDS}
     for finding in (finding for report in reports for finding in report.findings):
         findings[finding.kind].append({"image": finding.image, "detail": finding.detail})
+    counts = {kind: len(entries) for kind, entries in findings.items()}
+    boxes, crowds = sum(report.boxes for report in reports), sum(report.crowds for report in reports)
+    without = [text for text, count in categories.items() if not count]
+    warnings = [nothing_to_learn(annotations), *annotations.warnings, doubt_format(counts["clipped_boxes"], boxes)]
+    if without and boxes > crowds:
+        more = f" and {len(without) - 20} more" if len(without) > 20 else ""
+        warnings.append(f"categories without an object: {', '.join(without[:20])}{more}.")
     summary = {
         "name": name,
         "source": annotations.source,
         "images": sum(len(report.rows) for report in reports),
         "images_without_objects": sum(report.empty_images for report in reports),
-        "boxes": sum(report.boxes for report in reports),
-        "crowds": sum(report.crowds for report in reports),
-        "categories": {text: categories[i] for i, text in zip(label_map.ids, label_map.names, strict=True)},
-        "counts": {kind: len(entries) for kind, entries in findings.items()},
+        "boxes": boxes,
+        "crowds": crowds,
+        "categories": categories,
+        "counts": counts,
         "meaning": KINDS,
+        "warnings": list(filter(None, warnings)),
         "findings": findings,
         "bytes": [report.bytes for report in reports],
     }

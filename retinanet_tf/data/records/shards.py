@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from retinanet_tf.data.records.box_rules import Finding, clean
 from retinanet_tf.data.records.example import to_example
-from retinanet_tf.data.records.images import BadImage, ImagePolicy, prepare_image
+from retinanet_tf.data.records.images import BadImage, ImagePolicy, load_image
 from retinanet_tf.data.sources.annotations import ImageAnnotations
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
@@ -109,7 +109,7 @@ def write_shard(
                 except BadImage as error:
                     if not skip_bad:
                         raise InputError(
-                            f"image {os.path.join(folder, image.file_name)} {error}. Mend or remove it, or give "
+                            f"image {os.path.join(folder, image.file_name)} {error}. Correct or remove it, or give "
                             "on_bad_image=skip to skip such images."
                         ) from None
                     report.findings.append(Finding("skipped_images", image.file_name, str(error)))
@@ -132,12 +132,7 @@ def write_shard(
 def _serialise(
     image: ImageAnnotations, folder: str, label_map: LabelMap, policy: ImagePolicy, report: ShardReport
 ) -> tuple[bytes, ImageAnnotations]:
-    try:
-        with open(os.path.join(folder, image.file_name), "rb") as file:
-            encoded = file.read()
-    except OSError as error:
-        raise BadImage(f"can't be read: {error.strerror}") from None
-    prepared = prepare_image(encoded, (image.width, image.height), policy)
+    prepared = load_image(folder, image, policy)
     cleaned, findings = clean(image, prepared.width, prepared.height)
     if prepared.changed:
         findings.append(Finding("converted_images", image.file_name, prepared.changed))

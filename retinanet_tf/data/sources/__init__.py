@@ -11,7 +11,11 @@ from retinanet_tf.errors import InputError
 
 
 def read_source(
-    path: str | os.PathLike, split: str | None = None, label_map: LabelMap | None = None
+    path: str | os.PathLike,
+    split: str | None = None,
+    label_map: LabelMap | None = None,
+    images: str | None = None,
+    skip_bad: bool = False,
 ) -> tuple[Annotations, str | None]:
     """Reads annotations of any format.
 
@@ -19,9 +23,11 @@ def read_source(
         path: a COCO JSON, a `.csv` file, a Pascal VOC folder, or COCO's folder if `split` is one of the paper's.
         split: trainval35k or minival of COCO's folder; for Pascal VOC a list of ImageSets/Main.
         label_map: the categories for formats that number none (Pascal VOC, CSV).
+        images: the image folder, if it isn't the one that `path` determines.
+        skip_bad: see `read_coco`.
 
     Returns:
-        The annotations, and the image folder if `path` determines it.
+        The annotations, and the image folder if it is given or `path` determines it.
 
     Raises:
         InputError: `path` is none of these.
@@ -29,10 +35,11 @@ def read_source(
     path = os.fspath(path)
     if os.path.isdir(path):
         if split in splits.SPLITS:
-            return splits.paper_split(path, split)
-        return voc.read_voc(path, split, label_map), voc.image_folder(path)
+            annotations, folder = splits.paper_split(path, split)
+            return annotations, images or folder
+        return voc.read_voc(path, split, label_map, images), images or voc.image_folder(path)
     if split:
         raise InputError(f"split={split} goes with a folder (Pascal VOC or COCO), but {path} is a file.")
     if path.lower().endswith(".csv"):
-        return read_csv(path, label_map), None
-    return read_coco(path), None
+        return read_csv(path, label_map), images
+    return read_coco(path, skip_bad=skip_bad), images

@@ -1,6 +1,7 @@
 """Annotations of a dataset, of any format: images with boxes, in numpy."""
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class ImageAnnotations:
         annotation_ids: `(N,)` int64.
     """
 
+    COLUMNS: ClassVar = ("boxes", "category_ids", "area", "iscrowd", "annotation_ids")
+
     image_id: int | str
     file_name: str
     width: int | None = None
@@ -38,19 +41,51 @@ class ImageAnnotations:
 
     def select(self, keep: np.ndarray) -> "ImageAnnotations":
         """The image with only the objects that `keep` (bool mask or indices) selects."""
-        columns = ("boxes", "category_ids", "area", "iscrowd", "annotation_ids")
-        return replace(self, **{column: getattr(self, column)[keep] for column in columns})
+        return replace(self, **{column: getattr(self, column)[keep] for column in self.COLUMNS})
 
 
 @dataclass
 class Annotations:
-    """A dataset: its images in the source's order, its categories, and the file or folder it was read from."""
+    """A dataset of one source.
+
+    Attributes:
+        source: the file or folder that it was read from.
+        images: in the source's order.
+        label_map: its categories.
+        warnings: sentences on what was not taken as it stands.
+    """
 
     source: str
     images: list[ImageAnnotations]
     label_map: LabelMap
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def num_boxes(self) -> int:
         """Objects in all images, crowds included."""
         return sum(len(image) for image in self.images)
+
+    @property
+    def num_crowds(self) -> int:
+        """Objects that are marked iscrowd (COCO) or difficult (Pascal VOC): neither learned nor counted."""
+        return sum(int(image.iscrowd.sum()) for image in self.images)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite int or float within 64 bits, the range of all numbers of an annotation."""
+    return type(value) in (int, float) and -(2**63) <= value < 2**63  # type: ignore[operator]
+
+
+def as_number(text: str) -> float | None:
+    """The number that a text is, None if it is none by `is_number`."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if is_number(number) else None
+
+
+def whole_size(text: str) -> int | None:
+    """The width or height in pixels that a text is, None if it is none."""
+    number = as_number(text)
+    return int(number) if number and number > 0 and number.is_integer() else None

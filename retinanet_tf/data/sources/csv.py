@@ -1,75 +1,129 @@
 """CSV: one object per line, `image,x1,y1,x2,y2,class`; an image without objects is a line with empty cells."""
 
 import csv
-import math
+import io
 import os
+import re
+from collections.abc import Iterator
 
 import numpy as np
 
-from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
+from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations, as_number, whole_size
+from retinanet_tf.data.sources.image_files import unified
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.data.sources.voc import label_map_of, number_objects
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_text
 
-_COLUMNS = ["image", "x1", "y1", "x2", "y2", "class"]
+# The names that a header may have for each column, in lower case and without blanks, hyphens and underscores.
+_NAMES = {
+    "image": ("image", "filename", "imagepath", "imagename", "imagefile", "file", "filepath", "path", "location"),
+    "x1": ("x1", "xmin", "left"),
+    "y1": ("y1", "ymin", "top"),
+    "x2": ("x2", "xmax", "right"),
+    "y2": ("y2", "ymax", "bottom"),
+    "class": ("class", "classname", "label", "labelname", "category", "categoryname"),
+    "width": ("width", "imagewidth", "imgwidth"),
+    "height": ("height", "imageheight", "imgheight"),
+}
+_COLUMNS = list(_NAMES)
+_BOX = _COLUMNS[1:5]
+_MARKS = {";": "semicolons", "\t": "tabs"}
 
 
 def read_csv(path: str | os.PathLike, label_map: LabelMap | None = None) -> Annotations:
-    """Reads a CSV file of boxes in pixels, xyxy and continuous (no +1), with or without the header line.
+    """Reads a CSV file of boxes in pixels, xyxy and continuous (no +1).
 
-    Images are numbered from 1 in the order of their first line, objects in the order of the lines.
+    With a header the columns are known by their names, in any order: those of `image,x1,y1,x2,y2,class`, with
+    `width,height` of the image where the file has them, or other tools' names, such as
+    `filename,width,height,class,xmin,ymin,xmax,ymax` or `image_path,xmin,ymin,xmax,ymax,label`; other columns are
+    ignored. Without a header a line has these six cells, or eight, the last two the image's width and height.
+
+    A line with an empty box, or with the box 0,0,0,0, is an image without objects (or without this one); its class
+    doesn't count. Images are numbered from 1 in the order of their first line, objects in the order of the lines.
 
     Args:
-        path: of the file, UTF-8.
+        path: of the file, see `files.read_text`.
         label_map: the categories; None numbers the class names that occur from 1 in alphabetical order.
 
     Raises:
-        InputError: naming file and line: a wrong number of cells, a cell that isn't a finite number, a class that
-            is empty or that `label_map` lacks; an empty file.
+        InputError: naming file and line: a wrong number of cells, a header that lacks a column or has two for one, a
+            cell that isn't a finite number, a class that is empty or that `label_map` lacks, sizes of one image that
+            differ; an empty file.
     """
     path = os.fspath(path)
-    lines = list(csv.reader(read_text(path, "the annotation file").lstrip("\ufeff").splitlines()))
-    rows = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(lines, 1) if any(cells)]
-    if rows and [cell.lower() for cell in rows[0][1]] == _COLUMNS:
-        rows = rows[1:]
-    if not rows:
-        raise InputError(f"{path} holds no line {','.join(_COLUMNS)}.")
+    images: dict[str, ImageAnnotations] = {}
     objects: dict[str, list[tuple[str, list[float]]]] = {}
-    for number, cells in rows:
-        if len(cells) != 6 or not cells[0]:
-            raise InputError(f"{path}: line {number} has {len(cells)} cells; {','.join(_COLUMNS)} are needed.")
-        of_image = objects.setdefault(cells[0], [])
-        if any(cells[1:]):
-            if not cells[5] or (label_map is not None and cells[5] not in label_map.names):
-                raise InputError(
-                    f"{path}: line {number} has class {cells[5]!r}, which is empty or not in the label map."
-                )
-            of_image.append((cells[5], _box(path, number, cells[1:5])))
-    label_map = label_map_of((name for of_image in objects.values() for name, _ in of_image), label_map, path)
+    for number, row in _rows(path):
+        line = f"{path}: line {number}"
+        if not row["image"]:
+            raise InputError(f"{line} names no image.")
+        width, height = (whole_size(row.get(side, "")) for side in ("width", "height"))
+        name = unified(row["image"])
+        image = images.setdefault(name, ImageAnnotations(len(images) + 1, row["image"], width, height))
+        if (image.width, image.height) != (width, height):
+            raise InputError(f"{line} has another size of {row['image']} than an earlier line.")
+        box = _box(line, [row[corner] for corner in _BOX])
+        if any(box):
+            if not row["class"] or (label_map is not None and row["class"] not in label_map.names):
+                raise InputError(f"{line} has class {row['class']!r}, which is empty or not in the label map.")
+            objects.setdefault(name, []).append((row["class"], box))
+    label_map = label_map_of((name for found in objects.values() for name, _ in found), label_map, path)
     id_of = dict(zip(label_map.names, label_map.ids, strict=True))
-    images = []
-    for number, (name, of_image) in enumerate(objects.items(), 1):
-        boxes = np.array([box for _, box in of_image], np.float64).reshape(-1, 4)
-        images.append(
-            ImageAnnotations(
-                number,
-                name,
-                boxes=boxes,
-                category_ids=np.array([id_of[category] for category, _ in of_image], np.int64),
-                area=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
-                iscrowd=np.zeros(len(boxes), bool),
-            )
-        )
-    number_objects(images)
-    return Annotations(path, images, label_map)
+    for name, found in objects.items():
+        boxes = np.array([box for _, box in found], np.float64)
+        images[name].boxes = boxes
+        images[name].category_ids = np.array([id_of[category] for category, _ in found], np.int64)
+        images[name].area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        images[name].iscrowd = np.zeros(len(boxes), bool)
+    number_objects(list(images.values()))
+    return Annotations(path, list(images.values()), label_map)
 
 
-def _box(path: str, number: int, cells: list[str]) -> list[float]:
+def _rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, cells by column) of the lines that aren't empty."""
+    reader = csv.reader(io.StringIO(read_text(path, "the annotation file"), newline=""), strict=True)
+    columns: list[str] = []
     try:
-        box = [float(cell) for cell in cells]
-    except ValueError:
-        box = [math.nan]
-    if not all(math.isfinite(value) for value in box):
-        raise InputError(f"{path}: line {number} has the box {','.join(cells)}; it must be four finite numbers.")
+        for line in reader:
+            cells, where = [cell.strip() for cell in line], f"{path}: line {reader.line_num}"
+            if not any(cells):
+                continue
+            if len(cells) == 1 and (mark := next((mark for mark in ";\t" if mark in cells[0]), "")):
+                raise InputError(f"{where} has {_MARKS[mark]} between its cells; commas are needed.")
+            if not columns:
+                columns = _header(where, cells)
+                if columns:
+                    continue
+                columns = _COLUMNS if len(cells) == len(_COLUMNS) else _COLUMNS[:6]
+            if len(cells) != len(columns):
+                raise InputError(f"{where} has {len(cells)} cells; {','.join(filter(None, columns))} are needed.")
+            yield reader.line_num, dict(zip(columns, cells, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}: line {reader.line_num} can't be read as CSV ({error}).") from None
+    if not columns:
+        raise InputError(f"{path} is empty; a line is {','.join(_COLUMNS[:6])}.")
+
+
+def _header(where: str, cells: list[str]) -> list[str]:
+    """The column of each cell of a header, "" for those that aren't needed; [] if the line is none."""
+    names = [re.sub(r"[\s_-]", "", cell.lower()) for cell in cells]
+    columns = [next((column for column, known in _NAMES.items() if name in known), "") for name in names]
+    if not {"image", *_BOX} & set(columns) or any(as_number(cell) is not None for cell in cells):
+        return []
+    for column in _COLUMNS:
+        same = [cell for cell, of in zip(cells, columns, strict=True) if of == column]
+        if len(same) > 1 or (not same and column in _COLUMNS[:6]):
+            fault = f"{' and '.join(same)} for" if same else "nothing for"
+            raise InputError(
+                f"{where} has {fault} the column {column}; {','.join(_COLUMNS[:6])} are needed, each once."
+            )
+    return columns
+
+
+def _box(where: str, cells: list[str]) -> list[float]:
+    """x1, y1, x2, y2; empty if all cells are."""
+    box = [number for number in map(as_number, cells) if number is not None]
+    if len(box) != 4 and any(cells):
+        raise InputError(f"{where} has the box {','.join(cells)}; it must be four finite numbers.")
     return box

@@ -1,14 +1,27 @@
 """Label map: category ids of a dataset (sparse, any order) to labels 0..K-1 and back; labels.json."""
 
-import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from reprlib import repr as shown
 
 import numpy as np
 
 from retinanet_tf.errors import InputError
-from retinanet_tf.files import read_text, write_json
+from retinanet_tf.files import read_json, write_json
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what no file name and no UTF-8 holds
+
+
+def is_id(value: object) -> bool:
+    """Whether a value is an integer of 64 bits."""
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def is_name(value: object) -> bool:
+    """Whether a value is a text of at least one character, without NUL and lone surrogates."""
+    return isinstance(value, str) and value != "" and not _NO_TEXT.search(value)
 
 
 class LabelMap:
@@ -68,15 +81,16 @@ class LabelMap:
     def from_json(cls, entries: Iterable[dict], source: str = "labels") -> "LabelMap":
         """The map of a list of {"id", "name"}; `source` names the file in an InputError."""
         try:
-            entries = list(entries)
-            ids = [entry["id"] for entry in entries]
-            names = [entry.get("name", str(entry["id"])) for entry in entries]
-            if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
-                raise TypeError
+            pairs = [(entry["id"], entry.get("name", str(entry["id"]))) for entry in entries]
         except (TypeError, KeyError, AttributeError):
             raise InputError(f'{source} must hold a list of {{"id": integer, "name": text}}.') from None
+        for category, name in pairs:
+            if not is_id(category) or not is_name(name):
+                raise InputError(
+                    f"{source}: a category has id {shown(category)} and name {shown(name)}; give an integer and a text."
+                )
         try:
-            return cls(ids, names)
+            return cls([category for category, _ in pairs], [name for _, name in pairs])
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
 
@@ -87,12 +101,7 @@ class LabelMap:
     @classmethod
     def load(cls, path: str | os.PathLike) -> "LabelMap":
         """Reads labels.json; raises InputError if it is missing or isn't one."""
-        text = read_text(path, "the label map")
-        try:
-            entries = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{os.fspath(path)} is not JSON ({error}); `prepare` writes a new one.") from None
-        return cls.from_json(entries, os.fspath(path))
+        return cls.from_json(read_json(path, "the label map"), os.fspath(path))
 
     def __eq__(self, other) -> bool:
         """Same ids with the same names."""

@@ -1,63 +1,90 @@
 """Pascal VOC: JPEGImages, Annotations (one XML per image) and ImageSets/Main (lists of the splits)."""
 
 import os
+import posixpath
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
-from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations, as_number, whole_size
+from retinanet_tf.data.sources.image_files import SUFFIXES, list_pictures, unified, voc_picture
+from retinanet_tf.data.sources.labels import LabelMap, is_name
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_text
 
+_ENDING = re.compile(f"({'|'.join(map(re.escape, (*SUFFIXES, '.xml')))})$", re.IGNORECASE)
+_COLUMN = re.compile(r"\s+(-1|0|1)$")  # a list of one class says whether a picture has it
 
-def read_voc(folder: str | os.PathLike, split: str | None = None, label_map: LabelMap | None = None) -> Annotations:
-    """Reads a VOC folder; file names are relative to FOLDER/JPEGImages if that exists, else to FOLDER.
+
+class _Object(NamedTuple):
+    name: str
+    box: list[float]
+    difficult: bool
+
+
+def read_voc(
+    folder: str | os.PathLike,
+    split: str | None = None,
+    label_map: LabelMap | None = None,
+    images: str | os.PathLike | None = None,
+) -> Annotations:
+    """Reads a VOC folder; `image_files` says which picture an annotation means.
 
     Boxes in VOC are 1-based and include their last pixel: xyxy = (xmin − 1, ymin − 1, xmax, ymax), so that a box over
     the whole image is (0, 0, width, height). Objects marked `difficult` become crowds: neither learned nor counted
     against a detector, as in VOC's evaluation. Images and objects are numbered from 1 in the order of the list.
 
+    A line of a list is the name of an XML file without its ending, perhaps with blanks; if there is no such file, it is
+    a name and a column -1, 0 or 1, or a path or file name of the XML or its picture. Hidden files are left out.
+
     Args:
         folder: with Annotations/*.xml, or the XML files themselves.
         split: the name of a list in ImageSets/Main ("trainval"); None reads every XML in the order of file names.
         label_map: the categories; None numbers the names that occur from 1 in alphabetical order.
+        images: the folder that file names are relative to; None is `image_folder(folder)`.
 
     Raises:
         InputError: naming the file: a missing folder, list or XML, XML that can't be parsed, a box that isn't four
-            numbers, a name that `label_map` lacks, two files about one image.
+            numbers, a name that `label_map` lacks, a line of a list or an XML that may mean either of two files, two
+            lines or XML files about one image.
     """
     folder = os.fspath(folder)
     if not os.path.isdir(folder):
         raise InputError(f"the Pascal VOC folder {folder} doesn't exist.")
     annotated = os.path.join(folder, "Annotations")
     xml_folder = annotated if os.path.isdir(annotated) else folder
-    stems = _split(folder, split) if split else sorted(n[:-4] for n in os.listdir(xml_folder) if n.endswith(".xml"))
-    if not stems:
+    images = os.fspath(images or image_folder(folder))
+    names = sorted(name for name in os.listdir(xml_folder) if name.lower().endswith(".xml") and name[0] != ".")
+    if split:
+        names = _listed(os.path.join(folder, "ImageSets", "Main", f"{split}.txt"), xml_folder, names)
+    if not names:
         raise InputError(f"{xml_folder} holds no XML annotation; a VOC folder has Annotations/*.xml.")
-    parsed = []
-    for stem in tqdm(stems, unit="file", desc="reading VOC", disable=None, delay=2):
-        parsed.append(_parse(os.path.join(xml_folder, f"{stem}.xml"), stem))
-    label_map = label_map_of((name for _, objects in parsed for name, _, _ in objects), label_map, folder)
+    pictures = list_pictures(images)
+    parsed: dict[str, tuple[ImageAnnotations, list[_Object]]] = {}
+    for name in tqdm(names, unit="file", desc="reading VOC", disable=None, delay=2):
+        image, objects = _parse(os.path.join(xml_folder, name))
+        image.file_name = voc_picture(images, pictures, os.path.join(xml_folder, name), image.file_name)
+        if not is_name(image.file_name):
+            raise InputError(f"the name of the file {os.path.join(xml_folder, name)} isn't UTF-8; rename it.")
+        image.image_id, key = len(parsed) + 1, unified(image.file_name)
+        if key in parsed:
+            other = names[list(parsed).index(key)]
+            raise InputError(f"{name} and {other} in {xml_folder} are both about {image.file_name}; remove one.")
+        parsed[key] = image, objects
+    label_map = label_map_of((item.name for _, found in parsed.values() for item in found), label_map, folder)
     id_of = dict(zip(label_map.names, label_map.ids, strict=True))
-    images: list[ImageAnnotations] = []
-    first_file: dict[str, str] = {}
-    for number, (image, objects) in enumerate(parsed, 1):
-        if first_file.setdefault(image.file_name, stems[number - 1]) != stems[number - 1]:
-            raise InputError(
-                f"{stems[number - 1]}.xml and {first_file[image.file_name]}.xml in {xml_folder} are both about "
-                f"{image.file_name}; remove one."
-            )
-        image.image_id = number
-        image.boxes = np.array([box for _, box, _ in objects], np.float64).reshape(-1, 4)
-        image.category_ids = np.array([id_of[name] for name, _, _ in objects], np.int64)
-        image.iscrowd = np.array([difficult for _, _, difficult in objects], bool)
+    for image, found in parsed.values():
+        image.boxes = np.array([item.box for item in found], np.float64).reshape(-1, 4)
+        image.category_ids = np.array([id_of[item.name] for item in found], np.int64)
+        image.iscrowd = np.array([item.difficult for item in found], bool)
         image.area = np.prod(image.boxes[:, 2:] - image.boxes[:, :2], axis=1)
-        images.append(image)
-    number_objects(images)
-    return Annotations(folder if split is None else f"{folder} ({split})", images, label_map)
+    read = [image for image, _ in parsed.values()]
+    number_objects(read)
+    return Annotations(folder if split is None else f"{folder} ({split})", read, label_map)
 
 
 def image_folder(folder: str | os.PathLike) -> str:
@@ -67,16 +94,18 @@ def image_folder(folder: str | os.PathLike) -> str:
 
 
 def label_map_of(names: Iterable[str], label_map: LabelMap | None, source: str) -> LabelMap:
-    """The map given, which must have all `names`, or else one that numbers them from 1 in alphabetical order."""
+    """The map given, which must have all `names`, each once, or else one that numbers them from 1 by the alphabet."""
     names = sorted(set(names))
     if label_map is None:
         if not names:
-            raise InputError(f"{source} has no object.")
+            raise InputError(
+                f"{source} has no object, so there are no categories; prepare a split that has them first."
+            )
         return LabelMap(range(1, len(names) + 1), names)
-    if unknown := sorted(set(names) - set(label_map.names)):
-        raise InputError(
-            f"{source} has objects named {unknown[0]!r}, which the label map lacks ({len(unknown)} names)."
-        )
+    for name in names:
+        if label_map.names.count(name) != 1:
+            fault = "lacks" if name not in label_map.names else "has under several ids"
+            raise InputError(f"{source} has objects named {name!r}, which the label map {fault}.")
     return label_map
 
 
@@ -88,33 +117,55 @@ def number_objects(images: list[ImageAnnotations]) -> None:
         count += len(image)
 
 
-def _split(folder: str, split: str) -> list[str]:
-    path = os.path.join(folder, "ImageSets", "Main", f"{split}.txt")
-    lines = [line.split() for line in read_text(path, "the list of the split").splitlines()]
-    return [line[0] for line in lines if line]
+def _listed(path: str, xml_folder: str, names: list[str]) -> list[str]:
+    """The XML files that the lines of a list mean, in its order."""
+    lines = [line.strip() for line in re.split("[\r\n]+", read_text(path, "the list of the split"))]
+    lines = [line for line in lines if line and not posixpath.basename(unified(line)).startswith("._")]
+    if not lines:
+        raise InputError(f"{path} lists no image.")
+    has_columns = all(_COLUMN.search(line) for line in lines)
+    files = {os.path.splitext(name)[0]: name for name in names}
+
+    def find(text: str) -> str:
+        name = _ENDING.sub("", unified(text))
+        if text in files or name in files:
+            return files.get(text) or files[name]
+        if not name.startswith(("/", "..")) and os.path.isfile(os.path.join(xml_folder, f"{name}.xml")):
+            return f"{name}.xml"
+        return files.get(posixpath.basename(name), "")
+
+    found: dict[str, str] = {}
+    for line in lines:
+        bare = _COLUMN.sub("", line)
+        whole, cut = find(line), find(bare)
+        if whole and cut and whole != cut and has_columns:
+            raise InputError(f"{path}: the line {line!r} may mean {whole} or {cut} in {xml_folder}; rename one.")
+        name = whole or cut or f"{bare}.xml"
+        if name in found:
+            raise InputError(f"{path} names {name} twice, as {found[name]!r} and as {line!r}; remove one line.")
+        found[name] = line
+    return list(found)
 
 
-def _parse(path: str, stem: str) -> tuple[ImageAnnotations, list[tuple[str, list[float], bool]]]:
+def _parse(path: str) -> tuple[ImageAnnotations, list[_Object]]:
+    """The image, its `<filename>` as file_name, and its objects."""
     try:
         root = ElementTree.fromstring(read_text(path, "the annotation"))
     except ElementTree.ParseError as error:
         raise InputError(f"{path} is not XML ({error}).") from None
-    size = [root.findtext(f"size/{side}", "") for side in ("width", "height")]
     # Some tools write 0 where they didn't know the size.
-    width, height = (int(side) if side.strip().isdigit() and int(side) > 0 else None for side in size)
+    width, height = (whole_size(root.findtext(f"size/{side}", "")) for side in ("width", "height"))
     objects = []
     for number, item in enumerate(root.iter("object"), 1):
         name = (item.findtext("name") or "").strip()
         if not name:
             raise InputError(f"{path}: object {number} has no name.")
         texts = [item.findtext(f"bndbox/{corner}") or "" for corner in ("xmin", "ymin", "xmax", "ymax")]
-        try:
-            x1, y1, x2, y2 = box = [float(text) for text in texts]
-        except ValueError:
-            box = None
-        if box is None or not np.isfinite(box).all():
+        box = [value for value in map(as_number, texts) if value is not None]
+        if len(box) != 4:
             raise InputError(f"{path}: object {number} ({name}) has bndbox {texts}; it must be four finite numbers.")
-        difficult = (item.findtext("difficult") or "0").strip() == "1"
-        objects.append((name, [x1 - 1, y1 - 1, x2, y2] if x2 > x1 and y2 > y1 else [x1, y1, x2, y2], difficult))
-    file_name = (root.findtext("filename") or "").strip() or f"{stem}.jpg"
-    return ImageAnnotations(0, file_name, width, height), objects
+        x1, y1, x2, y2 = box
+        if x2 > x1 and y2 > y1:
+            box = [x1 - 1, y1 - 1, x2, y2]
+        objects.append(_Object(name, box, (item.findtext("difficult") or "").strip() == "1"))
+    return ImageAnnotations(0, (root.findtext("filename") or "").strip(), width, height), objects
