@@ -1,5 +1,8 @@
 """InputError: the one exception for wrong input, such as a file, an id or a setting."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from retinanet_tf.text import printable
 
 
@@ -13,3 +16,17 @@ class InputError(ValueError):
 
     def __init__(self, message: str):
         super().__init__(printable(message))
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turns any exception inside the block into an InputError, "WHAT: the reason".
+
+    For readers of files that others wrote: damaged ones make parsers raise nearly anything.
+    """
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        missing = " is missing" if isinstance(error, KeyError) and " " not in lines[0] else ""
+        raise InputError(f"{what}: {lines[0][:500].rstrip('.')}{missing}.") from error

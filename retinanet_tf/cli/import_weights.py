@@ -21,7 +21,7 @@ SOURCE = flags.DEFINE_enum("source", None, [*SOURCES, "run"], "Project that the 
 FILE = flags.DEFINE_string("file", None, "The checkpoint; without it, --source=keras downloads ImageNet weights.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write, or a name ending in .weights.h5.", required=True)
 LABELS = flags.DEFINE_string("labels", None, "labels.json of the checkpoint's categories, if they aren't COCO's.")
-config_flags.define(only=("model", "anchors", "detect"))
+config_flags.define(only=("model", "anchors", "assign", "loss", "detect"))
 
 
 def main() -> None:

@@ -1,14 +1,22 @@
 """Checkpoints of trained detectors: configuration, label map and weights of a run directory or of imported weights."""
 
+import io
+import json
 import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import keras
+import numpy as np
 
 from retinanet_tf import files
 from retinanet_tf.config.config import Config
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.errors import InputError
+from retinanet_tf.errors import InputError, refusing
+from retinanet_tf.hdf5 import opened
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.retinanet import RetinaNet
 
@@ -28,60 +36,122 @@ def save_weights(model: RetinaNet, path: Path) -> None:
     """Writes a model's weights; the file is whole or absent."""
     with files.written_aside(path) as aside:
         partial = f"{aside}{SUFFIX}"
-        model.save_weights(partial)
-        os.replace(partial, aside)
+        try:
+            model.save_weights(partial)
+            os.replace(partial, aside)
+        finally:
+            Path(partial).unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict:
-    """The content of a run's JSON file; InputError if it can't be read."""
-    return files.read_json(path, "the file of the run")
+    """The content of a run's JSON file; InputError if it can't be read or isn't an object."""
+    content = files.read_json(path, "the record of a run (run_dir) or of imported weights,")
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object; is this the folder of a training run?")
+    return content
 
 
 def load_config(checkpoint: str | os.PathLike) -> Config:
     """The configuration of a run or of imported weights."""
     path = file_of(checkpoint, "run.json")
-    if not path.exists():
-        raise InputError(
-            f"{path} doesn't exist: {checkpoint} is neither a training job's run_dir nor what import_weights wrote."
-        )
-    return Config.from_dict(read_json(path)["config"])
+    record = read_json(path)
+    with refusing(f"{path} doesn't describe a detector"):
+        return Config.from_dict(record["config"])
 
 
 def import_kind(checkpoint: str | os.PathLike) -> str:
     """'backbone' or 'detector' for imported weights, '' for a training job's result."""
-    return read_json(file_of(checkpoint, "run.json")).get("imported", {}).get("parts", "")
+    path = file_of(checkpoint, "run.json")
+    imported = read_json(path).get("imported", {"parts": ""})
+    if not isinstance(imported, dict) or imported.get("parts") not in ("", "backbone", "detector"):
+        raise InputError(f"{path} doesn't say what was imported; import the weights again.")
+    return imported["parts"]
 
 
 def load_model(checkpoint: str | os.PathLike) -> RetinaNet:
     """The network of a finished run or of imported weights.
 
     Raises:
-        InputError: there is no run, or it isn't finished.
+        InputError: there is no run, or it isn't finished, or its files are damaged.
     """
     config, weights = load_config(checkpoint), file_of(checkpoint, WEIGHTS)
     if not weights.exists():
         raise InputError(f"{weights} is missing: the training in {checkpoint} hasn't finished; run its command again.")
-    model = RetinaNet.from_config(config)
-    model.load_weights(str(weights))
+    check_size({**vars(config.model), **vars(config.anchors)}, weights)
+    with refusing(f"{file_of(checkpoint, 'run.json')} describes no network that can be built"):
+        model = RetinaNet.from_config(config)
+    load_weights(model, weights)
     return model
+
+
+def check_size(settings: Mapping[str, Any], weights: Path) -> None:
+    """Raises InputError, before anything is allocated, if weights are smaller than the network of the settings.
+
+    Args:
+        settings: the fields of a `ModelConfig` and an `AnchorConfig`.
+        weights: the file.
+    """
+    depth, width, channels = (settings[name] for name in ("subnet_depth", "subnet_channels", "fpn_channels"))
+    anchors = len(settings["anchor_scales"]) * len(settings["anchor_ratios"])
+    subnets = 2 * (channels * width + (depth - 1) * width**2) if depth else 0
+    predictors = (width if depth else channels) * anchors * (settings["num_classes"] + 4)
+    # Kernels of 3x3 in float32; the backbone comes on top.
+    smallest = 4 * 9 * (3 * channels**2 + subnets + predictors)
+    if smallest > weights.stat().st_size:
+        raise InputError(
+            f"{weights} has {weights.stat().st_size} bytes, but the network that is described beside it at least "
+            f"{smallest}: it isn't whole, or of another network; copy it again."
+        )
+
+
+def load_weights(model: RetinaNet, path: Path) -> None:
+    """Fills a model from a `.weights.h5` file; InputError if it is damaged, another model's, or lacks a weight."""
+    with opened(path):
+        pass
+    # Keras leaves some weights that a file lacks as they are, with a warning.
+    model.set_weights([np.full(value.shape, np.nan, np.float32) for value in model.weights])
+    with refusing(f"{path} doesn't hold the weights of the network that is described beside it"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.load_weights(str(path))
+        if not all(np.isfinite(value).all() for value in model.get_weights()):
+            raise InputError("weights are missing or not finite")
 
 
 def load_detector(checkpoint: str | os.PathLike) -> Detector:
     """A detector from a run directory, from imported weights (a folder or `.weights.h5`), or from a `.keras` file.
 
-    A `.keras` file has the dataset's labels.json beside it.
+    A `.keras` file has the dataset's labels.json beside it. Only RetinaNet's own settings and weights are read from it:
+    Keras' loader would build whatever classes a file names.
 
     Raises:
-        InputError: there is none of these, or imported weights are a backbone alone.
+        InputError: there is none of these, or it can't be read, or imported weights are a backbone alone.
     """
     path = Path(checkpoint)
     if path.suffix == ".keras":
-        if not path.exists():
-            raise InputError(f"{path} does not exist; give a run directory or a .keras file.")
+        model = _load_keras_file(path)
         labels_json = path.parent / "labels.json"
-        label_map = LabelMap.load(labels_json) if labels_json.exists() else None
-        return Detector(keras.models.load_model(path, compile=False), label_map)
+        return Detector(model, LabelMap.load(labels_json) if labels_json.exists() else None)
     config = load_config(path)
     if import_kind(path) == "backbone":
         raise InputError(f"{path} holds a backbone alone, which detects nothing; train with init_weights={path}.")
     return Detector.from_config(config, load_model(path), LabelMap.load(file_of(path, "labels.json")))
+
+
+def _load_keras_file(path: Path) -> RetinaNet:
+    content = files.read_bytes(path, "the .keras file")
+    with (
+        refusing(f"{path} is no .keras file of a RetinaNet"),
+        zipfile.ZipFile(io.BytesIO(content)) as archive,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        if sum(entry.file_size for entry in archive.infolist()) > 20 * len(content):
+            raise InputError("it unpacks to more than 20 times its size")
+        described = json.loads(archive.read("config.json"))
+        if described["class_name"] != "RetinaNet":
+            raise InputError(f"it holds a model of class {described['class_name']}")
+        settings, weights = described["config"], Path(archive.extract(WEIGHTS, folder))
+        check_size({**settings, **settings["anchors"]}, weights)
+        model = RetinaNet.from_config(settings)
+        load_weights(model, weights)
+        return model

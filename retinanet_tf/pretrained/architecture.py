@@ -32,11 +32,11 @@ class Architecture:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def kernel(self, layer: str) -> np.ndarray | None:
-        """The kernel of a source's layer as `(rows, columns, in / groups, out)`, None if it is missing."""
+        """The kernel of a source's layer as `(rows, columns, in / groups, out)`, None if it is missing or no kernel."""
         kernel = self.tensors.get(layer + self.names.kernel)
-        if kernel is None or kernel.ndim != 4 or self.names is KERAS:
-            return kernel
-        return kernel.transpose(2, 3, 1, 0)
+        if kernel is None or kernel.ndim != 4:
+            return None
+        return kernel if self.names is KERAS else kernel.transpose(2, 3, 1, 0)
 
     def _channels(self, layer: str) -> tuple[int, int]:
         """Input and output channels of a layer that is there."""
@@ -67,7 +67,7 @@ class Architecture:
     @property
     def class_columns(self) -> int:
         """Outputs of the class layer per anchor."""
-        return self._channels(self.names.class_predictor)[1] // self.anchors_per_cell
+        return self._channels(self.names.class_predictor)[1] // max(1, self.anchors_per_cell)
 
     @property
     def p6_from(self) -> str:
@@ -106,9 +106,12 @@ class Architecture:
         self._fill_statistics(arrays, sources, config.model.norm_epsilon)
         for ours, name in conv_biases.items():
             # norm(conv + bias) = norm with a mean that is smaller by the bias.
-            if f"{ours}_norm/moving_mean" in arrays:
-                arrays[f"{ours}_norm/moving_mean"] = arrays[f"{ours}_norm/moving_mean"] - self.tensors[name]
+            mean = arrays.get(f"{ours}_norm/moving_mean")
+            if mean is not None and mean.shape == self.tensors[name].shape:
+                arrays[f"{ours}_norm/moving_mean"] = mean - self.tensors[name]
                 used.add(name)
+            elif mean is not None:
+                raise InputError(f"{self.file}: {name} has shape {self.tensors[name].shape}, its mean {mean.shape}.")
         self.unused = sorted(set(self.tensors) - used)
         strange = [n for n in self.unused if not _TRAINING_ONLY.search(n) and not n.endswith(self.names.bias)]
         if strange:
@@ -120,7 +123,7 @@ class Architecture:
         if "moving_mean" in self.names.norm:
             return
         for key in [key for key in arrays if key.endswith("_norm/gamma")]:
-            layer, size = key.removesuffix("gamma"), len(arrays[key])
+            layer, size = key.removesuffix("gamma"), arrays[key].size
             arrays[f"{layer}moving_mean"] = np.zeros(size, np.float32)
             arrays[f"{layer}moving_variance"] = np.full(size, 1.0 - epsilon, np.float32)
             sources[f"{layer}moving_mean"] = sources[f"{layer}moving_variance"] = sources[key]

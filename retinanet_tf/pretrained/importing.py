@@ -1,10 +1,9 @@
 """Imports a published checkpoint into a folder that works as `checkpoint` and as `init_weights`.
 
 The settings it was trained under go with it: pixel statistics, channel order, epsilon, stride placement, input of P6,
-anchors, order of the classes.
+anchors, order of the classes, assignment, losses.
 """
 
-import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -55,7 +54,8 @@ _BASE: dict[str, dict] = {
         "pixel_mean": (123.675, 116.28, 103.53),
         "anchor_style": "detectron2",
         "promote": "always",
-        "normalizer": "replica",
+        "normalizer": "global",  # of each device's positives, averaged over the last steps
+        "box": "l1",
         **_COCO_SIZES,
     },
     "torchvision": {
@@ -96,12 +96,10 @@ def describe(architecture: Architecture, source: str, label_map: LabelMap | None
             "p6_from": architecture.p6_from,
         }
         if source == "torchvision":
-            if architecture.subnet_norm:
-                changes["box"] = "giou"
-            elif architecture.class_columns == 91 and architecture.backbone == "resnet50":
-                changes["norm_epsilon"] = 0.0  # The release of the first version was trained so.
-            else:
-                changes["box"] = "l1"
+            first_version = not architecture.subnet_norm
+            changes["box"] = "l1" if first_version else "giou"
+            if first_version and architecture.class_columns == 91 and architecture.backbone == "resnet50":
+                changes["norm_epsilon"] = 0.0  # Its release was trained so.
     return Config().replace(**changes)
 
 
@@ -191,10 +189,12 @@ def convert(
                 "anchor_scales and anchor_ratios."
             )
         columns = class_columns(architecture.class_columns, label_map)
-        for weight in ("kernel", "bias"):
-            array = arrays[f"{PREDICTOR}/{weight}"]
-            by_class = array.reshape(*array.shape[:-1], per_cell, architecture.class_columns)
-            arrays[f"{PREDICTOR}/{weight}"] = by_class[..., columns].reshape(*array.shape[:-1], -1)
+        for key in (f"{PREDICTOR}/kernel", f"{PREDICTOR}/bias"):
+            array = arrays.get(key)
+            # One of another width is refused below.
+            if array is not None and array.shape[-1:] == (per_cell * architecture.class_columns,):
+                by_class = array.reshape(*array.shape[:-1], per_cell, architecture.class_columns)
+                arrays[key] = by_class[..., columns].reshape(*array.shape[:-1], -1)
     model = RetinaNet.from_config(config)
     missing = assign(model, arrays, name, sources)
     lacking = [key for key in missing if architecture.detects or key.startswith(BACKBONE_LAYERS)]
@@ -229,10 +229,11 @@ def _write(model, config: Config, label_map: LabelMap, report: Report, *, source
     record_path = checkpoint.file_of(output, "run.json")
     if record_path.exists() and '"imported"' not in files.read_text(record_path, "the run"):
         raise InputError(f"output={output} is the folder of a training run; choose another one.")
-    network = {**dataclasses.asdict(config.model), **dataclasses.asdict(config.anchors)}
-    del network["num_classes"]
+    # A backbone says nothing about how detectors are trained.
+    sections = (config.model, config.anchors, *((config.assign, config.loss) if report.parts == "detector" else ()))
+    settings = {name: value for section in sections for name, value in vars(section).items() if name != "num_classes"}
     label_map.save(checkpoint.file_of(output, "labels.json"))
-    files.write_text(checkpoint.file_of(output, "flags.txt"), "".join(flag_lines(network)))
+    files.write_text(checkpoint.file_of(output, "flags.txt"), "".join(flag_lines(settings)))
     files.write_json(checkpoint.file_of(output, "import.json"), report.to_json())
     checkpoint.save_weights(model, checkpoint.file_of(output, checkpoint.WEIGHTS))
     record = {

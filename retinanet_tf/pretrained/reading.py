@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 
-from retinanet_tf.errors import InputError
+from retinanet_tf.errors import InputError, refusing
 from retinanet_tf.files import read_bytes
+from retinanet_tf.hdf5 import opened
 
 _CONTAINERS = ("model", "state_dict", "blobs")
 """Keys of the weights in files that also hold optimizers and counters."""
@@ -58,26 +58,19 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         InputError: the file is missing, of another format, damaged, or holds anything but arrays.
     """
     suffix = Path(path).suffix
-    if suffix == ".pkl":
-        return _flatten(_unpickle(path), path)
-    if suffix in (".pth", ".pt"):
-        return _flatten(_load_torch(path), path)
     if suffix in (".h5", ".hdf5"):
         return _read_h5(path)
-    raise InputError(f"{path} ends in {suffix or 'nothing'}; known formats are .pkl, .pth, .pt and .h5.")
-
-
-def _unpickle(path: str | os.PathLike) -> Any:
-    content = read_bytes(path, "the checkpoint")
-    try:
+    if suffix not in (".pkl", ".pth", ".pt"):
+        raise InputError(f"{path} ends in {suffix or 'nothing'}; known formats are .pkl, .pth, .pt and .h5.")
+    content = io.BytesIO(read_bytes(path, "the checkpoint"))
+    if suffix != ".pkl":
+        return _load_torch(content, path)
+    with refusing(f"{path} is not a pickle of arrays"):
         # Detectron wrote its own with Python 2.
-        return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
-    except Exception as error:  # A damaged pickle raises nearly anything.
-        raise InputError(f"{path} is not a pickle of arrays: {error}.") from None
+        return _arrays(_ArraysOnly(content, encoding="latin1").load())
 
 
-def _load_torch(path: str | os.PathLike) -> Any:
-    read_bytes(path, "the checkpoint")
+def _load_torch(content: io.BytesIO, path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError:
@@ -85,21 +78,17 @@ def _load_torch(path: str | os.PathLike) -> Any:
             f"{path} is in PyTorch's format; `pip install torch --index-url https://download.pytorch.org/whl/cpu` "
             "installs what reads it (only for the import)."
         ) from None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and more.
-        raise InputError(
-            f"{path} can't be read by torch.load(weights_only=True): {str(error).splitlines()[0]}"
-        ) from None
+    with refusing(f"{path} can't be read by torch.load(weights_only=True)"):
+        return _arrays(torch.load(content, map_location="cpu", weights_only=True))
 
 
-def _flatten(content: Any, path: str | os.PathLike) -> dict[str, np.ndarray]:
+def _arrays(content: Any) -> dict[str, np.ndarray]:
     """Unwraps the container and keeps the arrays."""
     for key in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, not tensors by name.")
+        raise InputError(f"it holds a {type(content).__name__}, not tensors by name")
     tensors = {}
     for name, value in content.items():
         if hasattr(value, "detach"):
@@ -108,25 +97,20 @@ def _flatten(content: Any, path: str | os.PathLike) -> dict[str, np.ndarray]:
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
             tensors[str(name)] = value
     if not tensors:
-        raise InputError(f"{path} holds no tensors by name.")
+        raise InputError("it holds no tensors by name")
     return tensors
 
 
 def _read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Keras' older HDF5 layout, one group per layer: {"layer/weight": array}."""
-    read_bytes(path, "the checkpoint")
     tensors = {}
-    try:
-        with h5py.File(path, "r") as file:
-            layers = file.get("model_weights", file)
-            for layer, group in layers.items():
-                for name in group.attrs.get("weight_names", ()):
-                    name = name.decode() if isinstance(name, bytes) else str(name)
-                    tensors[f"{layer}/{name.split('/')[-1].split(':')[0]}"] = np.asarray(group[name])
-    except (OSError, KeyError) as error:
-        raise InputError(f"{path} can't be read as HDF5 weights: {error}.") from None
-    if not tensors:
-        raise InputError(f"{path} is not in the layout of keras.applications' .h5 files (one group per layer).")
+    with opened(path) as file:
+        for layer, group in file.get("model_weights", file).items():
+            for name in group.attrs.get("weight_names", ()):
+                name = name.decode() if isinstance(name, bytes) else str(name)
+                tensors[f"{layer}/{name.split('/')[-1].split(':')[0]}"] = np.asarray(group[name], np.float32)
+        if not tensors:
+            raise InputError("it isn't in the layout of keras.applications' .h5 files (one group per layer)")
     return tensors
 
 
@@ -148,12 +132,8 @@ def download_keras(backbone: str) -> dict[str, np.ndarray]:
         raise InputError(
             f"keras.applications has {', '.join(makers)}, not {backbone!r}; give a file or one of these as backbone."
         )
-    try:
+    with refusing(f"Keras can't download {backbone}, whose .h5 file can be given as file"):
         model = makers[backbone](include_top=False, weights="imagenet")
-    except Exception as error:  # Keras wraps urllib's errors in plain Exception.
-        raise InputError(
-            f"Keras could not download {backbone}: {error}; fetch the .h5 file and give it as file."
-        ) from None
     kinds = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
     return {
         f"{layer.name}/{kind}": np.array(getattr(layer, kind))
