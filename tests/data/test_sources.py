@@ -500,6 +500,7 @@ def test_a_split_that_cannot_be_made_says_what_is_missing(tmp_path):
     coco_file(tmp_path / "annotations" / "instances_val2017.json", [42, 99], 1)
     with pytest.raises(InputError, match="lacks 1 of the 2 images of minival"):
         read_source(tmp_path, "minival")
+    coco_file(tmp_path / "annotations" / "instances_val2017.json", [42], 1)
     with pytest.raises(InputError, match="instances_train2014.json can't be read"):
         read_source(tmp_path, "trainval35k")
     with pytest.raises(InputError, match="split=train goes with a folder"):

@@ -37,12 +37,15 @@ def paper_split(folder: str | os.PathLike, split: str) -> tuple[Annotations, str
         )
     minival = {image.image_id for image in read_coco(listed).images}
     val = _in_folder(read_coco(annotations / "instances_val2014.json"), "val2014")
+    if missing := len(minival - {image.image_id for image in val.images}):
+        raise InputError(f"{val.source} lacks {missing} of the {len(minival)} images of minival.")
     if split == "minival":
-        return _only(val, minival, inside=True, name=f"{val.source} (minival)"), str(root)
+        images = [image for image in val.images if image.image_id in minival]
+        return replace(val, images=images, source=f"{val.source} (minival)"), str(root)
     train = _in_folder(read_coco(annotations / "instances_train2014.json"), "train2014")
-    rest = _only(val, minival, inside=False, name="")
-    if train.label_map != rest.label_map:
+    if train.label_map != val.label_map:
         raise InputError(f"{train.source} and {val.source} have different categories; both must be COCO's.")
+    rest = replace(val, images=[image for image in val.images if image.image_id not in minival])
     return joined([train, rest], f"{train.source} and {val.source} without minival"), str(root)
 
 
@@ -55,17 +58,10 @@ def joined(datasets: list[Annotations], name: str) -> Annotations:
     ):
         if len(set(ids)) != len(ids):
             raise InputError(f"{name}: an {kind} id occurs in both files; they can't be joined.")
-    return Annotations(name, images, datasets[0].label_map)
+    return Annotations(name, images, datasets[0].label_map, [line for one in datasets for line in one.warnings])
 
 
 def _in_folder(annotations: Annotations, folder: str) -> Annotations:
     # COCO's archives of 2014 unpack to a folder each, and the JSON names the file only.
     images = [replace(image, file_name=f"{folder}/{image.file_name}") for image in annotations.images]
-    return Annotations(annotations.source, images, annotations.label_map)
-
-
-def _only(annotations: Annotations, ids: set, inside: bool, name: str) -> Annotations:
-    images = [image for image in annotations.images if (image.image_id in ids) == inside]
-    if inside and len(images) != len(ids):
-        raise InputError(f"{annotations.source} lacks {len(ids) - len(images)} of the {len(ids)} images of minival.")
-    return Annotations(name, images, annotations.label_map)
+    return replace(annotations, images=images)
