@@ -15,7 +15,6 @@ SUPERSAMPLING = 4
 # COCO's ids are sparse; these are too, so that nothing downstream can take a category id for a class index.
 CATEGORIES = {1: "ellipse", 3: "rectangle", 7: "triangle", 18: "star", 44: "cross"}
 
-_ANGLES = np.linspace(0.0, 2.0 * np.pi, 64, endpoint=False)
 _TILT = np.pi / 6
 _CONTRAST = 110.0  # smallest distance in RGB between a shape's colour and the mean of what lies under it
 _PLACEMENTS = 12  # tries to find a place for a shape before it is left out
@@ -25,7 +24,7 @@ class Shape(NamedTuple):
     """One annotated shape of a scene."""
 
     category_id: int
-    box: tuple[float, float, float, float]  # xyxy in pixels, of the visible part
+    box: np.ndarray  # (4,) xyxy in pixels, of the visible part
     area: float  # visible mask, pixels
     mask: np.ndarray  # (H, W) bool: pixels at least half covered by the visible part
 
@@ -68,22 +67,18 @@ def draw_scene(
         else:
             continue
         top, left, fine = visible
-        coverage = _reduce(fine)
-        window = np.s_[top : top + coverage.shape[0], left : left + coverage.shape[1]]
+        height, width = (side // SUPERSAMPLING for side in fine.shape)
+        # The share of every pixel that the shape covers.
+        coverage = fine.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING).mean((1, 3), dtype=np.float32)
+        window = np.s_[top : top + height, left : left + width]
         around = canvas[window] + background[window] * (1.0 - covered[window][..., None])
-        paint = _texture(shape_rng, (coverage.shape[0], coverage.shape[1]), around.mean((0, 1)))
-        canvas[window] += paint * coverage[..., None]
+        canvas[window] += _texture(shape_rng, (height, width), around.mean((0, 1))) * coverage[..., None]
         covered[window] += coverage
         mask = np.zeros((image_size, image_size), bool)
         mask[window] = coverage >= 0.5
         rows, columns = np.flatnonzero(fine.any(1)), np.flatnonzero(fine.any(0))
-        box = (
-            float(left + columns[0] / SUPERSAMPLING),
-            float(top + rows[0] / SUPERSAMPLING),
-            float(left + (columns[-1] + 1) / SUPERSAMPLING),
-            float(top + (rows[-1] + 1) / SUPERSAMPLING),
-        )
-        shapes.append(Shape(category_id, box, float(fine.sum()) / SUPERSAMPLING**2, mask))
+        edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / SUPERSAMPLING
+        shapes.append(Shape(category_id, edges + (left, top, left, top), float(fine.sum()) / SUPERSAMPLING**2, mask))
     return Scene(_expose(light_rng, background * (1.0 - covered[..., None]) + canvas), shapes)
 
 
@@ -92,7 +87,7 @@ def _outline(rng: np.random.Generator, image_size: int, sizes: tuple[float, floa
     category_id = int(rng.choice(list(CATEGORIES)))
     smallest, largest = sizes
     size = smallest * (largest / smallest) ** rng.beta(1.5, 1.2)
-    points = _POLYGONS[CATEGORIES[category_id]](rng) * (1.0, rng.uniform(0.7, 1.0))
+    points = _polygon(rng, CATEGORIES[category_id]) * (1.0, rng.uniform(0.7, 1.0))
     angle = rng.uniform(-_TILT, _TILT)
     points = points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     points -= points.min(0)
@@ -105,62 +100,48 @@ def _outline(rng: np.random.Generator, image_size: int, sizes: tuple[float, floa
     width, height = np.ceil(points.max(0)).astype(int) - corner + 1
     crop = Image.new("1", (width * SUPERSAMPLING, height * SUPERSAMPLING))
     # Pillow's polygon covers the centre of a fine pixel at its integer coordinate.
-    fine_points = (points - corner) * SUPERSAMPLING - 0.5
-    ImageDraw.Draw(crop).polygon([tuple(point) for point in fine_points.tolist()], fill=1)
-    return category_id, (int(corner[1]), int(corner[0])), np.array(crop, bool)
+    ImageDraw.Draw(crop).polygon(_pairs((points - corner) * SUPERSAMPLING - 0.5), fill=1)
+    return category_id, corner[::-1], np.array(crop, bool)
 
 
-def _claim(occupied: np.ndarray, corner: tuple[int, int], fine: np.ndarray, min_visible: float):
+def _claim(occupied: np.ndarray, corner: np.ndarray, fine: np.ndarray, min_visible: float):
     """Marks a shape's visible part in `occupied` and returns it as (top, left, fine mask); None if too little shows."""
-    side = occupied.shape[0] // SUPERSAMPLING
-    (top, left), full = corner, int(fine.sum())
-    bottom, right = top + fine.shape[0] // SUPERSAMPLING, left + fine.shape[1] // SUPERSAMPLING
-    inner = (max(top, 0), max(left, 0), min(bottom, side), min(right, side))
-    cut = np.s_[
-        (inner[0] - top) * SUPERSAMPLING : (inner[2] - top) * SUPERSAMPLING,
-        (inner[1] - left) * SUPERSAMPLING : (inner[3] - left) * SUPERSAMPLING,
-    ]
-    place = np.s_[
-        inner[0] * SUPERSAMPLING : inner[2] * SUPERSAMPLING, inner[1] * SUPERSAMPLING : inner[3] * SUPERSAMPLING
-    ]
-    visible = fine[cut] & ~occupied[place]
-    if full == 0 or visible.sum() < min_visible * full:
+    start = corner * SUPERSAMPLING
+    (top, left), (bottom, right) = np.clip([start, start + fine.shape], 0, len(occupied))
+    place = occupied[top:bottom, left:right]
+    visible = fine[top - start[0] : bottom - start[0], left - start[1] : right - start[1]] & ~place
+    if not visible.any() or visible.sum() < min_visible * fine.sum():
         return None
-    occupied[place] |= visible
-    return inner[0], inner[1], visible
+    place |= visible
+    return int(top) // SUPERSAMPLING, int(left) // SUPERSAMPLING, visible
 
 
-def _reduce(fine: np.ndarray) -> np.ndarray:
-    """A fine mask -> float32 share of every pixel that it covers."""
-    height, width = (side // SUPERSAMPLING for side in fine.shape)
-    return fine.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING).mean((1, 3), dtype=np.float32)
+def _polygon(rng: np.random.Generator, name: str) -> np.ndarray:
+    """The corners `(N, 2)` of a shape, about as large as the square from -1 to 1."""
+    corners: list[tuple[float, float]]
+    match name:
+        case "ellipse":
+            return _circle(64)
+        case "star":
+            return _circle(10) * np.where(np.arange(10) % 2, rng.uniform(0.4, 0.5), 1.0)[:, None]
+        case "rectangle":
+            corners = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
+        case "triangle":
+            corners = [(-1, 0.8), (1, 0.8), (rng.uniform(-0.4, 0.4), -0.9)]
+        case _:
+            a = rng.uniform(0.28, 0.4)
+            corners = [(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a)]
+            corners += [(-x, -y) for x, y in corners]
+    return np.array(corners, float)
 
 
-def _ellipse(rng: np.random.Generator) -> np.ndarray:
-    return np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], -1)
+def _circle(points: int) -> np.ndarray:
+    angles = np.arange(points) * (2 * np.pi / points)
+    return np.stack([np.cos(angles), np.sin(angles)], -1)
 
 
-def _rectangle(rng: np.random.Generator) -> np.ndarray:
-    return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float)
-
-
-def _triangle(rng: np.random.Generator) -> np.ndarray:
-    return np.array([(-1, 0.8), (1, 0.8), (rng.uniform(-0.4, 0.4), -0.9)], float)
-
-
-def _star(rng: np.random.Generator) -> np.ndarray:
-    angles = np.arange(10) * np.pi / 5
-    radii = np.where(np.arange(10) % 2, rng.uniform(0.4, 0.5), 1.0)
-    return np.stack([np.cos(angles), np.sin(angles)], -1) * radii[:, None]
-
-
-def _cross(rng: np.random.Generator) -> np.ndarray:
-    a = rng.uniform(0.28, 0.4)
-    arm = [(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a)]
-    return np.array(arm, float)
-
-
-_POLYGONS = {"ellipse": _ellipse, "rectangle": _rectangle, "triangle": _triangle, "star": _star, "cross": _cross}
+def _pairs(points: np.ndarray) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in points.tolist()]
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cell: float, channels: int = 1) -> np.ndarray:
@@ -194,15 +175,14 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
         # Blobs: closed outlines of uneven radius, half transparent; none is close to one of the shapes.
         radii = np.interp(np.arange(32), np.arange(0, 33, 4), np.resize(rng.uniform(0.35, 1.0, 8), 9))
         centre, radius = rng.uniform(0, size, 2), size * rng.uniform(0.06, 0.25)
-        angles = np.arange(32) * np.pi / 16
-        outline = centre + radius * radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], -1)
-        draw.polygon([tuple(point) for point in outline.tolist()], fill=_near(rng, picture, centre, 55, 150))
+        outline = centre + radius * radii[:, None] * _circle(32)
+        draw.polygon(_pairs(outline), fill=_near(rng, picture, centre, 55, 150))
     for _ in range(rng.integers(0, 7)):
         # Strokes: bent lines, as twigs, cables or cracks would be.
         steps = rng.normal(0, size / 14, (6, 2)) + rng.normal(0, size / 10, 2)
         line = rng.uniform(0, size, 2) + np.cumsum(steps, 0)
         width = max(1, round(size / 128 * rng.uniform(0.6, 2.4)))
-        draw.line([tuple(point) for point in line.tolist()], _near(rng, picture, line[0], 80, 200), width, "curve")
+        draw.line(_pairs(line), _near(rng, picture, line[0], 80, 200), width, "curve")
     return np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9))), np.float32)
 
 

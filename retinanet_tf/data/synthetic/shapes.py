@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from retinanet_tf.data.sources.coco import xyxy_to_coco
 from retinanet_tf.data.synthetic.scenes import CATEGORIES, draw_scene
 from retinanet_tf.errors import InputError
-from retinanet_tf.files import make_folder, write_text
+from retinanet_tf.files import make_folder, read_json, write_text
 
 _VERSION = 2  # raised whenever the same arguments would draw other pictures
 _ID_STEP = 1_000_000  # image ids are unique over both splits
@@ -69,28 +70,29 @@ def generate(
         InputError: impossible arguments, a folder that can't be written, or one that holds a dataset generated
             with other arguments (it is never overwritten).
     """
-    sizes = (8.0, 0.85 * image_size) if sizes is None else (float(sizes[0]), float(sizes[1]))
     settings = {
         "generator": "retinanet_tf.data.synthetic.shapes",
         "version": _VERSION,
         "image_size": image_size,
         "seed": seed,
         "objects": list(objects),
-        "sizes": list(sizes),
+        "sizes": [float(size) for size in sizes or (8.0, 0.85 * image_size)],
         "empty_share": empty_share,
         "min_visible": min_visible,
     }
     _check(settings, num_train, num_val, processes)
     output_dir = Path(output_dir)
     make_folder(output_dir, "output_dir")
-    counts = {"train": num_train, "val": num_val}
-    finished = {name: _reusable(output_dir, name, counts[name], settings) for name in counts}
-    for name, done in finished.items():
+    splits = {
+        name: Split(output_dir / f"{name}.json", output_dir / name, count)
+        for name, count in (("train", num_train), ("val", num_val))
+    }
+    for split, done in [(split, _reusable(split, settings)) for split in splits.values()]:
         if done:
-            print(f"{output_dir / name}.json is there with the same settings: its {counts[name]} images are reused")
+            print(f"{split.annotations} is there with the same settings: its {split.num_images} images are reused")
         else:
-            _write_split(output_dir, name, counts[name], settings, processes)
-    return {name: Split(output_dir / f"{name}.json", output_dir / name, counts[name]) for name in counts}
+            _write_split(split, settings, processes)
+    return splits
 
 
 def _check(settings: dict, num_train: int, num_val: int, processes: int) -> None:
@@ -113,32 +115,33 @@ def _check(settings: dict, num_train: int, num_val: int, processes: int) -> None
             raise InputError(f"shapes can't be generated: {rule}.")
 
 
-def _reusable(output_dir: Path, name: str, count: int, settings: dict) -> bool:
+def _reusable(split: Split, settings: dict) -> bool:
     """Whether a finished split with the same settings is there; a split of other settings is an InputError."""
-    path = output_dir / f"{name}.json"
+    path, folder = split.annotations, split.images
     if not path.exists():
         return False
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path, "the generated dataset")
         written, images = content["info"]["settings"], content["images"]
-    except (ValueError, KeyError, TypeError) as error:
+        differing = [key for key in settings if written.get(key) != settings[key]]
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path} was not written by the generator; choose another output folder.") from error
-    if written != settings or len(images) != count:
-        differing = [key for key in settings if written.get(key) != settings[key]] or ["number of images"]
+    if differing or len(images) != split.num_images:
         raise InputError(
-            f"{path} holds a dataset generated with another {', '.join(differing)}; delete {output_dir} or choose "
-            f"another output folder."
+            f"{path} holds a dataset generated with another {', '.join(differing or ['number of images'])}; delete "
+            f"{folder.parent} or choose another output folder."
         )
-    present = set(os.listdir(output_dir / name)) if (output_dir / name).is_dir() else set()
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
     return all(image["file_name"] in present for image in images)
 
 
-def _write_split(output_dir: Path, name: str, count: int, settings: dict, processes: int) -> None:
+def _write_split(split: Split, settings: dict, processes: int) -> None:
     """Pictures go into a folder aside, which is renamed when it is full; the JSON file comes last."""
-    aside = output_dir / f"{name}.partial"
+    name, count = split.images.name, split.num_images
+    aside = split.images.with_name(f"{name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    jobs = [(str(aside), name, index, settings) for index in range(count)]
+    jobs = [(aside, name, index, settings) for index in range(count)]
     bar = {"total": count, "desc": f"shapes {name}", "unit": "image", "mininterval": 0.5}
     if processes > 1:
         # An executor, not a Pool: workers that can't start (a script without a main guard) end it with an error.
@@ -148,45 +151,35 @@ def _write_split(output_dir: Path, name: str, count: int, settings: dict, proces
     else:
         records = list(tqdm(map(_write_image, jobs), **bar))
     annotations = [annotation for _, annotations in records for annotation in annotations]
-    for number, annotation in enumerate(annotations, 1):
-        annotation["id"] = number
     content = {
         "info": {"description": "Generated shapes", "version": "1.0", "settings": settings},
         "licenses": [{"id": 1, "name": "Public domain (generated)", "url": ""}],
         "images": [image for image, _ in records],
-        "annotations": annotations,
-        "categories": [
-            {"id": number, "name": category, "supercategory": "shape"} for number, category in CATEGORIES.items()
-        ],
+        "annotations": [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)],
+        "categories": [{"id": i, "name": category, "supercategory": "shape"} for i, category in CATEGORIES.items()],
     }
-    shutil.rmtree(output_dir / name, ignore_errors=True)
-    os.replace(aside, output_dir / name)
-    write_text(output_dir / f"{name}.json", json.dumps(content))
+    shutil.rmtree(split.images, ignore_errors=True)
+    os.replace(aside, split.images)
+    write_text(split.annotations, json.dumps(content))
 
 
-def _write_image(job: tuple[str, str, int, dict]) -> tuple[dict, list[dict]]:
+def _write_image(job: tuple[Path, str, int, dict]) -> tuple[dict, list[dict]]:
     """Draws and writes one picture; returns its COCO image record and its annotations, ids still missing."""
-    folder, split_name, index, settings = job
-    split = ("train", "val").index(split_name)
-    seed = (settings["seed"], split, index)
+    folder, name, index, settings = job
+    split = ("train", "val").index(name)
+    seed, side = (settings["seed"], split, index), settings["image_size"]
     rng = np.random.default_rng([*seed, 99])
     low, high = settings["objects"]
     count = 0 if rng.random() < settings["empty_share"] else int(rng.integers(low, high + 1))
-    scene = draw_scene(seed, settings["image_size"], count, tuple(settings["sizes"]), settings["min_visible"])
+    scene = draw_scene(seed, side, count, tuple(settings["sizes"]), settings["min_visible"])
     image_id = split * _ID_STEP + index + 1
-    record = {
-        "id": image_id,
-        "file_name": f"{image_id:012d}.jpg",
-        "width": settings["image_size"],
-        "height": settings["image_size"],
-        "license": 1,
-    }
-    Image.fromarray(scene.image).save(Path(folder) / record["file_name"], quality=92)
+    record = {"id": image_id, "file_name": f"{image_id:012d}.jpg", "width": side, "height": side, "license": 1}
+    Image.fromarray(scene.image).save(folder / record["file_name"], quality=92)
     annotations = [
         {
             "image_id": image_id,
             "category_id": shape.category_id,
-            "bbox": [*shape.box[:2], shape.box[2] - shape.box[0], shape.box[3] - shape.box[1]],
+            "bbox": xyxy_to_coco(shape.box).tolist(),
             "area": shape.area,
             "iscrowd": 0,
             "segmentation": {"size": list(shape.mask.shape), "counts": _run_lengths(shape.mask)},
