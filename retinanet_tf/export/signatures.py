@@ -25,7 +25,7 @@ class ServedDetector(tf.Module):
 
     Args:
         detector: a trained detector.
-        network: canvases `(B, h, w, 3)` → logits and deltas per level, as `detector.network` returns them.
+        network: canvases `(B, h, w, 3)` → logits and deltas per level, as `detector.levels` returns them.
         max_pixels: larger encoded images are refused.
     """
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from retinanet_tf.detection.grids import round_up
 from retinanet_tf.detection.postprocess import select_detections
 from retinanet_tf.errors import InputError
 from retinanet_tf.models.retinanet import RetinaNet
+from retinanet_tf.xla import resolve_jit_compile
 
 CANVAS_MULTIPLE = 32
 """Resized images are padded at the right and bottom to the next multiple of this, C5's stride."""
@@ -75,7 +77,8 @@ class Detector(tf.Module):
         config: thresholds, counts.
         image_size: shorter side that images are resized to; by default the model's own.
         max_size: the longer side's limit; by default the model's own.
-        jit_compile: compile the network with XLA, once per canvas size and batch size; post-processing never is.
+        jit_compile: compile network and post-processing with XLA, once per canvas size and batch size; 'auto' compiles
+            on accelerators. Batches are then filled up to a power of two, which bounds the number of sizes.
 
     Raises:
         InputError: the label map's number of classes isn't the model's.
@@ -88,7 +91,7 @@ class Detector(tf.Module):
         config: DetectConfig = DetectConfig(),
         image_size: int | None = None,
         max_size: int | None = None,
-        jit_compile: bool = False,
+        jit_compile: bool | str = "auto",
     ):
         super().__init__(name="detector")
         num_classes = model.config.num_classes
@@ -102,7 +105,8 @@ class Detector(tf.Module):
         # The same network without its last concatenation, a copy of 36 MB per image that only training needs.
         outputs = {name: model.get_layer(name).input for name in ("class_logits", "box_deltas")}
         self.levels = keras.Model(model.input, outputs)
-        self.network = tf.function(self.levels, jit_compile=True) if jit_compile else self.levels
+        self.jit_compile = resolve_jit_compile(jit_compile)
+        self._compiled = tf.function(functools.partial(self._detect, static_shapes=True), jit_compile=True)
         self.image_size = image_size or model.config.image_size
         self.max_size = max_size or model.config.max_size
 
@@ -150,11 +154,13 @@ class Detector(tf.Module):
         """
         strategy, count = tf.distribute.get_strategy(), len(batch)
         replicas = strategy.num_replicas_in_sync
-        if replicas == 1:
-            return self.detect_canvases(*stack(batch))
-        # Equal shares: the last image fills up the last ones, and its further results are cut off.
         share = round_up(count, replicas) // replicas
+        if self.jit_compile:
+            share = 1 << (share - 1).bit_length()
+        # Equal shares: the last image fills up the last ones, and its further results are cut off.
         filled = [batch[min(index, count - 1)] for index in range(replicas * share)]
+        if replicas == 1:
+            return {name: value[:count] for name, value in self.detect_canvases(*stack(filled)).items()}
         shares = [stack(filled[start : start + share]) for start in range(0, len(filled), share)]
         values = strategy.experimental_distribute_values_from_function(
             lambda context: shares[context.replica_id_in_sync_group]
@@ -164,6 +170,10 @@ class Detector(tf.Module):
         local = strategy.experimental_local_results
         return {name: tf.concat(local(value), axis=0)[:count] for name, value in answers.items()}
 
+    def detect_canvases(self, canvases: tf.Tensor, scales: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Network and post-processing on one batch of equally large canvases `(B, h, w, 3)`."""
+        return (self._compiled if self.jit_compile else self._traced)(canvases, scales, sizes)
+
     @tf.function(
         input_signature=[
             tf.TensorSpec([None, None, None, 3], tf.float32),
@@ -171,14 +181,21 @@ class Detector(tf.Module):
             tf.TensorSpec([None, 2], tf.float32),
         ]
     )
-    def detect_canvases(self, canvases: tf.Tensor, scales: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Network and post-processing on one batch of equally large canvases `(B, h, w, 3)`."""
-        return self.select(self.network(canvases, training=False), canvases, scales, sizes)
+    def _traced(self, canvases, scales, sizes):
+        return self._detect(canvases, scales, sizes)
+
+    def _detect(self, canvases, scales, sizes, static_shapes=False):
+        return self.select(self.levels(canvases, training=False), canvases, scales, sizes, static_shapes)
 
     def select(
-        self, outputs: dict[str, list[tf.Tensor]], canvases: tf.Tensor, scales: tf.Tensor, sizes: tf.Tensor
+        self,
+        outputs: dict[str, list[tf.Tensor]],
+        canvases: tf.Tensor,
+        scales: tf.Tensor,
+        sizes: tf.Tensor,
+        static_shapes: bool = False,
     ) -> dict[str, tf.Tensor]:
-        """Post-processing of what the network returns for canvases."""
+        """Post-processing of what the network returns for canvases; see `select_detections`."""
         anchors = self.model.anchors
         return select_detections(
             outputs["class_logits"],
@@ -188,6 +205,7 @@ class Detector(tf.Module):
             sizes,
             self.config,
             anchors.config,
+            static_shapes,
         )
 
 

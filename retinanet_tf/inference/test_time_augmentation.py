@@ -46,27 +46,27 @@ class AugmentedDetector:
 
     def detect_prepared(self, batch: Sequence[Prepared]) -> dict[str, tf.Tensor]:
         results = [self._detect_image(image.canvas) for image in batch]
-        return {name: tf.stack([result[name] for result in results]) for name in results[0]}
+        return {name: tf.concat([result[name] for result in results], axis=0) for name in results[0]}
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.float32)])
     def _detect_image(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        size = tf.cast(tf.shape(image)[:2], tf.float32)
+        size = tf.cast(tf.shape(image)[None, :2], tf.float32)
         versions = [self._candidates(image, size, *sides, flip) for sides in self.sizes for flip in self.mirrored]
-        merged = Candidates(*(tf.concat(values, axis=0) for values in zip(*versions, strict=True)))
+        merged = Candidates(*(tf.concat(values, axis=1) for values in zip(*versions, strict=True)))
         return suppress(merged, size, self.label_map.num_classes, self.config)
 
     def _candidates(self, image: tf.Tensor, size: tf.Tensor, short: int, long: int, mirrored: bool) -> Candidates:
         resized, scale = transforms.resize(tf.reverse(image, [1]) if mirrored else image, short, long)
         canvas = self.detector.pad(resized)[None]
-        outputs = self.detector.network(canvas, training=False)
+        outputs = self.detector.levels(canvas, training=False)
         anchors = self.detector.model.anchors
         result = candidates(
-            [level[0] for level in outputs["class_logits"]],
-            [level[0] for level in outputs["box_deltas"]],
+            outputs["class_logits"],
+            outputs["box_deltas"],
             anchors.by_level(canvas),
-            scale,
+            scale[None],
             size,
             self.config,
             anchors.config,
         )
-        return result._replace(boxes=boxes.mirror(result.boxes, size[1])) if mirrored else result
+        return result._replace(boxes=boxes.mirror(result.boxes, size[0, 1])) if mirrored else result

@@ -103,9 +103,19 @@ def test_inside_a_graph(detector):
 
 
 @pytest.mark.slow
-def test_xla_compiles_the_network(detector):
-    images = [clutter(0), clutter(1)]
-    check_same(small_detector(LABEL_MAP, spread=0.1, jit_compile=True)(images), detector(images), atol=1e-2)
+def test_a_compiled_detector_gives_the_same_and_traces_few_shapes(detector):
+    """Batches of 1 to 5 images of two canvases: traced for powers of two only, and never anew."""
+    compiled = small_detector(LABEL_MAP, spread=0.1, jit_compile=True)
+    traces = []
+    select = compiled.select
+    compiled.select = lambda outputs, canvases, *rest: traces.append(canvases.shape) or select(outputs, canvases, *rest)
+    images = [clutter(k) for k in range(5)] + [clutter(9, 70, 50)]
+    for start in (4, 3, 1, 0):
+        check_same(compiled(images[start:]), detector(images[start:]), atol=1e-2)
+    for _ in detect_all(compiled, images, batch_size=3):
+        pass
+    assert sorted(shape[0] for shape in traces) == [1, 1, 2, 4, 8]
+    assert compiled([])["boxes"].shape == (0, 30, 4)
 
 
 @pytest.mark.slow

@@ -1,0 +1,27 @@
+"""XLA: whether to compile, decided once for `fit`, the training job, `Detector` and export."""
+
+import tensorflow as tf
+
+
+def resolve_jit_compile(jit_compile: bool | str | None = "auto") -> bool:
+    """Whether to compile with XLA: by default on accelerators and not on CPUs.
+
+    Args:
+        jit_compile: True or False decide; 'auto' or None compile where there is a GPU or TPU, unless
+            `tf.config.experimental.enable_op_determinism` was called: some gradients, max pooling's for one, have no
+            deterministic kernel under XLA.
+    """
+    if jit_compile not in ("auto", None):
+        return bool(jit_compile)
+    accelerators = [device for device in tf.config.list_physical_devices() if device.device_type != "CPU"]
+    return bool(accelerators) and not _is_deterministic()
+
+
+def _is_deterministic() -> bool:
+    """TensorFlow has no function that says so, but refuses random numbers without a seed then."""
+    with tf.init_scope():
+        try:  # as a new function: TensorFlow keeps the kernels of eager operations
+            tf.function(lambda: tf.raw_ops.RandomUniform(shape=[1], dtype=tf.float32), autograph=False)()
+        except tf.errors.InvalidArgumentError:
+            return True
+    return False

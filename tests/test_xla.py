@@ -1,0 +1,51 @@
+"""What is compiled with XLA: accelerators, not CPUs, unless the caller says otherwise."""
+
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+from small_detectors import small_detector
+
+import retinanet_tf as rn
+from retinanet_tf.xla import resolve_jit_compile
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """A machine that has an accelerator, as far as TensorFlow's lists of devices say."""
+
+    def pretend(kind):
+        devices = [tf.config.PhysicalDevice("/physical_device:CPU:0", "CPU")]
+        devices.append(tf.config.PhysicalDevice(f"/physical_device:{kind}:0", kind))
+        monkeypatch.setattr(
+            tf.config, "list_physical_devices", lambda of=None: [d for d in devices if of in (None, d[1])]
+        )
+
+    return pretend
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("GPU", True), ("TPU", True), ("CPU", False)])
+def test_auto_is_for_accelerators_and_the_caller_decides(pretended, kind, expected):
+    pretended(kind)
+    assert resolve_jit_compile() is resolve_jit_compile(None) is resolve_jit_compile("auto") is expected
+    assert resolve_jit_compile(True) is True and resolve_jit_compile(False) is False
+    label_map = rn.data.LabelMap([1, 2, 3], ["a", "b", "c"])
+    for jit_compile in ("auto", True, False):
+        wanted = expected if jit_compile == "auto" else jit_compile
+        assert small_detector(label_map, jit_compile=jit_compile).jit_compile is wanted
+
+
+@pytest.mark.slow
+def test_deterministic_operations_are_not_compiled_by_default():
+    program = """
+import tensorflow as tf
+from retinanet_tf.xla import resolve_jit_compile
+tf.config.list_physical_devices = lambda: [tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
+tf.random.set_seed(1)
+before = resolve_jit_compile()
+tf.config.experimental.enable_op_determinism()
+print(before, resolve_jit_compile(), resolve_jit_compile(True))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "False", "True"]
