@@ -18,10 +18,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from retinanet_tf.config.presets import presets
+from retinanet_tf.data.inspect.report import inspect
 from retinanet_tf.data.records.example import parse_example
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.sources.coco import read_coco
+from retinanet_tf.data.sources.csv import read_csv
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.source import read_ground_truth
@@ -354,6 +357,38 @@ def test_a_split_without_an_object_to_learn(tmp_path, name, crowds, outcome):
         assert len(list(read_records(str(tmp_path / "out" / f"{name}-*")))) == len(SIZES)
 
 
+@pytest.mark.parametrize("kind", ["copy", "name", "crowds", "no bbox"])
+def test_summary_and_data_report_say_what_is_odd(tmp_path, kind):
+    path, images = write_coco(tmp_path, SIZES)
+    content = json.loads(path.read_text())
+    match kind:
+        case "copy":
+            content["images"].append({**content["images"][2], "id": 5})
+            said = "images listed more than once: 1, such as 000002.jpg (2 times)"
+        case "name":
+            content["categories"].append({"id": 50, "name": "cup"})
+            said = "several categories are named 'cup'"
+        case "crowds":
+            content["annotations"] = [{**one, "iscrowd": True} for one in content["annotations"]]
+            said = "all 8 boxes"
+        case "no bbox":
+            content["annotations"][3]["bbox"] = [[1, 2], [3, 4]]
+            said = "annotations left out for their bbox: 1, the first is annotation 4"
+    path.write_text(json.dumps(content))
+    read = read_coco(path, skip_bad=True)
+    report = inspect(read, presets["mini"], str(images))
+    for sentences in (quiet(read, images, tmp_path / "out")["warnings"], report.warnings + report.errors):
+        assert any(said in sentence for sentence in sentences)
+
+
+def test_a_csv_of_background_has_the_categories_of_its_folder(tmp_path):
+    path, images = write_coco(tmp_path, SIZES)
+    quiet(path, images, tmp_path / "out")
+    (tmp_path / "val.csv").write_text("000001.jpg,,,,,\n000002.jpg,0,0,0,0,none\n")
+    read = read_csv(tmp_path / "val.csv", LabelMap.load(tmp_path / "out" / "labels.json"))
+    assert quiet(read, images, tmp_path / "out", "val")["images_without_objects"] == 2
+
+
 @pytest.fixture
 def odd_names(tmp_path):
     """A function that prepares a data set whose second image has another name."""
@@ -368,9 +403,7 @@ def odd_names(tmp_path):
     return prepared
 
 
-@pytest.mark.parametrize(
-    "name", ["/dev/zero", "/dev/urandom", "/etc/hostname", "../secret.jpg", "sub/../../secret.jpg"]
-)
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/urandom", __file__, "../secret.jpg", "sub/../../secret.jpg"])
 def test_files_outside_the_image_folder_are_not_read(tmp_path, odd_names, name):
     (tmp_path / "data" / "images" / "sub").mkdir(parents=True)
     Image.fromarray(picture(48, 64)).save(tmp_path / "data" / "secret.jpg")
@@ -386,7 +419,7 @@ def test_files_outside_the_image_folder_are_not_read(tmp_path, odd_names, name):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "socket", "link to a device", "link to nothing", "link to itself"])
-def test_what_is_no_regular_file_is_not_read(tmp_path, odd_names, kind):
+def test_what_is_no_regular_file_is_not_read(tmp_path, odd_names, kind, monkeypatch):
     place = tmp_path / "data" / "images" / "odd.jpg"
     place.parent.mkdir(parents=True)
     if kind == "pipe":
@@ -395,7 +428,8 @@ def test_what_is_no_regular_file_is_not_read(tmp_path, odd_names, kind):
         place.mkdir()
     elif kind == "socket":
         with socket.socket(socket.AF_UNIX) as one:
-            one.bind(os.path.relpath(place))
+            monkeypatch.chdir(place.parent)  # a socket's path must be short
+            one.bind(place.name)
     else:
         place.symlink_to({"link to a device": "/dev/zero", "link to nothing": "none", "link to itself": place}[kind])
     with pytest.raises(InputError, match=r"odd\.jpg .*(isn't a regular file|isn't in|outside)"):

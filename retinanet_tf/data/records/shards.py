@@ -124,7 +124,7 @@ def write_shard(
                 report.categories.update(cleaned.category_ids.tolist())
                 offset += length + FOOTER + HEADER
     except (OSError, tf.errors.OpError) as error:
-        raise InputError(f"{path} can't be written: {getattr(error, 'message', error)}.") from None
+        raise InputError(f"the shard can't be written: {getattr(error, 'message', error)}.") from None
     report.bytes = offset - HEADER
     return report
 

@@ -35,7 +35,9 @@ def find_image(folder: str | os.PathLike, file_name: str, allow_outside: bool = 
     if not allow_outside and not any(
         _within(real(folder), real(paths[0])) for real in (os.path.abspath, os.path.realpath)
     ):
-        raise BadImage(f"is outside the image folder {os.fspath(folder)}; allow_outside=true reads such files")
+        raise BadImage(
+            f"is outside the image folder {os.fspath(folder)}; prepare reads such files if allow_outside=true"
+        )
     if not os.path.isfile(paths[0]):
         raise BadImage("isn't a regular file")
     return paths[0]
