@@ -73,12 +73,23 @@ def anchors_by_level(height: tf.Tensor, width: tf.Tensor, config: AnchorConfig) 
         stride_y = stride_x = 2.0**level
         if style.whole_strides:
             stride_y, stride_x = tf.cast(height // rows, tf.float32), tf.cast(width // columns, tf.float32)
-        y = (tf.cast(tf.range(rows), tf.float32) + style.offset) * stride_y
-        x = (tf.cast(tf.range(columns), tf.float32) + style.offset) * stride_x
+        y = (tf.cast(_range(rows), tf.float32) + style.offset) * stride_y
+        x = (tf.cast(_range(columns), tf.float32) + style.offset) * stride_x
         xs, ys = tf.meshgrid(x, y)
         centres = tf.stack([xs, ys, xs, ys], axis=-1)[:, :, None, :]
         result.append(tf.reshape(centres + tf.constant(cell_anchors(config, level), tf.float32), [-1, 4]))
     return result
+
+
+def _range(count: int | tf.Tensor) -> tf.Tensor:
+    """0…count − 1, which no graph optimizer takes for a constant.
+
+    Else the anchors of images of a known size, and all that follows from them, are 20 MB of constants in a step.
+    """
+    indices = tf.range(count)
+    feedable = tf.compat.v1.placeholder_with_default(indices, [None])
+    feedable.set_shape(indices.shape)
+    return feedable
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")

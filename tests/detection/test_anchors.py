@@ -77,3 +77,13 @@ def test_the_layer_is_the_naive_loop(config, size):
     np.testing.assert_array_equal(dynamic(tf.zeros((1, *size, 3))), static)
     again = Anchors.from_config(layer.get_config())
     np.testing.assert_array_equal(again(tf.zeros((1, *size, 3))), static)
+
+
+def test_no_graph_holds_the_anchors_as_constants():
+    """XLA's program for images of a known size is small: its text has no array with a row per anchor as a constant."""
+    layer = Anchors()
+    count = layer(tf.zeros((1, 800, 1344, 3))).shape[0]
+    areas = tf.function(lambda images: tf.reduce_prod(layer(images), axis=1), jit_compile=True)
+    program = areas.experimental_get_compiler_ir(tf.zeros((1, 800, 1344, 3)))(stage="hlo")
+    assert f"[{count}]" in program and len(program) < 100_000
+    assert areas.get_concrete_function(tf.TensorSpec((1, 800, 1344, 3))).output_shapes == (count,)
