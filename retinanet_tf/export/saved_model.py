@@ -3,9 +3,13 @@
 import io
 import logging
 import os
+import re
 import shutil
+import signal
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +56,8 @@ def export(
         precision: what the network computes in: 'float32', 'float16' or 'bfloat16'. Answers are always float32.
 
     Returns:
-        The version's folder. It is written aside and renamed: a server that watches it never sees half of it.
+        The version's folder. It is written aside and renamed: a server that watches it never sees half of it, and an
+        interrupted export (Ctrl-C, SIGTERM) leaves nothing. What `kill -9` left the next export removes.
 
     Raises:
         InputError: the version exists, the folder can't be written, a category id is too large for the outputs, or
@@ -66,27 +71,71 @@ def export(
         raise InputError(
             f"category id {too_large[0]} can't be served: detection_classes holds ids up to {_LARGEST_ID}."
         )
+    if re.search(r"[\[\\]", Path(os.path.abspath(directory)).as_posix()):
+        raise InputError(f"{directory}: TensorFlow can't load a model from a path with [ or \\; choose another folder.")
     make_folder(directory.parent)
-    # A temporary folder's name isn't a number, so a server doesn't take it for a version.
-    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        served = ServedDetector(detector, freeze(with_precision(detector, precision)), max_pixels)
-        signatures = {name: getattr(served, name).get_concrete_function() for name in SIGNATURES}
-        # A module with nothing but the graph, which holds the weights: Keras' objects would need their classes back.
-        module = tf.Module(name="served_detector")
-        with tempfile.TemporaryDirectory() as folder:
-            detector.label_map.save(os.path.join(folder, "labels.json"))
-            write_json(os.path.join(folder, "export.json"), _description(detector, metrics, max_pixels, precision))
-            module.assets = [tf.saved_model.Asset(str(path)) for path in sorted(Path(folder).iterdir())]
-            tf.saved_model.save(module, str(aside), signatures=signatures)
-        _write_warmup(aside / "assets.extra", warmup_images or _generated_images(detector), model_name)
-        os.chmod(aside, 0o755)
-        os.replace(aside, directory)
+        with _written_aside(directory) as aside:
+            served = ServedDetector(detector, freeze(with_precision(detector, precision)), max_pixels)
+            signatures = {name: getattr(served, name).get_concrete_function() for name in SIGNATURES}
+            # A module with nothing but the graph, which holds the weights: Keras' objects would need their classes.
+            module = tf.Module(name="served_detector")
+            with tempfile.TemporaryDirectory() as folder:
+                detector.label_map.save(os.path.join(folder, "labels.json"))
+                write_json(os.path.join(folder, "export.json"), _description(detector, metrics, max_pixels, precision))
+                module.assets = [tf.saved_model.Asset(str(path)) for path in sorted(Path(folder).iterdir())]
+                tf.saved_model.save(module, str(aside), signatures=signatures)
+            _write_warmup(aside / "assets.extra", warmup_images or _generated_images(detector), model_name)
     except (OSError, tf.errors.OpError) as error:
         raise InputError(f"{directory} can't be written: {getattr(error, 'strerror', None) or error}.") from None
+    return directory
+
+
+@contextmanager
+def _written_aside(directory: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `directory`, which it becomes if the block ends without an error or a signal."""
+    for entry in directory.parent.iterdir():
+        if re.fullmatch(r"\.\d+\.\w{8}", entry.name) and (lock := _lock(entry)) is not None:
+            shutil.rmtree(entry, ignore_errors=True)
+            os.close(lock)
+    # Its name isn't a number, so a server doesn't take it for a version.
+    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    lock = _lock(aside)
+    ends_at_once = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if ends_at_once:
+        signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield aside
+        os.chmod(aside, 0o755)
+        os.replace(aside, directory)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return directory
+        if lock is not None:
+            os.close(lock)
+        if ends_at_once:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _exit(number: int, _) -> None:
+    raise SystemExit(128 + number)
+
+
+def _lock(folder: Path) -> int | None:
+    """Holds a folder until the descriptor is closed or the process ends; None if another one does, or on Windows."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def with_precision(detector: Detector, precision: str) -> Detector:
@@ -97,11 +146,11 @@ def with_precision(detector: Detector, precision: str) -> Detector:
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}.")
-    if precision == "float32":
+    if {layer.compute_dtype for layer in detector.model.layers if layer.weights} == {precision}:
         return detector
     with precision_policy(precision):
         model = RetinaNet.from_config(detector.model.get_config())
-    model.set_weights(detector.model.get_weights())
+    model.set_weights([np.asarray(weights, np.float32) for weights in detector.model.get_weights()])
     return Detector(model, detector.label_map, detector.config, detector.image_size, detector.max_size)
 
 

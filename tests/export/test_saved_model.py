@@ -1,9 +1,13 @@
 """The SavedModel: loadable with tensorflow alone, its answers the detector's."""
 
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from unittest.mock import MagicMock
 
 import keras
 import numpy as np
@@ -13,8 +17,10 @@ from small_detectors import clutter, encode, small_detector
 
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
+from retinanet_tf.export import saved_model
 from retinanet_tf.export.saved_model import export, with_precision
 from retinanet_tf.inference.detector import Detector
+from retinanet_tf.models.layers import precision_policy
 
 LABELS = LabelMap([3, 18, 44], ["ellipse", "étoile", "cross"])
 
@@ -211,14 +217,83 @@ def test_a_version_never_changes(detector, exported):
     assert [entry.name for entry in exported.parent.iterdir()] == ["1"], "nothing half-written stays"
 
 
-def test_failure_leaves_nothing(detector, tmp_path, monkeypatch):
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(tf.saved_model, "save", full)
+def test_a_full_disk_is_named(detector, tmp_path, interrupted):
+    interrupted(OSError(28, "No space left on device"))
     with pytest.raises(InputError, match="No space left"):
         export(detector, tmp_path / "m")
     assert list((tmp_path / "m").iterdir()) == []
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Makes an export fail by an exception, or by a signal to this process, when a part of the model is written."""
+    monkeypatch.setattr(saved_model, "freeze", lambda served: None)
+    monkeypatch.setattr(saved_model, "ServedDetector", MagicMock())
+
+    def by(fault):
+        def save(module, folder, **options):
+            os.makedirs(os.path.join(folder, "variables"))
+            if isinstance(fault, BaseException):
+                raise fault
+            os.kill(os.getpid(), fault)
+            time.sleep(10)
+
+        monkeypatch.setattr(tf.saved_model, "save", save)
+
+    return by
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [
+        (RuntimeError("bug"), RuntimeError),
+        (MemoryError(), MemoryError),
+        (signal.SIGINT, KeyboardInterrupt),
+        (signal.SIGTERM, SystemExit),
+    ],
+)
+def test_an_interrupted_export_leaves_nothing(detector, tmp_path, interrupted, fault, raised):
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    interrupted(fault)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(raised):
+        export(detector, tmp_path / "m")
+    assert [entry.name for entry in (tmp_path / "m").iterdir()] == ["1"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_a_killed_export_left_is_removed_and_nothing_else(detector, tmp_path, interrupted):
+    """A running export holds its folder; hidden folders of others aren't touched."""
+    for name in (".1.a1b2c3d4", ".12.________", ".3.running_", ".git", ".1.notes", "0"):
+        (tmp_path / name / "inside").mkdir(parents=True)
+    running = os.open(tmp_path / ".3.running_", os.O_RDONLY)
+    fcntl.flock(running, fcntl.LOCK_EX)
+    interrupted(OSError(28, "No space left on device"))
+    with pytest.raises(InputError):
+        export(detector, tmp_path)
+    os.close(running)
+    assert {entry.name for entry in tmp_path.iterdir()} == {".3.running_", ".git", ".1.notes", "0"}
+
+
+@pytest.mark.parametrize("name", ["exp [1]", "a[b", "a\\b", "[x]/model/3"])
+def test_folders_that_tensorflow_cant_load_from_are_refused_before_computing(detector, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(saved_model, "freeze", lambda served: pytest.fail("it has begun"))
+    with pytest.raises(InputError):
+        export(detector, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("built", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
+def test_the_precision_asked_for_is_the_one_computed_in(built, wanted):
+    """Whatever the process' policy was when the detector was built."""
+    with precision_policy(built):
+        detector = small_detector(LABELS)
+    served = with_precision(detector, wanted)
+    assert {layer.compute_dtype for layer in served.model.layers if layer.weights} == {wanted}
+    assert served.levels(np.zeros((1, 64, 96, 3), np.float32))["class_logits"][0].dtype == wanted
+    for ours, given in zip(served.model.get_weights(), detector.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, given)
 
 
 @pytest.mark.parametrize(
