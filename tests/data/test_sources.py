@@ -218,6 +218,9 @@ def test_a_number_at_the_end_of_some_lines_belongs_to_the_name(tmp_path):
         ("v1.2.xml", "v1.jpg", "v1.2.jpg"),
         ("missing.xml", "nowhere.jpg", "nowhere.jpg"),
         ("missing.xml", "", "missing.jpg"),
+        ("missing.xml", "/", "missing.jpg"),
+        ("missing.xml", "../..", "missing.jpg"),
+        ("missing.xml", "../../etc/passwd", "passwd"),
     ],
 )
 def test_an_xml_means_one_picture(tmp_path, xml, file_name, picture):
@@ -413,6 +416,8 @@ def test_columns_are_known_by_their_names(tmp_path, header):
         ("a.jpg,1,2,3,4,cup,64,48\na.jpg,1,2,3,4,cup,64,49\n", "line 2 has another size"),
         ("a.jpg,1,2,3,4,cup,64\n", "line 1 has 7 cells"),
         ("a.jpg;1;2;3;4;cup\n", "line 1 has semicolons between"),
+        ("a.jpg;1,5;2,5;3;4;cup\n", "line 1 has semicolons between"),
+        ("a.jpg|1|2|3|4|cup\n", "line 1 has bars between"),
         ("filename;class;xmin;ymin;xmax;ymax\n", "line 1 has semicolons between"),
         ("a.jpg\t1\t2\t3\t4\tcup\n", "line 1 has tabs between"),
         ('a.jpg,1,2,3,4,"cup\nb.jpg,1,2,3,4,cup\n', "can't be read as CSV"),

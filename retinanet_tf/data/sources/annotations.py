@@ -1,11 +1,12 @@
 """Annotations of a dataset, of any format: images with boxes, in numpy."""
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.errors import InputError
 
 
 @dataclass
@@ -69,6 +70,43 @@ class Annotations:
     def num_crowds(self) -> int:
         """Objects that are marked iscrowd (COCO) or difficult (Pascal VOC): neither learned nor counted."""
         return sum(int(image.iscrowd.sum()) for image in self.images)
+
+
+class NamedObject(NamedTuple):
+    """An object of a format whose categories have names alone: its box is xyxy; `crowd` as in COCO."""
+
+    name: str
+    box: list[float]
+    crowd: bool = False
+
+
+def with_categories(
+    source: str, images: list[tuple[ImageAnnotations, list[NamedObject]]], label_map: LabelMap | None
+) -> Annotations:
+    """The dataset of images, whose columns are filled with their objects, numbered from 1 in their order.
+
+    Without `label_map` the names that occur are numbered from 1 in alphabetical order. Raises InputError if there are
+    none, or one that `label_map` lacks or has under several ids.
+    """
+    names = sorted({item.name for _, objects in images for item in objects})
+    if label_map is None:
+        if not names:
+            raise InputError(f"{source} has no object, so no categories; prepare a split that has them first.")
+        label_map = LabelMap(range(1, len(names) + 1), names)
+    for name in names:
+        if label_map.names.count(name) != 1:
+            fault = "has under several ids" if name in label_map.names else "lacks"
+            raise InputError(f"{source} has objects named {name!r}, which the label map {fault}.")
+    id_of = dict(zip(label_map.names, label_map.ids, strict=True))
+    count = 0
+    for image, objects in images:
+        image.boxes = np.array([item.box for item in objects], np.float64).reshape(-1, 4)
+        image.category_ids = np.array([id_of[item.name] for item in objects], np.int64)
+        image.area = np.prod(image.boxes[:, 2:] - image.boxes[:, :2], axis=1)
+        image.iscrowd = np.array([item.crowd for item in objects], bool)
+        image.annotation_ids = np.arange(count + 1, count + 1 + len(objects), dtype=np.int64)
+        count += len(objects)
+    return Annotations(source, [image for image, _ in images], label_map)
 
 
 def is_number(value: object) -> bool:

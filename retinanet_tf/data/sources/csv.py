@@ -6,18 +6,34 @@ import os
 import re
 from collections.abc import Iterator
 
-import numpy as np
-
-from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations, as_number, whole_size
+from retinanet_tf.data.sources.annotations import (
+    Annotations,
+    ImageAnnotations,
+    NamedObject,
+    as_number,
+    whole_size,
+    with_categories,
+)
 from retinanet_tf.data.sources.image_files import unified
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.data.sources.voc import label_map_of, number_objects
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_text
 
 # The names that a header may have for each column, in lower case and without blanks, hyphens and underscores.
 _NAMES = {
-    "image": ("image", "filename", "imagepath", "imagename", "imagefile", "file", "filepath", "path", "location"),
+    "image": (
+        "image",
+        "img",
+        "filename",
+        "imagefilename",
+        "imagepath",
+        "imagename",
+        "imagefile",
+        "file",
+        "filepath",
+        "path",
+        "location",
+    ),
     "x1": ("x1", "xmin", "left"),
     "y1": ("y1", "ymin", "top"),
     "x2": ("x2", "xmax", "right"),
@@ -28,7 +44,7 @@ _NAMES = {
 }
 _COLUMNS = list(_NAMES)
 _BOX = _COLUMNS[1:5]
-_MARKS = {";": "semicolons", "\t": "tabs"}
+_MARKS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_csv(path: str | os.PathLike, label_map: LabelMap | None = None) -> Annotations:
@@ -52,32 +68,22 @@ def read_csv(path: str | os.PathLike, label_map: LabelMap | None = None) -> Anno
             differ; an empty file.
     """
     path = os.fspath(path)
-    images: dict[str, ImageAnnotations] = {}
-    objects: dict[str, list[tuple[str, list[float]]]] = {}
+    images: dict[str, tuple[ImageAnnotations, list[NamedObject]]] = {}
     for number, row in _rows(path):
         line = f"{path}: line {number}"
         if not row["image"]:
             raise InputError(f"{line} names no image.")
         width, height = (whole_size(row.get(side, "")) for side in ("width", "height"))
-        name = unified(row["image"])
-        image = images.setdefault(name, ImageAnnotations(len(images) + 1, row["image"], width, height))
+        image = ImageAnnotations(len(images) + 1, row["image"], width, height)
+        image, objects = images.setdefault(unified(image.file_name), (image, []))
         if (image.width, image.height) != (width, height):
             raise InputError(f"{line} has another size of {row['image']} than an earlier line.")
         box = _box(line, [row[corner] for corner in _BOX])
         if any(box):
             if not row["class"] or (label_map is not None and row["class"] not in label_map.names):
                 raise InputError(f"{line} has class {row['class']!r}, which is empty or not in the label map.")
-            objects.setdefault(name, []).append((row["class"], box))
-    label_map = label_map_of((name for found in objects.values() for name, _ in found), label_map, path)
-    id_of = dict(zip(label_map.names, label_map.ids, strict=True))
-    for name, found in objects.items():
-        boxes = np.array([box for _, box in found], np.float64)
-        images[name].boxes = boxes
-        images[name].category_ids = np.array([id_of[category] for category, _ in found], np.int64)
-        images[name].area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-        images[name].iscrowd = np.zeros(len(boxes), bool)
-    number_objects(list(images.values()))
-    return Annotations(path, list(images.values()), label_map)
+            objects.append(NamedObject(row["class"], box))
+    return with_categories(path, list(images.values()), label_map)
 
 
 def _rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -89,8 +95,8 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
             cells, where = [cell.strip() for cell in line], f"{path}: line {reader.line_num}"
             if not any(cells):
                 continue
-            if len(cells) == 1 and (mark := next((mark for mark in ";\t" if mark in cells[0]), "")):
-                raise InputError(f"{where} has {_MARKS[mark]} between its cells; commas are needed.")
+            if len(cells) < 6 and (marks := [name for mark, name in _MARKS.items() if mark in cells[0]]):
+                raise InputError(f"{where} has {marks[0]} between its cells; commas are needed.")
             if not columns:
                 columns = _header(where, cells)
                 if columns:
@@ -125,5 +131,5 @@ def _box(where: str, cells: list[str]) -> list[float]:
     """x1, y1, x2, y2; empty if all cells are."""
     box = [number for number in map(as_number, cells) if number is not None]
     if len(box) != 4 and any(cells):
-        raise InputError(f"{where} has the box {','.join(cells)}; it must be four finite numbers.")
+        raise InputError(f"{where} has the box {','.join(cells):.99}; it must be four finite numbers.")
     return box

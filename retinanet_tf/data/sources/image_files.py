@@ -84,7 +84,7 @@ def voc_picture(folder: str, pictures: dict[str, list[str]], xml: str, file_name
     stem = os.path.splitext(os.path.basename(xml))[0]
     own = pictures.get(stem, [])
     paths = [last] if named.startswith(("/", "..")) else [named, last]
-    exact = [name for name in paths if file_name and os.path.isfile(os.path.join(folder, name))][:1]
+    exact = [name for name in paths if os.path.isfile(os.path.join(folder, name))][:1]
     if exact and exact[0] in own:
         return exact[0]
     found = own + exact or pictures.get(os.path.splitext(last)[0], []) or pictures.get(last, [])
@@ -93,7 +93,7 @@ def voc_picture(folder: str, pictures: dict[str, list[str]], xml: str, file_name
             f"{xml} may be about {found[0]} or {found[1]} in {folder}, by its own name and its <filename> "
             f"({file_name or 'missing'}); correct <filename>, or rename or remove a file."
         )
-    return found[0] if found else last if file_name else f"{stem}.jpg"
+    return found[0] if found else last if last.strip(".") else f"{stem}.jpg"
 
 
 def _within(folder: str, path: str) -> bool:

@@ -4,13 +4,18 @@ import os
 import posixpath
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
-from typing import NamedTuple
+from reprlib import repr as shown
 
-import numpy as np
 from tqdm import tqdm
 
-from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations, as_number, whole_size
+from retinanet_tf.data.sources.annotations import (
+    Annotations,
+    ImageAnnotations,
+    NamedObject,
+    as_number,
+    whole_size,
+    with_categories,
+)
 from retinanet_tf.data.sources.image_files import SUFFIXES, list_pictures, unified, voc_picture
 from retinanet_tf.data.sources.labels import LabelMap, is_name
 from retinanet_tf.errors import InputError
@@ -18,12 +23,6 @@ from retinanet_tf.files import read_text
 
 _ENDING = re.compile(f"({'|'.join(map(re.escape, (*SUFFIXES, '.xml')))})$", re.IGNORECASE)
 _COLUMN = re.compile(r"\s+(-1|0|1)$")  # a list of one class says whether a picture has it
-
-
-class _Object(NamedTuple):
-    name: str
-    box: list[float]
-    difficult: bool
 
 
 def read_voc(
@@ -64,7 +63,7 @@ def read_voc(
     if not names:
         raise InputError(f"{xml_folder} holds no XML annotation; a VOC folder has Annotations/*.xml.")
     pictures = list_pictures(images)
-    parsed: dict[str, tuple[ImageAnnotations, list[_Object]]] = {}
+    parsed: dict[str, tuple[ImageAnnotations, list[NamedObject]]] = {}
     for name in tqdm(names, unit="file", desc="reading VOC", disable=None, delay=2):
         image, objects = _parse(os.path.join(xml_folder, name))
         image.file_name = voc_picture(images, pictures, os.path.join(xml_folder, name), image.file_name)
@@ -75,46 +74,13 @@ def read_voc(
             other = names[list(parsed).index(key)]
             raise InputError(f"{name} and {other} in {xml_folder} are both about {image.file_name}; remove one.")
         parsed[key] = image, objects
-    label_map = label_map_of((item.name for _, found in parsed.values() for item in found), label_map, folder)
-    id_of = dict(zip(label_map.names, label_map.ids, strict=True))
-    for image, found in parsed.values():
-        image.boxes = np.array([item.box for item in found], np.float64).reshape(-1, 4)
-        image.category_ids = np.array([id_of[item.name] for item in found], np.int64)
-        image.iscrowd = np.array([item.difficult for item in found], bool)
-        image.area = np.prod(image.boxes[:, 2:] - image.boxes[:, :2], axis=1)
-    read = [image for image, _ in parsed.values()]
-    number_objects(read)
-    return Annotations(folder if split is None else f"{folder} ({split})", read, label_map)
+    return with_categories(folder if split is None else f"{folder} ({split})", list(parsed.values()), label_map)
 
 
 def image_folder(folder: str | os.PathLike) -> str:
     """The image folder of a VOC folder: FOLDER/JPEGImages, or FOLDER itself if there is none."""
     inner = os.path.join(os.fspath(folder), "JPEGImages")
     return inner if os.path.isdir(inner) else os.fspath(folder)
-
-
-def label_map_of(names: Iterable[str], label_map: LabelMap | None, source: str) -> LabelMap:
-    """The map given, which must have all `names`, each once, or else one that numbers them from 1 by the alphabet."""
-    names = sorted(set(names))
-    if label_map is None:
-        if not names:
-            raise InputError(
-                f"{source} has no object, so there are no categories; prepare a split that has them first."
-            )
-        return LabelMap(range(1, len(names) + 1), names)
-    for name in names:
-        if label_map.names.count(name) != 1:
-            fault = "lacks" if name not in label_map.names else "has under several ids"
-            raise InputError(f"{source} has objects named {name!r}, which the label map {fault}.")
-    return label_map
-
-
-def number_objects(images: list[ImageAnnotations]) -> None:
-    """Gives the objects of all images the ids 1, 2, … in order."""
-    count = 0
-    for image in images:
-        image.annotation_ids = np.arange(count + 1, count + 1 + len(image), dtype=np.int64)
-        count += len(image)
 
 
 def _listed(path: str, xml_folder: str, names: list[str]) -> list[str]:
@@ -147,7 +113,7 @@ def _listed(path: str, xml_folder: str, names: list[str]) -> list[str]:
     return list(found)
 
 
-def _parse(path: str) -> tuple[ImageAnnotations, list[_Object]]:
+def _parse(path: str) -> tuple[ImageAnnotations, list[NamedObject]]:
     """The image, its `<filename>` as file_name, and its objects."""
     try:
         root = ElementTree.fromstring(read_text(path, "the annotation"))
@@ -163,9 +129,9 @@ def _parse(path: str) -> tuple[ImageAnnotations, list[_Object]]:
         texts = [item.findtext(f"bndbox/{corner}") or "" for corner in ("xmin", "ymin", "xmax", "ymax")]
         box = [value for value in map(as_number, texts) if value is not None]
         if len(box) != 4:
-            raise InputError(f"{path}: object {number} ({name}) has bndbox {texts}; it must be four finite numbers.")
+            raise InputError(f"{path}: object {number} ({name}) has bndbox {shown(texts)}; give four finite numbers.")
         x1, y1, x2, y2 = box
         if x2 > x1 and y2 > y1:
             box = [x1 - 1, y1 - 1, x2, y2]
-        objects.append(_Object(name, box, (item.findtext("difficult") or "").strip() == "1"))
+        objects.append(NamedObject(name, box, (item.findtext("difficult") or "").strip() == "1"))
     return ImageAnnotations(0, (root.findtext("filename") or "").strip(), width, height), objects
