@@ -3,7 +3,8 @@
     retinanet predict --checkpoint=runs/mine --images=photos/ --output=found
     retinanet predict --checkpoint=runs/mine --images='a.jpg,more/*.png' --output=found
 
-Unreadable files are listed at the end and make the exit status 1; the others are processed.
+Unreadable files are listed at the end and make the exit status 1; the others are processed. Output of former runs
+inside a folder of images isn't read.
 """
 
 import sys
@@ -11,8 +12,11 @@ import sys
 from absl import flags
 
 from retinanet_tf.cli import detector_flags
+from retinanet_tf.patterns import split_list
+from retinanet_tf.text import printable
 
-_IMAGES = flags.DEFINE_list("images", None, "Files, folders and glob patterns, separated by commas.", required=True)
+_LISTED = 20  # categories that are counted in print
+_IMAGES = flags.DEFINE_string("images", None, "Files, folders and glob patterns, separated by commas.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for pictures/, detections.json and the sheet.", required=True)
 _MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections below aren't drawn (detections.json has them all).")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images that go through the network together.", lower_bound=1)
@@ -24,13 +28,17 @@ def main() -> int:
 
     predictions = predict(
         detector_flags.load(),
-        _IMAGES.value,
+        split_list(_IMAGES.value),
         _OUTPUT.value,
         min_score=_MIN_SCORE.value,
         batch_size=_BATCH_SIZE.value,
     )
-    counts = f"{len(predictions.detections)} detections on {len(predictions.pictures)} images"
-    print(f"{counts}: {_OUTPUT.value}/contact_sheet.jpg, pictures/, detections.json")
+    drawn, images = predictions.drawn, len(predictions.pictures)
+    classes = [f"{printable(name, 40)} {count}" for name, count in [*drawn.items()][:_LISTED]]
+    classes += [f"{len(drawn) - _LISTED} more categories"] * (len(drawn) > _LISTED)
+    by_class = f" ({', '.join(classes)})" if classes else ""
+    print(f"{sum(drawn.values())} detections with a score of {_MIN_SCORE.value:g} or more{by_class} on {images} images")
+    print(f"{_OUTPUT.value}: contact_sheet.jpg, pictures/, detections.json")
     for path, reason in predictions.unreadable:
-        print(f"not read: {path}: {reason}", file=sys.stderr)
+        print(printable(f"not read: {path}: {reason}"), file=sys.stderr)
     return 1 if predictions.unreadable else 0

@@ -1,12 +1,16 @@
 """Damaged records: an error names them, or they are skipped, listed and replaced."""
 
+import os
 import pathlib
+import struct
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from retinanet_tf.config.presets import presets
 from retinanet_tf.data import pipeline
+from retinanet_tf.data.inspect.inspect_dataset import inspect_dataset
 from retinanet_tf.data.records.damage import DamageLog
 from retinanet_tf.data.records.index import read_index
 from retinanet_tf.data.records.prepare import prepare
@@ -126,3 +130,120 @@ def damage_all(shards, shard, number):
     data = bytearray(path.read_bytes())
     data[int(index.offset[record]) + 30] ^= 0xFF
     path.write_bytes(data)
+
+
+def masked_crc(data):
+    """TFRecord's checksum: CRC-32C, bit by bit, rotated by 15 and moved by a constant."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+
+
+def set_length(shards, number, length):
+    """Gives a record of the second file a length field with a right checksum; returns the file."""
+    index = read_index(shards)
+    (record,) = np.flatnonzero((index.shard == 1) & (index.number == number))
+    start, path = int(index.offset[record]) - 12, pathlib.Path(index.files[1])
+    data, field = bytearray(path.read_bytes()), struct.pack("<Q", length(index, record))
+    assert bytes(data[start + 8 : start + 12]) == struct.pack("<I", masked_crc(data[start : start + 8]))
+    data[start : start + 12] = field + struct.pack("<I", masked_crc(field))
+    path.write_bytes(data)
+    return path
+
+
+LENGTHS = {
+    "2^40": lambda *_: 2**40,
+    "2^62": lambda *_: 2**62,
+    "2^63": lambda *_: 2**63,
+    "2^64-1": lambda *_: 2**64 - 1,
+    "one beyond the end": lambda index, row: index.bytes[1] - index.offset[row] - 4 + 1,
+    "into the next record": lambda index, row: index.length[row] + 7,
+    "none": lambda *_: 0,
+}
+
+
+@pytest.mark.parametrize("number", [0, 2, 3])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_wrong_length_with_a_right_checksum_is_a_damaged_record(own, number, length, tmp_path):
+    path = set_length(own, number, LENGTHS[length])
+    name = f"record {number} of {path} is damaged"
+    for _ in ("with an index", "without"):
+        with pytest.raises(InputError, match=name):
+            pipeline.load(own, **SMALL)
+        with pytest.raises(InputError, match=name):
+            list(read_records(own))
+        if number == 2:
+            report = inspect_dataset(own, presets["mini"], tmp_path / "report")
+            assert len(report.errors) == 1 and report.errors[0].startswith(name)
+        (path.parent / "train.index.npz").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_wrong_length_is_skipped(own, length):
+    path = set_length(own, 1, LENGTHS[length])
+    for left in (11, 9):  # with an index; without one, all after it in its file is lost
+        log = DamageLog()
+        index = read_index(own, log.add)
+        assert len(index) == left and log.records == [(str(path), 1)]
+        if length in ("2^63", "into the next record"):
+            images, _ = next(iter(pipeline.load(own, on_bad_record="skip", **SMALL)))
+            assert len(images) == 4
+        (path.parent / "train.index.npz").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("column", [0, 1])
+@pytest.mark.parametrize("value", [2**40, 2**63 - 1, -1, -(2**63), 13])
+def test_wrong_offsets_and_lengths_of_an_index_are_damaged_records(own, column, value):
+    path = pathlib.Path(own).parent / "train.index.npz"
+    index = dict(np.load(path))
+    index["rows"][5, column] = value
+    np.savez(path, **index)
+    with pytest.raises(InputError, match="record 1 of .*train-00001-of-00003.tfrecord is damaged"):
+        read_index(own)
+    assert len(read_index(own, lambda *_: None)) == 11
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": np.array(99)},
+        {"rows": np.zeros((3, 2), np.int64)},
+        {"rows": np.zeros((12, 5))},
+        {"bytes": np.array([1])},
+        {"shard": np.array(["x"] * 11)},
+        {"shard": np.array([object()])},
+        b"no archive",
+        b"",
+    ],
+)
+def test_an_index_that_is_none_is_left_aside(own, change):
+    whole = read_index(own)
+    path = pathlib.Path(own).parent / "train.index.npz"
+    if isinstance(change, bytes):
+        path.write_bytes(change)
+    else:
+        np.savez(path, **{**dict(np.load(path)), **change})
+    again = read_index(own)
+    for name in ("shard", "number", "offset", "length", "width", "height", "boxes"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+
+
+def test_files_that_are_none_are_refused(own):
+    folder = pathlib.Path(own).parent
+    for name, make in (("x.tfrecord", os.mkfifo), ("y.tfrecord", os.mkdir)):
+        make(folder / name)
+        for read in (read_index, lambda pattern: list(read_records(pattern))):
+            with pytest.raises(InputError, match=f"{name} isn't a regular file"):
+                read(str(folder / f"[{name[0]}]*.tfrecord"))
+
+
+@pytest.mark.parametrize("name", ["data [v2]", "a?b*c", "[", "(1) {x} [!a]"])
+def test_shards_in_folders_with_the_characters_of_patterns(own, name, tmp_path):
+    known = identify(own)
+    folder = pathlib.Path(own).parent.rename(tmp_path / name)
+    batches = pipeline.load(folder / "train-*.tfrecord", training=False, **SMALL)
+    assert sorted(i for batch in seen(batches, known) for i in batch) == sorted(known.values())

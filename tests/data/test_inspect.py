@@ -1,6 +1,9 @@
 """Dataset report: anchor coverage against all anchors by brute force, planted faults, and the pages."""
 
+import base64
+import dataclasses
 import html
+import io
 import json
 import re
 import shutil
@@ -9,13 +12,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from retinanet_tf.config.config import AnchorConfig
 from retinanet_tf.config.presets import presets
 from retinanet_tf.data.inspect import anchor_coverage
 from retinanet_tf.data.inspect.inspect_dataset import inspect_dataset
-from retinanet_tf.data.inspect.page import text_page
+from retinanet_tf.data.inspect.page import html_page, text_page
 from retinanet_tf.data.inspect.report import inspect
+from retinanet_tf.data.records.example import to_example
+from retinanet_tf.data.records.images import PreparedImage
 from retinanet_tf.data.records.index import read_index
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
@@ -25,6 +31,7 @@ from retinanet_tf.detection import boxes as geometry
 from retinanet_tf.detection.anchors import anchors_by_level
 from retinanet_tf.errors import InputError
 from tests.datasets import annotation, write_coco
+from tests.small_detectors import encode
 
 
 @pytest.mark.parametrize("height, width", [(96, 160), (130, 70)])
@@ -116,7 +123,7 @@ def test_planted_faults_are_found_and_counted(tmp_path):
     facts = found.facts
     assert (facts["images"], facts["boxes"], facts["images without objects"]) == (5, 8, 2)
     assert facts["categories"] == {"dog": 4, "cat": 4, "cup": 0}
-    assert any("1 categories have no object: cup" in warning for warning in found.warnings)
+    assert any("1 of 3 categories have no object: cup" in warning for warning in found.warnings)
     # 500 x 375 px to 4 px high at 600 px: 5 px high, out of every anchor's anchor_coverage.
     assert facts["unreached at IoU 0.5 by class"]["dog"].endswith("of 4)")
     page = text_page(found)
@@ -184,7 +191,8 @@ def test_damaged_shards_are_errors_not_a_crash(small, tmp_path):
     data[int(index.offset[1]) + 20] ^= 1
     broken.write_bytes(data)
     found = inspect_dataset(str(copies / "train-*"), presets["mini"], tmp_path / "out")
-    assert found.errors == [f"record 1 of {broken} is damaged; the records after it were not inspected."]
+    (error,) = found.errors
+    assert error.startswith(f"record 1 of {broken} is damaged") and "after it were not inspected" in error
     assert found.facts["images"] == 5
     assert "record 1 of" in (tmp_path / "out" / "report.txt").read_text()
 
@@ -194,6 +202,100 @@ def test_thumbnails_of_suspicious_boxes_are_on_the_page(tmp_path):
     found = inspect_dataset(path, presets["mini"], tmp_path / "out", images=str(images))
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<figure>") == len(found.suspicious) == 6
+
+
+def a_dataset(images, names=("dog", "cat")):
+    """Annotations of 200x80 images: per image its name, its boxes and their category ids."""
+    annotations = []
+    for number, (name, boxes, categories) in enumerate(images):
+        boxes = np.array(boxes, float).reshape(-1, 4)
+        area, count = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), len(boxes)
+        columns = (boxes, np.array(categories, int), area, np.zeros(count, bool), np.arange(count))
+        annotations.append(ImageAnnotations(number, name, 200, 80, *columns))
+    return Annotations("mine", annotations, LabelMap(range(1, len(names) + 1), names))
+
+
+BOX = [10, 10, 60, 50]
+
+
+@pytest.mark.parametrize("names", [("fish", "fish"), ("", "", "x"), ("a", "b", "a", "b", "a (1)")])
+def test_categories_of_one_name_are_counted_apart(names):
+    data = a_dataset([("a.jpg", [BOX] * (1 + k), [k + 1] * (1 + k)) for k in range(len(names))], names)
+    facts = inspect(data, presets["paper"]).facts
+    assert list(facts["categories"].values()) == list(range(1, len(names) + 1))
+    assert len(facts["unreached at IoU 0.5 by class"]) == len(names)
+
+
+@pytest.mark.parametrize(("count", "warned"), [(100, False), (101, True), (300, True)])
+def test_more_objects_than_evaluation_counts_are_said(count, warned):
+    boxes = [[x % 90, x // 90, x % 90 + 5, x // 90 + 5] for x in range(count)]
+    found = inspect(a_dataset([("a.jpg", boxes, [1] * count), ("b.jpg", [BOX], [2])]), presets["paper"])
+    said = [text for text in found.warnings if "max_detections" in text]
+    assert len(said) == warned and all(f"1 images have more than 100 objects (up to {count})" in text for text in said)
+
+
+@pytest.mark.parametrize(("boxes", "sentence"), [(0, "no box at all"), (1, "all 1 boxes of"), (3, "all 3 boxes of")])
+def test_sets_without_objects_are_inspected(tmp_path, boxes, sentence):
+    path, images = write_coco(tmp_path, [(80, 60)] * 4, boxes_an_image=0)
+    content = json.loads(path.read_text())
+    content["annotations"] = [annotation(n + 1, 1, [10 * n, 5, 9, 9], iscrowd=1) for n in range(boxes)]
+    path.write_text(json.dumps(content))
+    found = inspect_dataset(path, presets["mini"], tmp_path / "report", images=str(images))
+    assert not found.errors and found.facts["images without objects"] == 4 and found.facts["crowds"] == boxes
+    assert sum(sentence in text for text in found.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
+        ("two\nlines\0", r"two\nlines\x00"),
+        ("\u202eright to left", r"\u202eright to left"),
+        ("<b>&", "<b>&"),
+        ("z" * 200_000, "z" * 20),
+    ],
+)
+def test_names_can_do_nothing_to_terminal_and_page(name, shown):
+    """As a category's, an image's and a source's name."""
+    boxes = [BOX, [10, 10, 60, 11], [190, 10, 220, 50], [5, 5, 5, 9]]
+    data = a_dataset([(name, boxes, [1] * 4)], [name, name, "other" + name])
+    found = inspect(dataclasses.replace(data, source=name), presets["paper"])
+    black = np.zeros((9, 9, 3), np.uint8)
+    text, page = text_page(found), html_page(found, [(black, name)], [(name, black)])
+    for content in (text, page):
+        assert all(letter.isprintable() or letter == "\n" for letter in content) and len(content) < 40_000
+    assert shown in text and html.escape(shown) in page and "<b>&" not in page
+    assert text.count("\n") == text_page(inspect(a_dataset([("a", boxes, [1] * 4)], "abc"), presets["paper"])).count(
+        "\n"
+    )
+
+
+def write_records(folder, images, id="7", size=(60, 40)):
+    """Shards of (name, colour) pictures with a sliver each; returns the pattern."""
+    (folder / "labels.json").write_text('[{"id": 1, "name": "thing"}]')
+    with tf.io.TFRecordWriter(str(folder / "x.tfrecord")) as writer:
+        for name, colour in images:
+            columns = (np.array([[5.0, 5, 50, 6]]), np.ones(1, int), np.ones(1), np.zeros(1, bool), np.zeros(1, int))
+            png = encode(np.full((*size[::-1], 3), colour, np.uint8))
+            annotations = ImageAnnotations(id, name, *size, *columns)
+            writer.write(to_example(PreparedImage(png, "png", *size), annotations, LabelMap([1], ["thing"])))
+    return str(folder / "x.tfrecord")
+
+
+@pytest.mark.parametrize(("id", "names"), [("7", ["", "", ""]), ("", ["same.jpg"] * 3), ("x", ["a", "b", "a"])])
+def test_records_of_one_id_or_name_are_told_apart(tmp_path, id, names):
+    """The thumbnails, in the records' order, have the records' colours; names that repeat are said."""
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    pattern = write_records(tmp_path, zip(names, colours, strict=True), id)
+    found = inspect_dataset(pattern, presets["mini"], tmp_path / "out")
+    assert not found.errors and found.facts["images"] == 3
+    assert sum("images are there several times" in text for text in found.warnings) == (names[0] != "")
+    figures = re.findall(
+        r"<figure><img src='data:image/jpeg;base64,([^']*)'", (tmp_path / "out/report.html").read_text()
+    )
+    for content, colour in zip(figures, colours, strict=True):
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))).reshape(-1, 3)
+        assert (np.abs(pixels - colour).max(axis=1) < 30).mean() > 0.2
 
 
 @pytest.mark.parametrize("name", ["none.json", "none-*"])

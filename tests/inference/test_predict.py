@@ -1,12 +1,13 @@
 """Predictions on files: detections are written in the input's order; unreadable files stop nothing."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from retinanet_tf.config.config import DetectConfig
 from retinanet_tf.data.sources.labels import LabelMap
@@ -14,6 +15,8 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.inference import predict as module
 from retinanet_tf.inference.detector import Prepared
 from retinanet_tf.inference.predict import find_images, predict
+from retinanet_tf.patterns import split_list
+from tests.small_detectors import clutter
 
 
 class Quarter:
@@ -53,7 +56,7 @@ def test_files_folders_and_patterns_each_once(folder):
 
 def test_pictures_results_and_sheet(folder, tmp_path, monkeypatch):
     drawn, draw = [], module.draw_detections
-    monkeypatch.setattr(module, "draw_detections", lambda *args, **kw: drawn.append(kw) or draw(*args, **kw))
+    monkeypatch.setattr(module, "draw_detections", lambda *args, **kw: drawn.append(len(args[1])) or draw(*args, **kw))
     out, names = tmp_path / "out", ("a.png", "more/a.jpg", "more/b.JPG")
     predictions = predict(Quarter(), [folder], out, batch_size=2, progress=False)
     assert [path for path, _ in predictions.unreadable] == [str(folder / "broken.jpg")]
@@ -69,8 +72,73 @@ def test_pictures_results_and_sheet(folder, tmp_path, monkeypatch):
     path = str(folder / "more" / "a.jpg")
     assert best == {"image_id": path, "category_id": 70, "bbox": [165, 210, 165, 210], "category": "toilet"}
     assert weak == {"image_id": path, "category_id": 2, "bbox": [0, 0, 82.5, 105], "category": "cup"}
-    assert len(drawn) == 3 and all(options["min_score"] == 0.3 for options in drawn)
+    assert drawn == [1, 1, 1] and predictions.drawn == {"toilet": 3}, "the weak ones are in the JSON alone"
     assert Image.open(out / "contact_sheet.jpg").size[0] > 600
+
+
+@pytest.mark.parametrize("inside", ["", "out", "more/deep/out"])
+@pytest.mark.parametrize("pattern", ["", "**/*.jpg", "**"])
+def test_output_inside_the_input_is_not_read_again(folder, inside, pattern):
+    """The second and third run find what the first found, the third with an output folder of its own."""
+    runs = [
+        list(predict(Quarter(), [folder / pattern], folder / out, progress=False).pictures)
+        for out in (inside, inside, "other")
+    ]
+    assert runs[0] == runs[1] == runs[2] and len(runs[0]) in (1, 3)
+    again = predict(Quarter(), [folder / inside / "pictures"], folder / "third", progress=False)
+    assert len(again.pictures) == len(runs[0]), "a folder of pictures that is named is read"
+
+
+@pytest.mark.parametrize("given", ["out/pictures", "out/pictures/*.jpg", "out/pictures/a.jpg", "out/contact_sheet.jpg"])
+def test_no_input_is_overwritten(folder, given):
+    predict(Quarter(), [folder / "a.png"], folder / "out", progress=False)
+    before = {path: path.read_bytes() for path in (folder / "out").rglob("*.*")}
+    with pytest.raises(InputError, match="would be overwritten"):
+        predict(Quarter(), [folder / given], folder / "out", progress=False)
+    assert {path: path.read_bytes() for path in (folder / "out").rglob("*.*")} == before
+
+
+def test_pipes_devices_folders_and_hidden_files(folder, tmp_path):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "folder.jpg").mkdir()
+    for name in ("._a.png", ".thumbnails/a.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / "a.png", folder / name)
+    predictions = predict(Quarter(), [folder, "/dev/zero", folder / "*"], tmp_path / "out", progress=False)
+    assert len(predictions.pictures) == 3
+    unreadable = {os.path.basename(path): reason for path, reason in predictions.unreadable}
+    assert unreadable.keys() == {"broken.jpg", "pipe.png", "zero", "notes.txt"}
+    assert "regular file" in unreadable["pipe.png"] and "regular file" in unreadable["zero"]
+
+
+@pytest.mark.parametrize("name", ["x[1].png", "what?.png", "a, b.png", "line\nbreak.png", "café ☕.png", "b\udcff.png"])
+def test_file_names_are_taken_as_they_stand(folder, name, tmp_path):
+    try:
+        shutil.copy(folder / "a.png", folder / name)
+    except OSError:
+        pytest.skip("this file system refuses the name")
+    (path,) = split_list(str(folder / name))
+    predictions = predict(Quarter(), [path], tmp_path / "out", progress=False)
+    assert list(predictions.pictures) == [str(folder / name)] and not predictions.unreadable
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 2
+
+
+@pytest.mark.parametrize("mode, orientation", [("L", 1), ("RGB", 6), ("L", 3)])
+def test_the_detector_sees_the_pixels_of_pillow(tmp_path, mode, orientation):
+    """Grey and turned files too, without being coded again."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(clutter(1)).convert(mode).save(tmp_path / "a.jpg", exif=exif)
+    seen = []
+
+    class Watching(Quarter):
+        def prepare(self, image):
+            seen.append(image.numpy())
+            return super().prepare(image)
+
+    predict(Watching(), [tmp_path / "a.jpg"], tmp_path / "out", progress=False)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")).convert("RGB")
+    np.testing.assert_array_equal(seen[0], upright)
 
 
 def test_unreadable_files_alone(folder, tmp_path):

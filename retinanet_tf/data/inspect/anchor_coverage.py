@@ -1,8 +1,9 @@
 """Anchor coverage: the best IoU of every object with any anchor, and settings that would improve it."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +12,8 @@ from retinanet_tf.config.config import AnchorConfig
 from retinanet_tf.data.transforms import resized_shape
 from retinanet_tf.detection.anchors import STYLES, cell_anchors
 from retinanet_tf.detection.boxes import iou
+
+_CHUNK = 50_000  # boxes whose anchors are in memory
 
 
 def best_iou(boxes: np.ndarray, sizes: np.ndarray, config: AnchorConfig) -> np.ndarray:
@@ -27,6 +30,9 @@ def best_iou(boxes: np.ndarray, sizes: np.ndarray, config: AnchorConfig) -> np.n
     Returns:
         `(N,)` float64.
     """
+    if len(boxes) > _CHUNK:
+        parts = [slice(start, start + _CHUNK) for start in range(0, len(boxes), _CHUNK)]
+        return np.concatenate([best_iou(boxes[part], sizes[part], config) for part in parts])
     boxes, best = np.asarray(boxes, np.float64), np.zeros(len(boxes))
     offset = STYLES[config.anchor_style].offset
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -34,10 +40,9 @@ def best_iou(boxes: np.ndarray, sizes: np.ndarray, config: AnchorConfig) -> np.n
         stride = 2.0**level
         last = np.ceil(sizes[:, ::-1] / stride) - 1
         cell = np.clip(np.round(centres / stride - offset), 0, last)
-        nearest = (cell + offset) * stride
-        for anchor in cell_anchors(config, level):
-            anchors = np.concatenate([nearest, nearest], axis=1) + anchor
-            best = np.maximum(best, iou(tf.constant(boxes), tf.constant(anchors)))
+        nearest = np.tile((cell + offset) * stride, 2)
+        anchors = nearest[:, None] + cell_anchors(config, level)
+        best = np.maximum(best, iou(tf.constant(boxes[:, None]), tf.constant(anchors)).numpy().max(axis=1))
     return best
 
 
@@ -71,31 +76,27 @@ def suggestions(
         (flags to give, share of boxes below IoU 0.5, share below IoU 0.4) per setting.
     """
     tried = []
-    for flags, anchors, factor in _variants(config):
+    for changes, factor in _variants(config):
         size, limit = round(image_size * factor), round(max_size * factor)
-        if factor != 1.0:
-            flags = f"--image_size={size} --max_size={limit}" + (f" {flags}" if flags else "")
+        resizing = f"--image_size={size} --max_size={limit}" if factor > 1 else ""
+        anchors = replace(config, **changes)
         ious = best_iou(*resized(boxes, sizes, size, limit)[:2], anchors)
+        flags = " ".join(filter(None, [resizing, *(_flag(*change) for change in changes.items())]))
         tried.append((flags, float((ious < 0.5).mean()), float((ious < 0.4).mean()), anchors.anchors_per_cell))
-    current = tried[0]
-    better = [entry for entry in tried[1:] if entry[1] < current[1] - 1e-9]
+    better = [entry for entry in tried[1:] if entry[1] < tried[0][1] - 1e-9]
     better.sort(key=lambda entry: (round(entry[1], 3), entry[3]))
     return [entry[:3] for entry in better]
 
 
-def _variants(config: AnchorConfig) -> Iterable[tuple[str, AnchorConfig, float]]:
-    """(flags, anchors, factor on the image size); the unchanged ones first."""
-    half = replace(config, anchor_multiplier=config.anchor_multiplier / 2)
-    wide = (1 / 3, 0.5, 1.0, 2.0, 3.0)
-    four = tuple(2 ** (i / 4) for i in range(4))
-    ratios, scales = "--anchor_ratios=0.3333,0.5,1,2,3", "--anchor_scales=1,1.1892,1.4142,1.6818"
-    smaller = f"--anchor_multiplier={half.anchor_multiplier:g}"
-    yield "", config, 1.0
-    yield smaller, half, 1.0
-    yield ratios, replace(config, anchor_ratios=wide), 1.0
-    yield scales, replace(config, anchor_scales=four), 1.0
-    yield f"{smaller} {ratios}", replace(half, anchor_ratios=wide), 1.0
-    for factor in (4 / 3, 5 / 3, 2.0):
-        yield "", config, factor
-        yield smaller, half, factor
-        yield ratios, replace(config, anchor_ratios=wide), factor
+def _variants(config: AnchorConfig) -> Iterator[tuple[dict[str, Any], float]]:
+    """(changes of the anchors, factor on the image size); none first."""
+    smaller: dict[str, Any] = {"anchor_multiplier": config.anchor_multiplier / 2}
+    ratios: dict[str, Any] = {"anchor_ratios": (1 / 3, 0.5, 1.0, 2.0, 3.0)}
+    scales: dict[str, Any] = {"anchor_scales": tuple(2 ** (i / 4) for i in range(4))}
+    for factor in (1.0, 4 / 3, 5 / 3, 2.0):
+        for changes in ({}, smaller, ratios, scales, smaller | ratios)[: 5 if factor == 1.0 else 3]:
+            yield changes, factor
+
+
+def _flag(name: str, value: float | tuple[float, ...]) -> str:
+    return f"--{name}=" + ",".join(f"{number:.5g}" for number in (value if isinstance(value, tuple) else (value,)))

@@ -2,8 +2,10 @@
 
 import dataclasses
 import io
+import itertools
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,17 +23,19 @@ from retinanet_tf.data.records.images import BadImage, ImagePolicy, load_image
 from retinanet_tf.data.records.index import find_shards, read_index
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.records.reader import labels_beside
+from retinanet_tf.data.records.tfrecord import payloads
 from retinanet_tf.data.sources import read_source
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.detection.anchors import Anchors
 from retinanet_tf.detection.assignment import assign
 from retinanet_tf.errors import InputError
+from retinanet_tf.text import printable
 from retinanet_tf.visualize import contact_sheet, draw_detections
 
 _THUMBNAILS = 24
 _SAMPLES = 16
-_COUNTED_STEPS = 16
+_COUNTED = 64  # images
 _SAMPLES_TITLE = "What training sees: resized, flipped, jittered and padded, with its boxes"
 
 
@@ -61,8 +65,9 @@ def inspect_dataset(
         InputError: data that can't be read at all.
     """
     files.make_folder(output, "output folder")
-    pattern: str | None = None
+    output, pattern = Path(output), None
     damaged: list[str] = []
+    sheets: list[tuple[str, np.ndarray]] = []
     with tempfile.TemporaryDirectory() as scratch:
         if os.path.isdir(data) or str(data).lower().endswith((".json", ".csv")):
             annotations, folder = read_source(data, split, label_map, images)
@@ -74,39 +79,40 @@ def inspect_dataset(
             folder, pattern = None, None if damaged else str(data)
         inspection = inspect(annotations, config, folder)
         inspection.errors[:0] = damaged
-        sheets = []
         if pattern is not None:
-            inspection.facts["expected positives per image"] = _expected_positives(pattern, config)
-            sheets.append((_SAMPLES_TITLE, _samples(pattern, config, annotations.label_map)))
-    thumbnails = _thumbnails(inspection, picture)
-    output = Path(output)
-    if sheets:
-        with files.written_aside(output / "samples.jpg") as aside:
-            Image.fromarray(sheets[0][1]).save(aside, "JPEG", quality=90)
+            inspection.facts["expected positives per image"], sheet = _training(pattern, config, annotations.label_map)
+            sheets.append((_SAMPLES_TITLE, sheet))
+            with files.written_aside(output / "samples.jpg") as aside:
+                Image.fromarray(sheet).save(aside, "JPEG", quality=90)
     files.write_text(output / "report.txt", text_page(inspection))
-    files.write_text(output / "report.html", html_page(inspection, thumbnails, sheets))
+    files.write_text(output / "report.html", html_page(inspection, _thumbnails(inspection, picture), sheets))
     files.write_json(output / "report.json", _plain(inspection))
     return inspection
 
 
 def _from_shards(pattern: str, label_map: LabelMap | None) -> tuple[Annotations, list[str], Callable]:
-    """Annotations, errors and a reader of pictures. A damaged record ends the reading of its file."""
+    """Annotations, errors and a reader of pictures. A damaged record ends the reading of its file.
+
+    Images without a name are called by their place: ids and names of other tools' records may be missing or repeat.
+    """
     label_map = labels_beside(pattern, label_map)
-    images, errors, position = [], [], {}
+    images: list[ImageAnnotations] = []
+    errors, places, names = [], dict[str, tuple[str, int]](), Counter[str]()
     for path in find_shards(pattern):
         number = 0
         try:
-            for data in tf.data.TFRecordDataset(path).as_numpy_iterator():
-                image = from_example(data).annotations
+            for data in payloads(path):
+                image, place = from_example(data).annotations, f"record {number} of {path}"
                 unknown = set(image.category_ids.tolist()) - set(label_map.ids)
                 if unknown:
-                    errors.append(f"record {number} of {path} has category id {min(unknown)}, which labels.json lacks.")
+                    errors.append(f"{place} has category id {min(unknown)}, which labels.json lacks.")
                 else:
-                    position[image.image_id] = (path, number)
-                    images.append(image)
+                    places[place] = (path, number)
+                    names[image.file_name] += 1
+                    images.append(dataclasses.replace(image, image_id=place, file_name=image.file_name or place))
                 number += 1
-        except (ValueError, tf.errors.OpError):
-            errors.append(f"record {number} of {path} is damaged; the records after it were not inspected.")
+        except ValueError as error:
+            errors.append(f"record {number} of {path} is damaged ({error}); the records after it were not inspected.")
     if not errors:
         try:
             read_index(pattern)
@@ -114,11 +120,18 @@ def _from_shards(pattern: str, label_map: LabelMap | None) -> tuple[Annotations,
             errors.append(str(error))
 
     def picture(image: ImageAnnotations) -> np.ndarray:
-        path, number = position[image.image_id]
-        data = next(tf.data.TFRecordDataset(path).skip(number).take(1).as_numpy_iterator())
-        return _pixels(from_example(data).encoded)
+        path, number = places[str(image.image_id)]
+        return _pixels(from_example(next(itertools.islice(payloads(path), number, None))).encoded)
 
-    return Annotations(pattern, images, label_map), errors, picture
+    annotations = Annotations(pattern, images, label_map)
+    repeated = {name: count for name, count in names.items() if name and count > 1}
+    if repeated:
+        name, count = max(repeated.items(), key=lambda item: item[1])
+        annotations.warnings.append(
+            f"{len(repeated)} images are there several times, {printable(name)} {count} times: where a copy has only "
+            "some of the objects, the others are learned as background."
+        )
+    return annotations, errors, picture
 
 
 def _picture_reader(folder: str | None) -> Callable[[ImageAnnotations], np.ndarray | None]:
@@ -149,29 +162,22 @@ def _prepare_some(annotations: Annotations, folder: str, scratch: str) -> str | 
     return os.path.join(scratch, "train-*.tfrecord")
 
 
-def _batches(config: Config, pattern: str) -> tf.data.Dataset:
+def _training(pattern: str, config: Config, label_map: LabelMap) -> tuple[dict, np.ndarray]:
+    """The anchors per image that are assigned to an object, and images with their boxes, of some training batches."""
     data = dataclasses.replace(config.data, batch_size=4)
-    return load_for_training(dataclasses.replace(config, data=data), pattern)
-
-
-def _expected_positives(pattern: str, config: Config) -> dict:
-    """Anchors per image that are assigned to an object, over some training batches."""
-    counts = []
-    for images, objects in _batches(config, pattern).take(_COUNTED_STEPS):
+    counts: list[int] = []
+    pictures: list[np.ndarray] = []
+    for images, objects in load_for_training(dataclasses.replace(config, data=data), pattern).take(_COUNTED // 4):
         targets = assign(Anchors(config.anchors)(images), objects["boxes"], objects["labels"], config.assign)
         counts += tf.reduce_sum(tf.cast(targets.positive, tf.int32), axis=1).numpy().tolist()
-    percentiles = {"least": 0, "median": 50, "most": 100}
-    spread = {name: float(np.percentile(counts, percent)) for name, percent in percentiles.items()}
-    return {"mean": round(float(np.mean(counts)), 1), **spread}
-
-
-def _samples(pattern: str, config: Config, label_map: LabelMap) -> np.ndarray:
-    pictures = []
-    for images, objects in _batches(config, pattern).take(_SAMPLES // 4):
         for image, boxes, labels in zip(images, objects["boxes"], objects["labels"], strict=True):
-            pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-            pictures.append(draw_detections(pixels, boxes.numpy(), labels.numpy(), names=label_map.names))
-    return contact_sheet(pictures)
+            if len(pictures) < _SAMPLES:
+                pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+                boxes, labels = boxes.numpy(), labels.numpy()
+                pictures.append(draw_detections(pixels, boxes, labels, names=label_map.names, ids=label_map.ids))
+    spread = {"least": np.min(counts), "median": np.median(counts), "most": np.max(counts)}
+    spread = {name: float(value) for name, value in spread.items()}
+    return {"mean": round(float(np.mean(counts)), 1), **spread}, contact_sheet(pictures)
 
 
 def _thumbnails(inspection: Inspection, picture: Callable) -> list[tuple[np.ndarray, str]]:

@@ -14,6 +14,10 @@ from retinanet_tf.data.records.images import BadImage, ImagePolicy, load_image
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.coco import SIZE_BOUNDS
 from retinanet_tf.detection.boxes import iou
+from retinanet_tf.text import printable
+
+_LISTED = 20  # categories in a sentence
+_COCO_LIMIT = 100  # detections per image
 
 
 @dataclass
@@ -130,13 +134,20 @@ def _count(annotations: Annotations, report: Inspection) -> None:
         "objects per image": _spread(objects),
     }
     if nothing := nothing_to_learn(annotations):
-        report.errors.append(nothing)
-    missing = [name for name, count in by_name.items() if not count]
-    if missing:
-        report.warnings.append(f"{len(missing)} categories have no object: {', '.join(missing[:20])}.")
-    rare = [name for name, count in by_name.items() if 0 < count < 10]
-    if rare:
-        report.warnings.append(f"{len(rare)} categories have fewer than 10 objects: {', '.join(rare[:20])}.")
+        report.warnings.append(nothing)
+    for few, names in {
+        "no object": [name for name, count in by_name.items() if not count],
+        "fewer than 10 objects": [name for name, count in by_name.items() if 0 < count < 10],
+    }.items():
+        if names:
+            listed = ", ".join(printable(name, 40) for name in names[:_LISTED]) + ", …" * (len(names) > _LISTED)
+            report.warnings.append(f"{len(names)} of {len(by_name)} categories have {few}: {listed}.")
+    many = objects[objects > _COCO_LIMIT]
+    if len(many):
+        report.warnings.append(
+            f"{len(many)} images have more than {_COCO_LIMIT} objects (up to {many.max()}): by default a detector "
+            f"finds, and COCO's evaluation counts, {_COCO_LIMIT} detections per image; raise max_detections for both."
+        )
 
 
 def _measure(images: list[ImageAnnotations], annotations: Annotations, config: Config, report: Inspection) -> None:

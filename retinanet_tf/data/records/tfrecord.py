@@ -17,6 +17,8 @@ def payloads(path: str) -> Iterator[bytes]:
             whole += end <= size
     try:
         yield from tf.data.TFRecordDataset(path).take(whole).as_numpy_iterator()
+    except tf.errors.DataLossError:
+        raise ValueError("its checksum doesn't match its bytes") from None
     except tf.errors.OpError as error:
         raise ValueError(error.message) from None
     if end > size:
