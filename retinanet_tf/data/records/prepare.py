@@ -68,11 +68,13 @@ def prepare(
     Raises:
         InputError: bad input; nothing is left in the folder, and an earlier dataset there is untouched.
     """
-    choices = {"on_bad_image": ("stop", "skip"), "verify": ("decode", "header"), "exif": ("stop", "upright", "stored")}
-    given = {"on_bad_image": on_bad_image, "verify": verify, "exif": exif}
-    for key, allowed in choices.items():
-        if given[key] not in allowed:
-            raise InputError(f"{key}={given[key]} must be one of {', '.join(allowed)}.")
+    for key, choice, allowed in (
+        ("on_bad_image", on_bad_image, ("stop", "skip")),
+        ("verify", verify, ("decode", "header")),
+        ("exif", exif, ("stop", "upright", "stored")),
+    ):
+        if choice not in allowed:
+            raise InputError(f"{key}={choice} must be one of {', '.join(allowed)}.")
     if not name or os.path.basename(name) != name:
         raise InputError(f"name={name} must be a plain word, the prefix of the shards' file names.")
     for key, value in (("limit", limit), ("shards", shards), ("num_workers", num_workers)):
@@ -81,7 +83,9 @@ def prepare(
     if not isinstance(annotations, Annotations):
         annotations = read_coco(annotations, skip_bad=on_bad_image == "skip")
     if name.startswith("train") and not annotations.num_boxes:
-        raise InputError(nothing_to_learn(annotations))
+        raise InputError(
+            f"{nothing_to_learn(annotations)} A split of background alone is possible under another name, such as val."
+        )
     if not annotations.images:
         raise InputError(f"{annotations.source} has no image.")
     if wrong := shares_of_image(annotations):
@@ -109,7 +113,8 @@ def prepare(
         options = {"name": name, "shards": shards, "on_bad_image": on_bad_image, **asdict(policy)}
         summary = {**_summarise(annotations, label_map, name, reports), "settings": options}
         _write_index(os.path.join(partial, f"{name}.index.npz"), reports)
-        label_map.save(os.path.join(partial, "labels.json"))
+        if not os.path.exists(os.path.join(output, "labels.json")):
+            label_map.save(os.path.join(partial, "labels.json"))
         write_json(os.path.join(partial, f"{name}.summary.json"), summary)
         _publish(partial, output, name)
     except OSError as error:
