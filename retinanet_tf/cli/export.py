@@ -5,8 +5,6 @@
 writes the next version, export/retinanet/1 at first. It loads with tensorflow alone; serving/ shows how to serve it.
 """
 
-import glob
-
 from absl import flags
 
 from retinanet_tf.errors import InputError
@@ -32,8 +30,9 @@ def main() -> None:
     from retinanet_tf.export.saved_model import export
     from retinanet_tf.files import read_bytes, read_json
     from retinanet_tf.inference.checkpoint import load_detector
+    from retinanet_tf.patterns import matching
 
-    paths = sorted(glob.glob(_WARMUP.value)) if _WARMUP.value else []
+    paths = matching(_WARMUP.value) if _WARMUP.value else []
     if _WARMUP.value and not paths:
         raise InputError(f"--warmup={_WARMUP.value} matches no file.")
     metrics = read_json(_METRICS.value, "the metrics file") if _METRICS.value else None

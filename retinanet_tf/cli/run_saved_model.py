@@ -8,6 +8,7 @@ and the name as "category".
 
 import glob
 import json
+import os
 import sys
 
 import tensorflow as tf
@@ -22,14 +23,19 @@ MIN_SCORE = flags.DEFINE_float("min_score", 0.5, "Detections below this are left
 
 def main(_: list[str]) -> int | None:
     """Sends all files to serving_default in one batch and writes what comes back."""
-    files = sorted(glob.glob(IMAGES.value))[: LIMIT.value]
+    folder, name = os.path.split(IMAGES.value)
+    files = sorted(glob.glob(os.path.join(glob.escape(folder), name)) or glob.glob(IMAGES.value))[: LIMIT.value]
     if not files:
         print(f"error: --images={IMAGES.value} matches no file.", file=sys.stderr)
         return 1
-    signature = tf.saved_model.load(MODEL.value).signatures["serving_default"]
-    (input_name,) = signature.structured_input_signature[1]
-    encoded = [tf.io.read_file(file) for file in files]
-    answer = {name: value.numpy() for name, value in signature(**{input_name: tf.stack(encoded)}).items()}
+    try:
+        signature = tf.saved_model.load(MODEL.value).signatures["serving_default"]
+        (input_name,) = signature.structured_input_signature[1]
+        encoded = [tf.io.read_file(file) for file in files]
+        answer = {name: value.numpy() for name, value in signature(**{input_name: tf.stack(encoded)}).items()}
+    except (KeyError, OSError, ValueError, tf.errors.OpError) as error:
+        print(f"error: --model={MODEL.value} doesn't answer: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
     rows = []
     for index, file in enumerate(files):
         height, width = tf.io.decode_image(encoded[index], channels=3, expand_animations=False).shape[:2]

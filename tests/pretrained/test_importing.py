@@ -30,6 +30,13 @@ CASES = {
     "mlperf": ("torchvision", "torchvision", "resnext50_32x4d", 10),
 }
 """(source, kind, backbone, class columns); what detections add is tested once per source."""
+TRAINED = {
+    "detectron": ("smooth_l1", "replica", "above_negative"),
+    "detectron2": ("l1", "global", "always"),
+    "torchvision": ("l1", "image", "always"),
+    "torchvision2": ("giou", "image", "always"),
+}
+"""Box loss, normaliser and promotion of each kind's training."""
 
 
 def picture():
@@ -68,6 +75,8 @@ def test_the_imported_network_is_the_published_one(case):
     assert set(report.matched.values()) == set(published.tensors)
     p6_from = "c5" if published.p6_from_c5 else "p5"
     assert (config.model.backbone, config.model.p6_from) == (published.backbone, p6_from)
+    assert (config.loss.box, config.loss.normalizer, config.assign.promote) == TRAINED[published.source]
+    assert config.model.norm_epsilon == published.epsilon
     out = model(IMAGE, training=False)
     if published.columns == 91:
         logits = logits[:, list(COCO.ids)]
@@ -142,6 +151,7 @@ def imagenet(tmp_path_factory):
     published = keras_file(folder / "resnet50.h5")
     report = pretrained.import_weights("keras", folder / "resnet50.h5", folder / "out")
     assert report.parts == "backbone" and not report.unused
+    assert "--box=" not in (folder / "out" / "flags.txt").read_text(), "no detector, no detector's losses"
     return published, folder / "out"
 
 
@@ -189,8 +199,15 @@ def test_detectron2s_network_as_one_file(detectron2, tmp_path):
     close(out["class_logits"][0], logits)
     close(out["box_deltas"][0], deltas)
     check_detections("detectron2", detector, logits, deltas)
+    flags = (tmp_path / "r50.flags.txt").read_text().splitlines()
+    assert {"--box=l1", "--normalizer=global", "--promote=always", "--gamma=2.0"} < set(flags)
+    assert not [flag for flag in flags if flag.startswith("--num_classes")], "the user's own"
     report = json.loads((tmp_path / "r50.import.json").read_text())
     assert report["unused"] == ["pixel_mean"] and len(report["matched"]) == len(published.tensors)
+
+
+def changed(name, change):
+    return lambda tensors: {**tensors, name: change(tensors[name])}
 
 
 def without(name):
@@ -204,6 +221,18 @@ def without(name):
         ("torchvision", lambda tensors: {"a": np.zeros(3)}, "it has a"),
         ("detectron2", without("head.bbox_pred.weight"), "not a checkpoint of detectron2"),
         ("detectron2", without("backbone.fpn_lateral4.bias"), "lacks 1 tensors .*, e.g. for fpn_lateral4/bias"),
+        ("detectron2", without("head.cls_score.bias"), "lacks 1 tensors .*predictor/bias"),
+        ("detectron2", changed("backbone.bottom_up.stem.conv1.weight", np.ravel), "not a checkpoint of detectron2"),
+        ("detectron2", changed("head.cls_score.bias", lambda bias: bias[:-1]), r"has shape \(719,\)"),
+        ("detectron2", changed("head.cls_score.weight", lambda kernel: kernel[:-1]), "fits neither|wants"),
+        ("detectron2", changed("head.bbox_pred.weight", lambda kernel: kernel[:3]), "has 0 anchors per position"),
+        (
+            "detectron2",
+            changed("backbone.fpn_output3.bias", lambda bias: np.full((), 1, np.float32)),
+            r"has shape \(\)",
+        ),
+        ("detectron2", lambda tensors: {**tensors, "pixel_mean": np.full(3, np.nan)}, "pixel_mean=nan"),
+        ("detectron2", lambda tensors: {**tensors, "pixel_std": np.zeros(3)}, "pixel_std=0.0"),
         (
             "detectron2",
             lambda tensors: {**tensors, "backbone.bottom_up.res4.1.conv3.norm.weight": np.ones(7)},
