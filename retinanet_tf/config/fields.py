@@ -5,6 +5,7 @@ Detectron. Field names are unique over all sections, so that a flag needs no pre
 """
 
 import dataclasses
+import numbers
 import typing
 from typing import Any
 
@@ -26,17 +27,37 @@ class Section:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
+            value = _typed(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
             choices, interval = field.metadata["choices"], field.metadata["within"]
-            value, is_tuple = getattr(self, field.name), isinstance(field.default, tuple)
             if choices and value not in choices:
                 raise InputError(f"{field.name}={value!r} is not one of {', '.join(map(repr, choices))}.")
-            if is_tuple:  # from JSON it comes as a list
-                object.__setattr__(self, field.name, tuple(value))
-                types = typing.get_args(field.type)
-                if Ellipsis not in types and len(value) != len(types):
-                    raise InputError(f"{field.name}={_text(value)} must be {len(types)} numbers.")
-            if interval and not all(_inside(number, interval) for number in (value if is_tuple else (value,))):
+            if interval and not all(_inside(number, interval) for number in _numbers(value)):
                 raise InputError(f"{field.name}={_text(value)} must lie in {interval}.")
+
+
+def _typed(field: dataclasses.Field, value: Any) -> Any:
+    """The value as Python's own type of the field: from JSON a tuple comes as a list, from NumPy an integer as int64.
+
+    Raises:
+        InputError: it is of another type.
+    """
+    kinds, wanted = {int: numbers.Integral, float: numbers.Real}, field.type
+    if not isinstance(field.default, tuple):
+        if not isinstance(value, kinds.get(wanted, wanted)) or (isinstance(value, bool) and wanted is not bool):
+            raise InputError(f"{field.name}={value!r} must be of type {wanted.__name__}.")
+        return wanted(value)
+    item, *others = typing.get_args(wanted)
+    values = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(values, list | tuple) or not all(isinstance(one, kinds[item]) for one in values):
+        raise InputError(f"{field.name}={value!r} must be numbers of type {item.__name__}.")
+    if Ellipsis not in others and len(values) != len(others) + 1:
+        raise InputError(f"{field.name}={_text(value)} must be {len(others) + 1} numbers.")
+    return tuple(item(one) for one in values)
+
+
+def _numbers(value: Any) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _inside(number: float, interval: str) -> bool:
@@ -46,7 +67,7 @@ def _inside(number: float, interval: str) -> bool:
 
 
 def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return ",".join(map(str, _numbers(value)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +147,9 @@ class ModelConfig(Section):
     )
     prior: float = setting(0.01, "π: the foreground probability every anchor starts with (§3.3, §4.1).", "(0, 1)")
     pixel_mean: tuple[float, float, float] = setting(
-        (123.68, 116.779, 103.939), "Subtracted from R, G, B in 0–255; the ResNet release's (keras.applications)."
+        (123.68, 116.779, 103.939),
+        "Subtracted from R, G, B in 0–255; the ResNet release's (keras.applications).",
+        "(-inf, inf)",
     )
     pixel_std: tuple[float, float, float] = setting(
         (1.0, 1.0, 1.0), "Divides R, G, B after the mean is subtracted.", "(0, inf)"
@@ -135,9 +158,9 @@ class ModelConfig(Section):
         "bgr", "Order in which the backbone sees the channels: 'bgr' (the ResNet release) or 'rgb'.", ("bgr", "rgb")
     )
     image_size: int = setting(
-        600, "Shorter side in pixels, in training and detection alike (§4.1: 600 for the ablations).", "[1, inf)"
+        600, "Shorter side in pixels, in training and detection alike (§4.1: 600 for the ablations).", "[1, 16384]"
     )
-    max_size: int = setting(1000, "Longer side's limit in pixels (§5.2: 1.667 times the shorter).", "[1, inf)")
+    max_size: int = setting(1000, "Longer side's limit in pixels (§5.2: 1.667 times the shorter).", "[1, 16384]")
     weight_decay: float = setting(
         1e-4, "Coupled L2 on convolution kernels: their gradient gets weight_decay·w (§4.1).", "[0, inf)"
     )
@@ -191,7 +214,7 @@ class LossConfig(Section):
     normalizer: str = setting(
         "image",
         "What the summed loss is divided by: 'image' (each image's positives, §4.1), 'replica' (Σ(positives + 1) over "
-        "the device's images, authors' code) or 'global' (the same sum over all devices).",
+        "the device's images, authors' code) or 'global' (max(1, Σ positives) over the images of all devices).",
         ("image", "replica", "global"),
     )
     mining: str = setting(
@@ -284,7 +307,11 @@ class TrainConfig(Section):
         "'float32', or the layers in 'float16' (with loss scaling) or 'bfloat16'; losses stay in float32.",
         ("float32", "float16", "bfloat16"),
     )
-    xla: bool = setting(False, "Compile the training step with XLA.")
+    xla: str = setting(
+        "auto",
+        "Compile the training step with XLA: 'auto' (on GPUs and TPUs, not on CPUs), 'true' or 'false'.",
+        ("auto", "true", "false"),
+    )
     strategy: str = setting(
         "mirrored",
         "'mirrored' (all devices of this machine), 'one_device', 'multi_worker' (the machines in TF_CONFIG) or 'tpu'.",
@@ -313,4 +340,4 @@ class DetectConfig(Section):
     nms_iou: float = setting(
         0.5, "Same-class boxes overlapping a better one by more than this are dropped (§4.1).", "[0, 1]"
     )
-    max_detections: int = setting(100, "Detections per image at most (authors' code, COCO's limit).", "[1, inf)")
+    max_detections: int = setting(100, "Detections per image at most (authors' code, COCO's limit).", "[1, 100000]")

@@ -7,17 +7,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from retinanet_tf.config.config import AnchorConfig, AssignConfig, Config, ModelConfig
+from retinanet_tf.config.config import AnchorConfig, AssignConfig, Config, LossConfig, ModelConfig
 from retinanet_tf.detection.anchors import Anchors
-from retinanet_tf.detection.assignment import IGNORED, assign
-from retinanet_tf.losses.box import pack_box_targets
+from retinanet_tf.detection.assignment import BACKGROUND, IGNORED, assign
+from retinanet_tf.errors import InputError
+from retinanet_tf.losses.box import BoxLoss, pack_box_targets
+from retinanet_tf.losses.classification import ClassificationLoss
 from retinanet_tf.losses.mining import mine
 from retinanet_tf.losses.normalizers import normalizer_weights
+from retinanet_tf.models.fit_data import check_structure, checked, dense, readable_faults, valid_images
 from retinanet_tf.models.fpn import feature_pyramid
 from retinanet_tf.models.heads import Subnet
 from retinanet_tf.models.layers import PixelNormalization
 from retinanet_tf.models.resnet import resnet
-from retinanet_tf.models.train_step import Step
+from retinanet_tf.models.train_step import Step, replica_part
+from retinanet_tf.xla import resolve_jit_compile
 
 _WEIGHTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
 
@@ -29,9 +33,10 @@ class RetinaNet(keras.Model):
     Input: images `(B, H, W, 3)`, RGB in 0–255, uint8 or float, any size (a multiple of 2^max_level wastes nothing).
     Output: {"class_logits": `(B, A, K)`, "box_deltas": `(B, A, 4)`}, anchors in the order of `model.anchors(images)`.
 
-    Training targets are {"boxes": `(B, M, 4)` xyxy pixels, "labels": `(B, M)` int32, negative where padded}: the
-    model assigns them to its anchors on the device, inside the training step, and hands the losses one target per
-    anchor.
+    Training targets are {"boxes": `(B, M, 4)` xyxy pixels, "labels": `(B, M)` 0…K−1, or −1 where padded}: the model
+    assigns them to its anchors on the device, inside the training step, and hands the losses one target per anchor.
+    `RetinaNet.from_config(model.get_config())` is a copy that trains; `keras.models.clone_model` of Keras 3 gives a
+    plain functional model of the same layers.
 
     >>> import retinanet_tf as rn
     >>> model = RetinaNet(num_classes=3, backbone="resnet10_w16", fpn_channels=16, subnet_channels=16)
@@ -53,6 +58,9 @@ class RetinaNet(keras.Model):
         mining_nms: IoU above which mining drops the easier of two anchors.
         name: Keras' name of the model.
         **network: any other field of `ModelConfig`.
+
+    Raises:
+        InputError: an unknown argument, or a value of the wrong type or out of range.
     """
 
     def __init__(
@@ -68,7 +76,14 @@ class RetinaNet(keras.Model):
         name: str = "retinanet",
         **network: Any,
     ):
+        if unknown := network.keys() - {field.name for field in dataclasses.fields(ModelConfig)}:
+            raise InputError(f"RetinaNet has no argument {', '.join(sorted(unknown))}.")
+        for argument, value, kind in (("anchors", anchors, AnchorConfig), ("assign", assign, AssignConfig)):
+            if not isinstance(value, kind):
+                raise InputError(f"{argument}={value!r} is no {kind.__name__}.")
         config = ModelConfig(num_classes=num_classes, backbone=backbone, **network)
+        chosen: dict[str, Any] = {"mining": mining, "mining_examples": mining_examples, "mining_nms": mining_nms}
+        LossConfig(normalizer=normalizer, **chosen)
         images = keras.Input((None, None, 3), name="images", dtype="float32")
         pixels = PixelNormalization(config.pixel_mean, config.pixel_std, config.channel_order, name="pixels")(images)
         pyramid = feature_pyramid(resnet(pixels, config), config, anchors)
@@ -92,22 +107,63 @@ class RetinaNet(keras.Model):
         self.anchors.build((None, None, None, 3))
         self.assign_config = assign
         self.normalizer = normalizer
-        self.step: Step | None = None
-        """Accumulation, bias learning rate and EMA (`retinanet_tf.models.train_step`); None for Keras' step."""
-        self.mining: dict[str, Any] = {"mining": mining, "mining_examples": mining_examples, "mining_nms": mining_nms}
+        self.step = Step()
+        """Accumulation, bias learning rate and EMA (`retinanet_tf.models.train_step`)."""
+        self.compiles_replicas = False
+        self.mining = chosen
+
+    @property
+    def backbone(self) -> keras.Model:
+        """Images → [C3, C4, C5], of the model's own layers: `model.backbone.trainable = False` freezes them."""
+        stages = [self.get_layer(f"fpn_lateral{level}").input for level in (3, 4, 5)]
+        return keras.Model(self.input, stages, name=self.config.backbone)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Keras' own, on checked data (`retinanet_tf.models.fit_data`): arrays, a data set, a generator.
+
+        Boxes and labels may be ragged, `sample_weight` is `(B,)`, one factor per image.
+
+        Raises:
+            InputError: images, boxes or labels that can't be trained on.
+        """
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, tuple):
+            kwargs["validation_data"] = checked(*validation, num_classes=self.config.num_classes)
+        elif validation is not None:
+            kwargs["validation_data"], _ = checked(validation, num_classes=self.config.num_classes)
+        if y is None and len(args) < 7:  # Keras 3 warns that it doesn't shuffle these
+            kwargs.setdefault("shuffle", isinstance(x, keras.utils.Sequence))
+        x, y = checked(x, y, kwargs.pop("sample_weight", None), num_classes=self.config.num_classes)
+        with readable_faults():
+            return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras' own: the losses, on data as for `fit`. `retinanet_tf.evaluate` computes average precision."""
+        x, y = checked(x, y, kwargs.pop("sample_weight", None), num_classes=self.config.num_classes)
+        with readable_faults():
+            return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
+        """Keras' own, on arrays as for `fit`."""
+        x, y = checked(x, y, sample_weight, num_classes=self.config.num_classes)
+        return super().train_on_batch(x, y, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
         """The compiled losses on the targets that assignment makes of `y`, weighted by the normaliser.
 
         Args:
             x: images `(B, H, W, 3)`.
-            y: {"boxes": `(B, M, 4)`, "labels": `(B, M)`}.
+            y: {"boxes": `(B, M, 4)`, "labels": `(B, M)`}, and optional "sample_weight" `(B,)`. A label beyond K − 1 or
+                below −1 and a box that is NaN or inverted make the loss NaN.
             y_pred: the model's outputs on `x`.
             sample_weight: optional `(B,)` factors on the images' losses.
             **kwargs: passed on to Keras.
 
         Returns:
             The scalar loss, weight decay included.
+
+        Raises:
+            InputError: `y` has other keys, shapes or types.
         """
         assigned = y if "class_targets" in y else self.assign(x, y)
         class_targets, box_targets, weights = (assigned[key] for key in ("class_targets", "box_targets", "weights"))
@@ -120,8 +176,9 @@ class RetinaNet(keras.Model):
             box_targets = y_pred.pop("box_targets")
             kept = tf.cast(class_targets != IGNORED, tf.float32)
             weights = normalizer_weights(tf.reduce_sum(kept, axis=1), self.normalizer)
+        weights *= assigned["factors"]
         if sample_weight is not None:
-            weights *= tf.cast(sample_weight, tf.float32)
+            weights *= tf.reshape(tf.cast(sample_weight, tf.float32), tf.shape(weights))
         return super().compute_loss(
             x=x,
             y={"class_logits": class_targets, "box_deltas": pack_box_targets(box_targets, class_targets >= 0)},
@@ -135,47 +192,81 @@ class RetinaNet(keras.Model):
 
         Returns:
             {"class_targets": `(B, A)` int32, "box_targets": `(B, A, 4)`, "positive": `(B, A)` bool, "weights": `(B,)`
-            of the normaliser}.
+            of the normaliser, "factors": `(B,)`, the sample weights, or NaN where the targets are wrong}.
         """
-        assigned = assign(self.anchors(images), y["boxes"], y["labels"], self.assign_config)
+        check_structure(images, y)
+        y = dense(y)
+        boxes, labels = y["boxes"], y["labels"]
+
+        def match(images, boxes, labels):
+            return assign(self.anchors(images), boxes, labels, self.assign_config)
+
+        assigned = replica_part(self, match)(images, boxes, labels)
         counts = tf.reduce_sum(tf.cast(assigned.positive, tf.float32), axis=1)
-        return {**assigned._asdict(), "weights": normalizer_weights(counts, self.normalizer)}
+        factors = tf.reshape(tf.cast(y.get("sample_weight", tf.ones_like(counts)), tf.float32), tf.shape(counts))
+        factors = tf.where(valid_images(boxes, labels, self.config.num_classes), factors, float("nan"))
+        return {**assigned._asdict(), "weights": normalizer_weights(counts, self.normalizer), "factors": factors}
 
-    def compile(self, *args: Any, jit_compile: bool | str = False, **kwargs: Any) -> None:
-        """Keras' own, except that XLA is opt-in and that the step's variables are created at once.
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, jit_compile: Any = "auto", **kwargs: Any) -> None:
+        """Keras' own, with one policy for XLA, and with the step's variables created at once.
 
-        Keras 3's "auto" compiles on accelerators, and XLA compiles anew, some 20 s each time, for every canvas and
-        number of objects that `data.load` yields. Variables that are created while the step is traced make TensorFlow
-        trace it a second time.
+        jit_compile='auto' compiles on accelerators (`retinanet_tf.xla`): the whole step on one device, on several each
+        replica's part, which is assignment, forward pass, losses and gradients. A step compiles once for each canvas
+        and length M of the targets; `data.load` makes few. Two cases of several replicas can't be compiled in parts:
+        norm='batch', and mining with normalizer='global'. `xla_scope` says what is compiled.
+
+        (Variables that are created while the step is traced would make TensorFlow trace it a second time.)
+
+        Raises:
+            InputError: the losses aren't those of `retinanet_losses`, or there are metrics.
         """
-        super().compile(*args, jit_compile=jit_compile, **kwargs)
+        wanted = {"class_logits": ClassificationLoss, "box_deltas": BoxLoss}
+        given = loss if isinstance(loss, Mapping) else {}
+        if set(given) != set(wanted) or not all(isinstance(given[name], kind) for name, kind in wanted.items()):
+            raise InputError(
+                "compile needs loss=retinanet_losses(), or a dictionary with a ClassificationLoss for 'class_logits' "
+                "and a BoxLoss for 'box_deltas'; others don't know this model's targets."
+            )
+        if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
+            raise InputError("metrics can't be computed while training; use retinanet_tf.evaluate or CocoEvaluation.")
+        compiles = resolve_jit_compile(jit_compile)
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        super().compile(optimizer=optimizer, loss=loss, jit_compile=compiles and replicas == 1, **kwargs)
+        whole = self.mining["mining"] != "none" and self.normalizer == "global"
+        trains_statistics = "batch" in (self.config.norm, self.config.subnet_norm)
+        self.compiles_replicas = compiles and replicas > 1 and not whole and not trains_statistics
         with self.distribute_strategy.scope():
             if hasattr(self.optimizer, "build"):
                 self.optimizer.build(self.trainable_variables)
-            if self.loss:
-                self.distribute_strategy.run(tf.function(self._loss_without_anchors))
-                self.reset_metrics()
+            self.distribute_strategy.run(tf.function(self._loss_of_background, autograph=False))
+            self.reset_metrics()
+
+    @property
+    def xla_scope(self) -> str:
+        """What XLA compiles of the training step: 'step', 'replica' (each replica's part) or 'nothing'."""
+        return "replica" if self.compiles_replicas else "step" if self.jit_compile else "nothing"
 
     def compile_from_config(self, config: Mapping[str, Any]) -> None:
         """Compiles a loaded model; Keras' own refuses where `compile` is overridden."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
-    def _loss_without_anchors(self) -> None:
+    def _loss_of_background(self) -> None:
         """Creates the metrics of the compiled losses."""
-        nothing = {name: tf.zeros((1, 0, output.shape[-1])) for name, output in self.output.items()}
+        images = tf.zeros((1, 32, 32, 3))
+        count = self.anchors.compute_output_shape(images.shape)[0]
+        outputs = {name: tf.zeros((1, count, output.shape[-1])) for name, output in self.output.items()}
         assigned = {
-            "class_targets": tf.zeros((1, 0), tf.int32),
-            "box_targets": tf.zeros((1, 0, 4)),
+            "class_targets": tf.fill((1, count), BACKGROUND),
+            "box_targets": tf.zeros((1, count, 4)),
             "weights": tf.ones((1,)),
+            "factors": tf.ones((1,)),
         }
-        self.compute_loss(tf.zeros((1, 0, 0, 3)), assigned, nothing)
+        self.compute_loss(images, assigned, outputs)
 
     def train_step(self, data):
-        """Keras' step, or the one of `self.step`."""
-        if self.step is None:
-            return super().train_step(data)
-        images, y = data
-        self.step(self, images, y)
+        """The step of `self.step`."""
+        images, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.step(self, images, y if sample_weight is None else {**y, "sample_weight": sample_weight})
         return self.get_metrics_result()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):

@@ -1,6 +1,7 @@
-"""Training step with gradient accumulation, a learning rate for biases, and averaged weights."""
+"""Training step: gradients in parts, a learning rate for biases, averaged weights, each replica's part compiled."""
 
 import dataclasses
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -11,7 +12,7 @@ from retinanet_tf.models.ema import WeightAverage
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Replaces Keras' training step when set as `model.step`.
+    """The training step of `RetinaNet`; its defaults are Keras' own.
 
     Args:
         accumulation: parts that each device's images are cut into. They go through the network one after the other and
@@ -27,11 +28,8 @@ class Step:
 
     def __call__(self, model: keras.Model, images: tf.Tensor, y: dict[str, tf.Tensor]) -> None:
         """One optimizer step on images `(B, H, W, 3)` and {"boxes", "labels"} (see `RetinaNet`)."""
-        variables = model.trainable_variables
-        if self.accumulation == 1:
-            gradients = _gradients(model, variables, images, y)
-        else:
-            gradients = self._accumulated(model, variables, images, model.assign(images, y))
+        variables, assigned = model.trainable_variables, model.assign(images, y)
+        gradients = replica_part(model, lambda *batch: self._gradients(model, *batch))(images, assigned)
         gradients = unscaled_gradients(model.optimizer, gradients)
         if self.bias_lr_factor != 1.0:
             gradients = [
@@ -42,18 +40,21 @@ class Step:
         if self.average:
             self.average.update()
 
-    def _accumulated(self, model, variables, images, assigned):
-        batch = images.shape[0]
+    def _gradients(self, model, images, assigned):
+        if self.accumulation == 1:
+            return _gradients(model, images, assigned)
+        batch, variables = images.shape[0], model.trainable_variables
         if batch is None or batch % self.accumulation:
             raise ValueError(f"accumulation={self.accumulation} must divide the {batch} images per device.")
         size = batch // self.accumulation
+        parts = tf.nest.map_structure(
+            lambda value: tf.reshape(value, [self.accumulation, size, *tf.unstack(tf.shape(value)[1:])]),
+            (images, assigned),
+        )
 
         def part(index, sums):
-            images_part, y = tf.nest.map_structure(
-                lambda value: tf.ensure_shape(value[index * size : (index + 1) * size], (size, *value.shape[1:])),
-                (images, assigned),
-            )
-            gradients = _gradients(model, variables, images_part, y)
+            # Taken by index, not cut out: XLA needs the size of every part.
+            gradients = _gradients(model, *tf.nest.map_structure(lambda value: value[index], parts))
             return index + 1, [total + new / self.accumulation for total, new in zip(sums, gradients, strict=True)]
 
         # One part after the other, which is what saves memory.
@@ -68,9 +69,14 @@ class Step:
         return loop[1]
 
 
-def _gradients(model, variables, images, y):
+def replica_part(model: keras.Model, function: Callable) -> Callable:
+    """The function, compiled if `model.compiles_replicas`: Keras can't compile a whole step of several replicas."""
+    return tf.function(function, jit_compile=True, autograph=False) if model.compiles_replicas else function
+
+
+def _gradients(model, images, y):
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x=images, y=y, y_pred=model(images, training=True))
         track_loss(model, loss, tf.shape(images)[0])
         loss = scaled_loss(model.optimizer, loss)
-    return tape.gradient(loss, variables)
+    return tape.gradient(loss, model.trainable_variables)

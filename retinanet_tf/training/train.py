@@ -50,11 +50,10 @@ def compile_model(config: Config) -> RetinaNet:
         model.compile(
             optimizer=make_optimizer(train),
             loss=retinanet_losses(config.loss),
-            jit_compile=train.xla,
+            jit_compile={"auto": "auto", "true": True, "false": False}[train.xla],
         )
     average = WeightAverage(model.weights, train.ema_decay) if train.ema_decay else None
-    if average or train.accumulation > 1 or train.bias_lr_factor != 1.0:
-        model.step = Step(train.accumulation, train.bias_lr_factor, average)
+    model.step = Step(train.accumulation, train.bias_lr_factor, average)
     return model
 
 
@@ -107,7 +106,7 @@ def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
     total = config.train.steps
     with strategy.scope():
         model = compile_model(config)
-        average = model.step.average if model.step else None
+        average = model.step.average
         state = TrainingState(run_dir / "checkpoints", model, average, worker.is_chief)
         done = state.restore()
         if done:

@@ -6,13 +6,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_detectors import TINY_NETWORK
 
 import retinanet_tf as rn
 from retinanet_tf.config.config import AnchorConfig, ModelConfig
 from retinanet_tf.models.resnet import VARIANTS, resnet
+from retinanet_tf.models.retinanet import variables
 
 RNG = np.random.default_rng(0)
-SMALL = {"num_classes": 3, "backbone": "resnet10_w16", "fpn_channels": 16, "subnet_channels": 16, "subnet_depth": 1}
+SMALL = {"num_classes": 3, **TINY_NETWORK}
 
 
 def small(**changes):
@@ -279,12 +281,60 @@ def test_an_unknown_backbone_is_refused_by_name():
         rn.RetinaNet(backbone="resnet51")
 
 
-def test_xla_is_opt_in_where_there_is_a_gpu(monkeypatch):
-    """Keras 3's "auto" would compile each new shape on accelerators; the caller's word stands."""
-    devices = [tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: devices)
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: devices)
+@pytest.mark.parametrize(("kind", "scope"), [("GPU", "step"), ("CPU", "nothing")])
+def test_plain_compile_compiles_on_accelerators_only(monkeypatch, kind, scope):
+    """The caller's word stands on both."""
+    devices = [tf.config.PhysicalDevice(f"/physical_device:{kind}:0", kind)]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda of=None: devices)
     model = small()
-    for arguments, expected in (({}, False), ({"jit_compile": True}, True)):
-        model.compile(optimizer="sgd", **arguments)
-        assert model.jit_compile is expected
+    for arguments, expected in (({}, scope), ({"jit_compile": True}, "step"), ({"jit_compile": False}, "nothing")):
+        model.compile(optimizer="sgd", loss=rn.retinanet_losses(), **arguments)
+        assert model.xla_scope == expected and model.jit_compile is (expected == "step")
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"num_classes": "20"}, "num_classes='20' must be of type int"),
+        ({"num_classes": 3.0}, "num_classes=3.0 must be of type int"),
+        ({"prior": "0.01"}, "prior='0.01' must be of type float"),
+        ({"pixel_mean": "grey"}, "pixel_mean='grey' must be numbers of type float"),
+        ({"backbone": 50}, "backbone=50 must be of type str"),
+        ({"classes": 20, "weights": "coco"}, "RetinaNet has no argument classes, weights"),
+        ({"normalizer": "batch"}, "normalizer='batch' is not one of"),
+        ({"mining_examples": 0}, "mining_examples=0 must lie in"),
+        ({"anchors": (1.0, 2.0)}, r"anchors=\(1.0, 2.0\) is no AnchorConfig"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(arguments, sentence):
+    with pytest.raises(rn.InputError, match=sentence):
+        rn.RetinaNet(**arguments)
+
+
+def test_numpys_numbers_are_saved_as_pythons():
+    config = small(num_classes=np.int64(3), pixel_std=np.array([2.0, 2.0, 2.0])).get_config()
+    assert config == small(pixel_std=(2.0, 2.0, 2.0)).get_config()
+    assert type(config["num_classes"]) is int and type(config["pixel_std"]) is tuple
+
+
+def test_the_backbone_can_be_frozen():
+    """After which a step changes pyramid and subnets alone."""
+    model = small(freeze_stages=0, norm="batch")
+    x, y = batch()
+    assert [value.shape[1] for value in model.backbone(x)] == [8, 4, 2]
+    model.backbone.trainable = False
+    model.compile("sgd", loss=rn.retinanet_losses())
+    before = {variable: np.array(value) for variable, value in variables(model).items()}
+    model.train_on_batch(x, y)
+    changed = {name for name, value in variables(model).items() if (np.array(value) != before[name]).any()}
+    assert changed and all(name.startswith(("fpn", "class_subnet", "box_subnet")) for name in changed)
+
+
+def test_a_copy_by_its_configuration_trains():
+    model = small()
+    copy = rn.RetinaNet.from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    x, y = batch()
+    for each in (model, copy):
+        each.compile("sgd", loss=rn.retinanet_losses())
+    assert copy.train_on_batch(x, y) == pytest.approx(model.train_on_batch(x, y))

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_detectors import TINY_NETWORK
 
 import retinanet_tf as rn
 from retinanet_tf.config.config import AnchorConfig
@@ -42,7 +43,7 @@ def plain_trail():
     return before, trail
 
 
-def weights_after(step=None, strategy=None, rate=1.0, steps=1, **model_changes):
+def weights_after(step=None, strategy=None, rate=1.0, steps=1, jit_compile=False, **model_changes):
     """Names and trainable weights after `steps` of SGD on one batch, and what they were before."""
     keras.utils.set_random_seed(0)
     data = tf.data.Dataset.from_tensors((IMAGES, {"boxes": BOXES, "labels": LABELS})).repeat()
@@ -51,18 +52,15 @@ def weights_after(step=None, strategy=None, rate=1.0, steps=1, **model_changes):
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     arguments = {
         "num_classes": 3,
-        "backbone": "resnet10_w16",
-        "fpn_channels": 16,
-        "subnet_channels": 16,
-        "subnet_depth": 1,
+        **TINY_NETWORK,
         "freeze_stages": 0,
         "anchors": AnchorConfig(max_level=5),
         **model_changes,
     }
     with (strategy or tf.distribute.get_strategy()).scope():
         model = rn.RetinaNet(**arguments)
-        model.compile(optimizer=keras.optimizers.SGD(rate), loss=rn.retinanet_losses(), jit_compile=False)
-        model.step = step(model) if callable(step) and not isinstance(step, Step) else step
+        model.compile(optimizer=keras.optimizers.SGD(rate), loss=rn.retinanet_losses(), jit_compile=jit_compile)
+        model.step = (step(model) if callable(step) and not isinstance(step, Step) else step) or Step()
     rng = np.random.default_rng(1)
     model.set_weights([rng.normal(0, 0.05, w.shape) if w.ndim == 4 else w for w in model.get_weights()])
     before = [np.array(w) for w in model.trainable_variables]
@@ -143,3 +141,52 @@ def test_the_average_is_the_one_written_by_hand(devices, two_devices):
 def test_a_batch_that_accumulation_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="accumulation=3 must divide the 8 images per device"):
         weights_after(Step(accumulation=3))
+
+
+@pytest.mark.parametrize("step", [Step(), Step(bias_lr_factor=2.0), Step(accumulation=2)])
+def test_a_data_sets_sample_weights_reach_every_step(step):
+    """Images of weight 0 teach nothing: the decay alone is left."""
+    model = rn.RetinaNet(num_classes=3, **TINY_NETWORK)
+    model.compile(keras.optimizers.SGD(0.01), loss=rn.retinanet_losses())
+    model.step = step
+    weights = np.zeros(8, np.float32)
+    data = tf.data.Dataset.from_tensors((IMAGES, {"boxes": BOXES, "labels": LABELS}, weights))
+    history = model.fit(data, verbose=0).history
+    assert history["class_logits_loss"] == [0.0] and history["box_deltas_loss"] == [0.0] and history["loss"][0] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("step", "changes", "scope"),
+    [
+        (Step(), {"normalizer": "global"}, "replica"),
+        (Step(accumulation=2), {"normalizer": "replica"}, "replica"),
+        (Step(bias_lr_factor=2.0), {"mining": "ohem", "mining_examples": 32}, "replica"),
+        (Step(), {"mining": "ohem", "mining_examples": 32, "normalizer": "global"}, "nothing"),
+        (Step(), {"norm": "batch"}, "nothing"),
+    ],
+)
+def test_each_replicas_part_is_compiled(step, changes, scope):
+    """Two devices, compiled and not: the same weights and logs; what can't be compiled in parts isn't."""
+    results = []
+    for jit_compile in (True, False):
+        strategy = tf.distribute.MirroredStrategy(
+            ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+        )
+        _, before, after, logs, model = weights_after(step, strategy, jit_compile=jit_compile, **changes)
+        assert model.xla_scope == (scope if jit_compile else "nothing")
+        results.append((after, logs))
+        if scope == "nothing":
+            return
+    (compiled, compiled_logs), (plain, plain_logs) = results
+    largest = max(np.abs(new - old).max() for new, old in zip(plain, before, strict=True))
+    assert largest > 1e-3
+    for ours, theirs in zip(compiled, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest)
+    assert compiled_logs == pytest.approx(plain_logs, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_that_of_keras():
+    for ours, theirs in zip(weights_after(jit_compile=True)[2], plain_weights()[2], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -93,7 +93,7 @@ def test_averages_and_low_precision_train_and_are_the_result(shards, plain_losse
 
 
 def test_xla_computes_the_same_job(shards, plain_losses, tmp_path):
-    rn.train(FOUR_STEPS.replace(xla=True), data=data_of(shards), run_dir=str(tmp_path / "run"), verbose=0)
+    rn.train(FOUR_STEPS.replace(xla="true"), data=data_of(shards), run_dir=str(tmp_path / "run"), verbose=0)
     np.testing.assert_allclose(losses(tmp_path / "run"), plain_losses, rtol=1e-3)
 
 

@@ -1,0 +1,234 @@
+"""Checks of what `RetinaNet.fit` gets: a wrong array, data set or batch is one sentence before it reaches a step."""
+
+import re
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from retinanet_tf.data.batching import padded_length
+from retinanet_tf.errors import InputError
+
+ROW = {"boxes": (4,), "labels": ()}
+"""Shape of one object's row in each target."""
+
+_EMPTY = {"boxes": 0.0, "labels": -1}
+_STRIDE = 8
+"""Pixels are looked at in every eighth row and column: what is wrong with their range is wrong everywhere."""
+
+
+def checked(x: Any, y: Any = None, sample_weight: Any = None, *, num_classes: int) -> tuple[Any, Any]:
+    """Data in any form that `fit` takes, checked; arrays at once, the batches of a data set or generator as they come.
+
+    Ragged boxes and labels, also as lists with an array per image, are padded with label −1.
+
+    Args:
+        x: images, or a data set or generator of (images, targets) or (images, targets, sample weights).
+        y: targets, if x is images.
+        sample_weight: `(B,)`, if x is images.
+        num_classes: K.
+
+    Returns:
+        x and y. Sample weights become `y["sample_weight"]`, since Keras 3 takes none beside a dictionary.
+
+    Raises:
+        InputError: what can't be trained on.
+    """
+    if isinstance(x, tf.data.Dataset):
+        return _checked_dataset(x, num_classes), y
+    if isinstance(x, types.GeneratorType):
+        return (_checked_arrays(*_parts(batch), num_classes=num_classes) for batch in x), y
+    if isinstance(x, keras.utils.Sequence):
+        _checked_arrays(*_parts(x[0]), num_classes=num_classes)
+        return x, y
+    if y is None and not hasattr(x, "dtype"):  # distributed data sets, and what else Keras knows
+        return x, y
+    return _checked_arrays(x, y, sample_weight, num_classes=num_classes)
+
+
+@contextmanager
+def readable_faults() -> Iterator[None]:
+    """Turns the failed check of a batch, which TensorFlow reports in its own way, into an InputError."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        # Of a data set, see `_refuse`; of a generator, as Python prints it.
+        sentence = re.search(r"<<(.*?)>>|InputError: (.*)", str(error))
+        if not sentence:
+            raise
+        raise InputError(sentence[1] or sentence[2]) from None
+
+
+def check_structure(images: Any, y: Any) -> None:
+    """Raises InputError unless images and targets (tensors, arrays or specs) have the right keys, shapes and types."""
+    if not isinstance(y, Mapping) or not {"boxes", "labels"} <= set(y):
+        given = f"a dictionary of {', '.join(map(repr, y))}" if isinstance(y, Mapping) else f"a {type(y).__name__}"
+        raise InputError(f"y is {given}; targets are {{'boxes': (B, M, 4) xyxy pixels, 'labels': (B, M) from 0}}.")
+    for name, value, rank, last in (("x", images, 4, 3), ("boxes", y["boxes"], 3, 4), ("labels", y["labels"], 2, None)):
+        shape, wanted = tf.TensorShape(value.shape), {"x": "(B, height, width, 3)", "boxes": "(B, M, 4)"}
+        if shape.rank not in (rank, None) or (shape.rank and last and shape[-1] not in (last, None)):
+            raise InputError(f"{name} has shape {shape}; it must be {wanted.get(name, '(B, M)')}.")
+        dtype = tf.as_dtype(value.dtype)
+        if not (dtype.is_integer or dtype.is_floating):
+            raise InputError(f"{name} is of type {dtype.name}; it must be numbers.")
+    counts = [tf.TensorShape(value.shape)[:1] for value in (images, y["boxes"], y["labels"])]
+    if not all(count.is_compatible_with(counts[0]) for count in counts):
+        raise InputError(f"x, boxes and labels are of {', '.join(str(count[0]) for count in counts)} images.")
+    if isinstance(images, tf.RaggedTensor | tf.RaggedTensorSpec):
+        raise InputError("x is ragged; the images of a batch must have one size: resize or pad them.")
+    ragged = {isinstance(y[name], tf.RaggedTensor | tf.RaggedTensorSpec) for name in ROW}
+    shapes = [tf.TensorShape(y[name].shape)[:2] for name in ROW]
+    if len(ragged) > 1 or not shapes[0].is_compatible_with(shapes[1]):
+        raise InputError(f"boxes have shape {y['boxes'].shape} and labels {y['labels'].shape}; M must be the same.")
+
+
+def dense(y: Mapping[str, Any]) -> dict[str, Any]:
+    """Targets with ragged boxes and labels padded, boxes as float32 and labels as int32."""
+    types_of = {"boxes": tf.float32, "labels": tf.int32}
+    return {**y, **{name: tf.cast(_padded(y[name], name), dtype) for name, dtype in types_of.items()}}
+
+
+def valid_images(boxes: tf.Tensor, labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """`(B,)` bool: labels are 0…K−1 or −1, and boxes with a label are finite and not inverted. For compiled steps."""
+    boxes_right = tf.reduce_all(tf.math.is_finite(boxes), -1) & tf.reduce_all(boxes[..., 2:] >= boxes[..., :2], -1)
+    return tf.reduce_all((labels == -1) | ((labels >= 0) & (labels < num_classes) & boxes_right), axis=1)
+
+
+def range_fault(pixels: tf.Tensor) -> tf.Tensor:
+    """'' for pixels `(...)` that may be RGB in 0–255, else what is wrong, as a scalar string.
+
+    Below the range and above it a resampled image may overshoot; 0–1 is told from a black image by its fractions.
+    """
+    low, high = (-64.0, 320.0) if pixels.dtype.is_floating else (0.0, 255.0)
+    pixels = tf.cast(pixels, tf.float32)
+    smallest, largest = tf.reduce_min(pixels), tf.reduce_max(pixels)
+    normalised = tf.reduce_any(pixels != tf.floor(pixels)) & ((largest <= 1.0) | ((smallest < 0.0) & (largest <= 16.0)))
+    wrong = normalised | (smallest < low) | (largest > high)
+    ends = [tf.strings.as_string(end, shortest=True) for end in (smallest, largest)]
+    sentence = tf.strings.join(
+        ["has values from ", ends[0], " to ", ends[1], "; scale them to RGB in 0 to 255, which the model normalises."]
+    )
+    finite = tf.reduce_all(tf.math.is_finite(pixels))
+    return tf.where(finite, tf.where(wrong, sentence, ""), "has values that are NaN or infinite.")
+
+
+def _fault(pixels: tf.Tensor, size: tf.Tensor, y: Mapping[str, Any], num_classes: int) -> tf.Tensor:
+    """'' or the first thing wrong with targets and some pixels of images of `size` (width, height): a scalar string."""
+    if isinstance(y["labels"], tf.RaggedTensor):
+        unequal = tf.reduce_any(y["boxes"].row_lengths() != y["labels"].row_lengths())
+    else:
+        unequal = tf.reduce_any(tf.shape(y["boxes"])[:2] != tf.shape(y["labels"]))
+    sentence = tf.where(unequal, "an image has other numbers of boxes and of labels.", "")
+    with tf.control_dependencies([_refuse(sentence)]):
+        labels = tf.cast(_padded(y["labels"], "labels"), tf.float32)
+    boxes = tf.cast(_padded(y["boxes"], "boxes"), tf.float32)
+    objects = labels >= 0.0
+    corners = tf.where(objects[..., None], boxes, 0.0)
+    inverted = tf.reduce_any(corners[..., 2:] < corners[..., :2], axis=-1)
+    size = tf.cast(size, tf.float32)
+    outside = tf.reduce_any((corners[..., :2] >= size) | (corners[..., 2:] <= 0.0), axis=-1)
+    outside &= tf.reduce_all(corners[..., 2:] > corners[..., :2], axis=-1)
+    largest = tf.reduce_max(corners)
+    allowed = f"; labels are 0 to {num_classes - 1} (num_classes={num_classes}), and -1 for padding."
+    checks = [
+        (labels != tf.floor(labels), "has a label that is no whole number" + allowed),
+        (labels >= num_classes, "has a label beyond the last class" + allowed),
+        (labels < -1.0, "has a negative label" + allowed),
+        (~tf.reduce_all(tf.math.is_finite(corners), axis=-1), "has a box that is NaN or infinite."),
+        (
+            objects & (largest > 0.0) & (largest <= 1.0),
+            "has boxes in 0 to 1; they must be in pixels: multiply x by the width of the images and y by their height.",
+        ),
+        (inverted, "has a box with x2 < x1 or y2 < y1; boxes are x1, y1, x2, y2, not x, y, width, height."),
+        (
+            outside,
+            "has a box outside of the image; boxes are x1, y1, x2, y2 in pixels of the images in x.",
+        ),
+    ]
+    faults = [_named(tf.reduce_any(wrong, axis=1), sentence) for wrong, sentence in checks]
+    if pixels.dtype != tf.uint8:
+        range_of_x = range_fault(pixels)
+        # Without an object, a dark picture is no reason to stop.
+        said = tf.reduce_any(objects) & (range_of_x != "")
+        faults.append(tf.where(said, tf.strings.join(["x ", range_of_x]), ""))
+    answer = tf.constant("")
+    for fault in faults[::-1]:
+        answer = tf.where(fault == "", answer, fault)
+    return answer
+
+
+def _named(wrong: tf.Tensor, sentence: str) -> tf.Tensor:
+    """'' or the sentence about the first wrong image."""
+    first = tf.strings.as_string(tf.reduce_sum(tf.math.cumprod(1 - tf.cast(wrong, tf.int32))))
+    return tf.where(tf.reduce_any(wrong), tf.strings.join(["y: image ", first, " ", sentence]), "")
+
+
+def _refuse(sentence: tf.Tensor) -> tf.Operation:
+    """Stops a data set if there is a sentence; `readable_faults` finds it between the brackets."""
+    return tf.debugging.Assert(sentence == "", [tf.strings.join(["<<", sentence, ">>"])])
+
+
+def _padded(values: Any, name: str) -> tf.Tensor:
+    """A target with rows of padding where it is ragged: as many as make M a length of `data.load`."""
+    if not isinstance(values, tf.RaggedTensor):
+        return values
+    longest = tf.cast(tf.reduce_max(values.row_lengths()), tf.int32)
+    shape = tf.stack([-1, padded_length(longest), *ROW[name]])
+    return tf.ensure_shape(values.to_tensor(_EMPTY[name], shape=shape), (None, None, *ROW[name]))
+
+
+def _checked_dataset(dataset: tf.data.Dataset, num_classes: int) -> tf.data.Dataset:
+    images, y, *_ = _parts(dataset.element_spec)
+    check_structure(images, y)
+
+    def check(images, y, *weights):
+        fault = _fault(images[:, ::_STRIDE, ::_STRIDE], tf.shape(images)[2:0:-1], y, num_classes)
+        with tf.control_dependencies([_refuse(fault)]):
+            return (tf.identity(images), dense(y), *weights)
+
+    return dataset.map(check, num_parallel_calls=1)
+
+
+def _checked_arrays(x: Any, y: Any, sample_weight: Any = None, *, num_classes: int) -> tuple[Any, dict[str, Any]]:
+    x = _array(x, "x")
+    if isinstance(y, Mapping):
+        y = {name: _array(value, name) for name, value in y.items()}
+    check_structure(x, y)
+    if 0 in x.shape:
+        raise InputError(f"x has shape {tuple(x.shape)}; there is no image in it.")
+    if sample_weight is not None:
+        factors = _array(sample_weight, "sample_weight")
+        if factors.shape != (x.shape[0],) or not np.greater_equal(factors, 0.0).all():
+            raise InputError(f"sample_weight must be {x.shape[0]} numbers of at least 0, one per image.")
+        y["sample_weight"] = tf.cast(factors, tf.float32)
+    with tf.device("/CPU:0"), readable_faults():
+        pixels = tf.convert_to_tensor(x[:: max(1, x.shape[0] // 64), ::_STRIDE, ::_STRIDE])
+        _refuse(_fault(pixels, x.shape[2:0:-1], y, num_classes))
+        return x, dense(y)
+
+
+def _array(value: Any, name: str) -> Any:
+    """An array, or a ragged tensor of a list with an array per image."""
+    if isinstance(value, tf.Tensor | tf.RaggedTensor):
+        return value
+    with suppress(ValueError):  # of arrays of several shapes
+        array = np.asarray(value)
+        if array.dtype != object:
+            return array
+    try:
+        rows = [np.reshape(np.asarray(row, np.float32), (-1, *ROW[name])) for row in value]
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{name} is no array of numbers of one shape.") from None
+    return tf.RaggedTensor.from_row_lengths(np.concatenate(rows), [len(row) for row in rows])
+
+
+def _parts(batch: Any) -> tuple:
+    if not isinstance(batch, tuple) or len(batch) not in (2, 3):
+        raise InputError(
+            "a data set's elements must be (images, {'boxes', 'labels'}), or these and sample weights, as a tuple."
+        )
+    return batch

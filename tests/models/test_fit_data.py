@@ -1,0 +1,265 @@
+"""What `fit` gets: every form of the same data gives the same loss, and what can't be trained on is one sentence."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_detectors import TINY_NETWORK
+
+import retinanet_tf as rn
+from retinanet_tf.config.config import AnchorConfig
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
+BOXES = np.array([[[4, 4, 40, 40], [20, 10, 60, 44]], [[1, 2, 30, 32], [0, 0, 0, 0]], [[0, 0, 0, 0]] * 2], np.float32)
+LABELS = np.array([[0, 2], [1, -1], [-1, -1]])
+COUNTS = [2, 1, 0]
+SMALL = {**TINY_NETWORK, "anchors": AnchorConfig(max_level=5)}
+
+
+def targets(boxes=BOXES, labels=LABELS):
+    return {"boxes": boxes, "labels": labels}
+
+
+def rows(values):
+    """The objects of each image, without padding."""
+    return [value[:count] for value, count in zip(values, COUNTS, strict=True)]
+
+
+def objects(values):
+    made = np.empty(3, object)
+    made[:] = rows(values)
+    return made
+
+
+def ragged(values):
+    return tf.RaggedTensor.from_row_lengths(np.concatenate(rows(values)), COUNTS)
+
+
+def dataset(x, y, *weights):
+    return tf.data.Dataset.from_tensor_slices((x, y, *weights)).batch(3)
+
+
+def generator(x, y, *weights):
+    while True:
+        yield (x, y, *weights)
+
+
+class Sequence(keras.utils.Sequence):
+    def __init__(self, *batch):
+        super().__init__()
+        self.batch = batch
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.batch
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    model = rn.RetinaNet(num_classes=3, **SMALL)
+    model.compile(keras.optimizers.SGD(0.0), loss=rn.retinanet_losses())
+    return model
+
+
+def losses(model, *data, **options):
+    return model.evaluate(*data, verbose=0, batch_size=options.pop("batch_size", None), return_dict=True, **options)
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    return losses(model, IMAGES, targets(), batch_size=3)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.int64, np.float16, np.float64])
+def test_pixels_of_every_type_are_the_same_images(model, expected, kind):
+    assert losses(model, IMAGES.astype(kind), targets(), batch_size=3) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("form", [rows, objects, ragged, tf.constant, np.ndarray.tolist], ids=lambda f: f.__name__)
+def test_objects_in_every_form_are_the_same_targets(model, expected, form):
+    y = targets(form(BOXES), form(LABELS))
+    assert losses(model, IMAGES, y, batch_size=3) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("labels", [LABELS.astype(np.float32), LABELS.astype(np.int8)])
+def test_padding_may_hold_anything(model, expected, labels):
+    boxes = np.where(LABELS[..., None] < 0, np.nan, BOXES)
+    assert losses(model, IMAGES, targets(boxes, labels), batch_size=3) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("form", [dataset, generator, Sequence])
+@pytest.mark.parametrize("weights", [(), (np.float32([1, 1, 1]),)])
+def test_batches_in_every_form_are_the_same_data(model, expected, form, weights):
+    assert losses(model, form(IMAGES, targets(), *weights), steps=1) == pytest.approx(expected, rel=1e-5)
+    history = model.fit(form(IMAGES, targets(), *weights), steps_per_epoch=1, verbose=0).history
+    assert history["loss"][0] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_a_ragged_data_set_is_padded(model, expected):
+    data = dataset(IMAGES, targets(ragged(BOXES), ragged(LABELS)))
+    assert losses(model, data) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[1.0, 0.0, 0.0], np.array([0.0, 2.0, 0.5]), tf.constant([3, 0, 1])])
+def test_sample_weights_are_factors_on_the_images_losses(model, weights):
+    """Each image's loss by itself, times its weight, and the mean over the images."""
+    alone = [losses(model, IMAGES[i : i + 1], targets(BOXES[i : i + 1], LABELS[i : i + 1])) for i in range(3)]
+    weighted = losses(model, IMAGES, targets(), sample_weight=weights, batch_size=3)
+    for name in ("class_logits_loss", "box_deltas_loss"):
+        by_hand = np.mean([float(weight) * each[name] for weight, each in zip(weights, alone, strict=True)])
+        assert weighted[name] == pytest.approx(by_hand, rel=1e-5)
+    history = model.fit(IMAGES, targets(), sample_weight=weights, batch_size=3, verbose=0).history
+    assert history["class_logits_loss"][0] == pytest.approx(weighted["class_logits_loss"], rel=1e-5)
+    validated = model.fit(IMAGES, targets(), validation_data=(IMAGES, targets(), weights), verbose=0).history
+    assert validated["val_class_logits_loss"][0] == pytest.approx(weighted["class_logits_loss"], rel=1e-5)
+
+
+def changed(array, index, value):
+    array = np.array(array, np.float32)
+    array[index] = value
+    return array
+
+
+WIDTH_HEIGHT = np.concatenate([BOXES[..., :2], BOXES[..., 2:] - BOXES[..., :2]], axis=-1)
+FAULTS = {
+    "bits of a camera": (IMAGES.astype(np.uint16) * 4, targets(), "x has values from 0 to 1020"),
+    "signed bytes": (IMAGES.astype(np.int8), targets(), "x has values from -128"),
+    "shares": ((IMAGES / 255).astype(np.float32), targets(), "x has values from 0 to 1; scale them"),
+    "standardized": (((IMAGES - 120.0) / 60).astype(np.float32), targets(), "x has values from -2 to 2.25"),
+    "mean subtracted": (IMAGES - 110.0, targets(), "x has values from -110"),
+    "infinite pixel": (changed(IMAGES, (0, 0, 0, 0), np.inf), targets(), "x has values that are NaN or infinite"),
+    "masks": (IMAGES > 99, targets(), "x is of type bool"),
+    "grey": (IMAGES[..., 0], targets(), r"x has shape \(3, 48, 64\)"),
+    "alpha": (np.pad(IMAGES, [(0, 0)] * 3 + [(0, 1)]), targets(), r"x has shape .*48, 64, 4\)"),
+    "labels from 1": (IMAGES, targets(labels=np.where(LABELS < 0, -1, LABELS + 1)), "image 0 has a label beyond"),
+    "ids of COCO": (IMAGES, targets(labels=np.where(LABELS == 1, 90, LABELS)), "image 1 has a label beyond"),
+    "ignored labels": (IMAGES, targets(labels=np.where(LABELS == 1, -100, LABELS)), "image 1 has a negative label"),
+    "half a label": (IMAGES, targets(labels=LABELS + 0.5), "image 0 has a label that is no whole number"),
+    "one-hot": (IMAGES, targets(labels=np.eye(3)[LABELS]), r"labels has shape .*2, 3\)"),
+    "names": (IMAGES, targets(labels=np.full((3, 2), "cat")), "labels is of type string"),
+    "relative": (IMAGES, targets(BOXES / 64), "image 0 has boxes in 0 to 1"),
+    "width and height": (IMAGES, targets(WIDTH_HEIGHT + [[[40, 0, 0, 0]]]), "image 0 has a box with x2 < x1 or y2"),
+    "corners exchanged": (IMAGES, targets(BOXES[..., [2, 3, 0, 1]]), "image 0 has a box with x2 < x1"),
+    "larger picture's": (IMAGES, targets(BOXES * 20), "image 0 has a box outside of the image"),
+    "NaN": (IMAGES, targets(changed(BOXES, (1, 0, 2), np.nan)), "image 1 has a box that is NaN"),
+    "infinite": (IMAGES, targets(changed(BOXES, (1, 0, 2), np.inf)), "image 1 has a box that is NaN or infinite"),
+    "with scores": (IMAGES, targets(np.pad(BOXES, [(0, 0), (0, 0), (0, 1)])), r"boxes has shape .*2, 5\)"),
+    "of one image": (IMAGES, targets(BOXES[0], LABELS[0]), r"boxes has shape \(2, 4\)"),
+    "fewer labels": (IMAGES, targets(labels=LABELS[:, :1]), r"M must be the same"),
+    "fewer images": (IMAGES[:2], targets(), "x, boxes and labels are of 2, 3, 3 images"),
+    "KerasCV's keys": (IMAGES, {"boxes": BOXES, "classes": LABELS}, "y is a dictionary of 'boxes', 'classes'"),
+    "torchvision's": (IMAGES, [targets(BOXES[0], LABELS[0])] * 3, "y is a list"),
+    "boxes alone": (IMAGES, BOXES, "y is a ndarray"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_arrays_that_cannot_be_trained_on_are_one_sentence(model, fault):
+    x, y, sentence = FAULTS[fault]
+    for use in (model.fit, model.evaluate, model.train_on_batch):
+        with pytest.raises(rn.InputError, match=sentence) as raised:
+            use(x, y)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("fault", ["masks", "alpha", "with scores", "one-hot", "KerasCV's keys"])
+@pytest.mark.parametrize("form", [dataset, generator, Sequence])
+def test_data_sets_of_another_structure_are_one_sentence(model, form, fault):
+    x, y, sentence = FAULTS[fault]
+    with pytest.raises(rn.InputError, match=sentence) as raised:
+        model.fit(form(x, y), verbose=0)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("fault", ["standardized", "mean subtracted", "labels from 1", "relative", "NaN"])
+@pytest.mark.parametrize("as_generator", [False, True])
+def test_a_later_batch_is_looked_at_too(model, fault, as_generator):
+    x, y, sentence = FAULTS[fault]
+    batches = [
+        (images.astype(np.float32), targets(y["boxes"].astype(np.float32), y["labels"].astype(np.float32)))
+        for images, y in ((IMAGES, targets()), (x, y))
+    ]
+    data = dataset(*batches[0]).concatenate(dataset(*batches[1]))
+    data = (batch for batch in batches) if as_generator else data
+    with pytest.raises(rn.InputError, match=sentence) as raised:
+        model.fit(data, steps_per_epoch=2, verbose=0)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("element", [IMAGES, {"images": IMAGES, **targets()}, (IMAGES, BOXES, LABELS, LABELS)])
+def test_elements_that_are_no_pairs_are_one_sentence(model, element):
+    with pytest.raises(rn.InputError, match="elements must be"):
+        model.fit(tf.data.Dataset.from_tensors(element), verbose=0)
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0], [[1.0]] * 3, [1.0, -1.0, 1.0], [np.nan, 1, 1], {"boxes": [1.0] * 3}])
+def test_sample_weights_that_are_no_factors_are_one_sentence(model, weights):
+    with pytest.raises(rn.InputError, match="sample_weight"):
+        model.fit(IMAGES, targets(), sample_weight=weights, verbose=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
+def test_dark_pictures_are_no_fault(model, value):
+    """Black ones with objects; any that have none, at the end of a film."""
+    dark = np.full((3, 48, 64, 3), value, np.float32)
+    empty = targets(labels=np.full((3, 2), -1))
+    assert np.isfinite(losses(model, dark, targets() if value in (0.0, 1.0) else empty)["loss"])
+
+
+@pytest.fixture(scope="module")
+def compiled_loss(model):
+    outputs = {name: tf.zeros((3, 576, width)) for name, width in (("class_logits", 3), ("box_deltas", 4))}
+    return tf.function(
+        lambda boxes, labels: model.compute_loss(x=np.float32(IMAGES), y=targets(boxes, labels), y_pred=outputs),
+        jit_compile=True,
+        input_signature=[tf.TensorSpec((3, 2, 4)), tf.TensorSpec((3, 2), tf.int32)],
+    )
+
+
+@pytest.mark.parametrize("fault", ["labels from 1", "ignored labels", "NaN", "corners exchanged"])
+def test_inside_a_step_wrong_targets_make_the_loss_nan(compiled_loss, fault):
+    """For loops of one's own; XLA has no assertions."""
+    _, y, _ = FAULTS[fault]
+    assert np.isfinite(compiled_loss(BOXES, LABELS))
+    assert np.isnan(compiled_loss(y["boxes"], y["labels"]))
+
+
+OURS = rn.retinanet_losses()
+FOREIGN = {
+    "none": {},
+    "a name": {"loss": "mse"},
+    "names": {"loss": {"class_logits": "binary_crossentropy", "box_deltas": "huber"}},
+    "Keras' own": {"loss": {**OURS, "box_deltas": keras.losses.Huber()}},
+    "one of two": {"loss": {"class_logits": OURS["class_logits"]}},
+    "exchanged": {"loss": {"class_logits": OURS["box_deltas"], "box_deltas": OURS["class_logits"]}},
+    "without names": {"loss": list(OURS.values())},
+    "a metric": {"loss": OURS, "metrics": ["accuracy"]},
+    "a metric of one output": {"loss": OURS, "metrics": {"box_deltas": "mae"}},
+    "a weighted metric": {"loss": OURS, "weighted_metrics": [keras.metrics.MeanIoU(2)]},
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_losses_and_metrics_of_others_are_refused(model, case):
+    with pytest.raises(rn.InputError, match="retinanet_losses|evaluate"):
+        rn.RetinaNet(num_classes=3, **SMALL).compile(optimizer="sgd", **FOREIGN[case])
+
+
+class Doubled(type(OURS["class_logits"])):
+    def binary(self, margin):
+        value, slope = super().binary(margin)
+        return 2 * value, 2 * slope
+
+
+def test_a_loss_of_ones_own_trains(model, expected):
+    """A subclass by its `binary`, and the same by `loss_weights`."""
+    doubled = {"loss": {**OURS, "class_logits": Doubled()}}
+    for options in (doubled, {"loss": OURS, "loss_weights": {"class_logits": 2.0, "box_deltas": 1.0}}):
+        other = rn.RetinaNet(num_classes=3, **SMALL)
+        other.compile("sgd", **options)
+        other.set_weights(model.get_weights())
+        total = losses(other, IMAGES, targets(), batch_size=3)["loss"]
+        assert total == pytest.approx(expected["loss"] + expected["class_logits_loss"], rel=1e-5)
