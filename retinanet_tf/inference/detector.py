@@ -14,12 +14,12 @@ import tensorflow as tf
 
 from retinanet_tf.config.config import Config, DetectConfig
 from retinanet_tf.data import transforms
-from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.sources.coco import xyxy_to_coco
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.detection.grids import round_up
 from retinanet_tf.detection.postprocess import select_detections
 from retinanet_tf.errors import InputError
+from retinanet_tf.inference.images import to_image, to_images
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.xla import resolve_jit_compile
 
@@ -49,7 +49,7 @@ class DetectorLike(Protocol):
     label_map: LabelMap
     config: DetectConfig
 
-    def __call__(self, images: np.ndarray | tf.Tensor | Sequence) -> dict[str, tf.Tensor]: ...
+    def __call__(self, images: Any) -> dict[str, tf.Tensor]: ...
 
     def prepare(self, image: tf.Tensor) -> Prepared: ...
 
@@ -119,20 +119,22 @@ class Detector(tf.Module):
         """Sizes and thresholds, as plain values for metrics.json and export.json."""
         return {"image_size": self.image_size, "max_size": self.max_size, **dataclasses.asdict(self.config)}
 
-    def __call__(self, images: np.ndarray | tf.Tensor | Sequence) -> dict[str, tf.Tensor]:
+    def __call__(self, images: Any) -> dict[str, tf.Tensor]:
         """Detects objects.
 
         Args:
-            images: a list of `(H, W, 3)` RGB arrays in 0–255 (uint8 or float) whose sizes may differ, a list of
-                encoded images (bytes), or one batch `(B, H, W, 3)`.
+            images: one image, a list of images whose sizes may differ, or a batch `(B, H, W, 3)`. An image is the
+                path of a file (turned upright as its EXIF data say), encoded bytes (as they are stored), a Pillow
+                image, or an array of RGB, grey or RGBA pixels in 0–255, `(H, W, 3)`, `(H, W)`, `(H, W, 1)` or
+                `(H, W, 4)`; alpha is dropped.
 
         Returns:
             {"boxes": `(B, D, 4)` float32 xyxy in each image's own pixels, "scores": `(B, D)` float32 descending,
             "labels": `(B, D)` int32 class indices (−1 where empty), "num_detections": `(B,)` int32}; D is
-            `config.max_detections`. `label_map.ids` has the dataset's ids of the indices.
+            `config.max_detections`, B is 1 for one image. `label_map.ids` has the dataset's ids of the indices.
 
         Raises:
-            InputError: an element isn't an RGB image; its index is named.
+            InputError: an element is no image, or its values aren't in 0–255; its index is named.
         """
         return detect_images(self, images)
 
@@ -214,9 +216,9 @@ def stack(batch: Sequence[Prepared]) -> Prepared:
     return Prepared(*(tf.stack(values) for values in zip(*batch, strict=True)))
 
 
-def detect_images(detector: DetectorLike, images: np.ndarray | tf.Tensor | Sequence) -> dict[str, tf.Tensor]:
+def detect_images(detector: DetectorLike, images: Any) -> dict[str, tf.Tensor]:
     """`detector(images)`: see `Detector.__call__`."""
-    prepared = [detector.prepare(to_image(image, index)) for index, image in enumerate(images)]
+    prepared = [detector.prepare(to_image(image, index)) for index, image in enumerate(to_images(images))]
     order: list[int] = []
     answers: list[dict[str, tf.Tensor]] = []
     for indices, batch in batches_by_canvas(prepared):
@@ -303,20 +305,3 @@ def empty_detections(count: int | tf.Tensor, config: DetectConfig) -> dict[str, 
         "labels": tf.zeros([count, depth], tf.int32),
         "num_detections": tf.zeros([count], tf.int32),
     }
-
-
-def to_image(image: Any, index: int) -> tf.Tensor:
-    """One element of a detector's input, `images[index]`, as `(H, W, 3)`; encoded ones decoded to uint8.
-
-    Raises:
-        InputError: it isn't an RGB image; the index is named.
-    """
-    if isinstance(image, bytes) or (isinstance(image, tf.Tensor) and image.dtype == tf.string):
-        try:
-            return decode_image(image)
-        except tf.errors.InvalidArgumentError as error:
-            raise InputError(f"images[{index}] can't be decoded as JPEG, PNG, GIF or BMP.") from error
-    image = tf.convert_to_tensor(image)
-    if image.shape.rank != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise InputError(f"images[{index}] has shape {tuple(image.shape)}; an RGB image is (height, width, 3).")
-    return image

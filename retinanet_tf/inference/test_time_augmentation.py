@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from retinanet_tf.data import transforms
@@ -37,7 +36,7 @@ class AugmentedDetector:
         sizes = [short for short, _ in self.sizes]
         return {**self.detector.describe(), "test_sizes": sizes, "test_flip": len(self.mirrored) == 2}
 
-    def __call__(self, images: np.ndarray | tf.Tensor | Sequence) -> dict[str, tf.Tensor]:
+    def __call__(self, images: Any) -> dict[str, tf.Tensor]:
         return detect_images(self, images)
 
     def prepare(self, image: tf.Tensor) -> Prepared:

@@ -1,11 +1,14 @@
 """The detector: however an image comes in, the same boxes in its own pixels come out."""
 
 import dataclasses
+import io
+import pathlib
 import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from small_detectors import clutter, encode, small_detector
 
 from retinanet_tf.data.sources.labels import LabelMap
@@ -30,17 +33,78 @@ def first(answer, index):
     return {name: value[index] for name, value in answer.items()}
 
 
+def saved(pixels, folder, name, **options):
+    Image.fromarray(pixels).save(folder / name, **options)
+    return folder / name
+
+
+def turned(pixels, folder):
+    """A file whose EXIF orientation says that the stored picture is upright after a quarter turn."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return saved(np.rot90(pixels), folder, "turned.png", exif=exif)
+
+
+SINGLE = {
+    "uint8": lambda pixels, _: pixels,
+    "int16": lambda pixels, _: pixels.astype(np.int16),
+    "uint32": lambda pixels, _: pixels.astype(np.uint32),
+    "float16": lambda pixels, _: pixels.astype(np.float16),
+    "float64": lambda pixels, _: pixels.astype(np.float64),
+    "tensor": lambda pixels, _: tf.constant(pixels, tf.int64),
+    "numbers": lambda pixels, _: pixels.tolist(),
+    "alpha": lambda pixels, _: np.dstack([pixels, pixels[..., 0]]),
+    "path": lambda pixels, folder: str(saved(pixels, folder, "a b.png")),
+    "Path": lambda pixels, folder: saved(pixels, folder, "x[1].bmp"),
+    "TIFF": lambda pixels, folder: saved(pixels, folder, "x.tiff"),
+    "file with alpha": lambda pixels, folder: saved(np.dstack([pixels, pixels[..., 0]]), folder, "x.png"),
+    "turned file": turned,
+    "bytes": lambda pixels, _: encode(pixels),
+    "bytearray": lambda pixels, _: bytearray(encode(pixels)),
+    "string tensor": lambda pixels, _: tf.constant(encode(pixels)),
+    "Pillow": lambda pixels, _: Image.fromarray(pixels),
+    "Pillow, RGBA": lambda pixels, _: Image.fromarray(np.dstack([pixels, pixels[..., 0]])),
+    "Pillow, from a turned file": lambda pixels, folder: Image.open(turned(pixels, folder)),
+}
+
+
+@pytest.mark.parametrize("form", SINGLE)
+def test_one_image_in_every_form_is_a_batch_of_one(detector, form, tmp_path):
+    answer = detector([clutter(0)])
+    assert answer["boxes"].shape == (1, 30, 4) and answer["num_detections"][0] > 3
+    check_same(detector(SINGLE[form](clutter(0), tmp_path)), answer)
+    check_same(detector([SINGLE[form](clutter(0), tmp_path)]), answer)
+
+
+GREY = {
+    "(H, W)": lambda grey, _: grey,
+    "(H, W, 1)": lambda grey, _: grey[..., None].astype(np.float32),
+    "file": lambda grey, folder: saved(grey, folder, "grey.png"),
+    "16-bit file": lambda grey, folder: saved(grey.astype(np.uint16) * 257, folder, "grey.png"),
+    "Pillow, 16 bits": lambda grey, folder: Image.open(saved(grey.astype(np.uint16) * 257, folder, "grey.png")),
+    "Pillow, float": lambda grey, _: Image.fromarray(grey.astype(np.float32)),
+}
+
+
+@pytest.mark.parametrize("form", GREY)
+def test_a_grey_image_is_one_of_three_equal_channels(detector, form, tmp_path):
+    grey = clutter(0)[..., 1]
+    check_same(detector(GREY[form](grey, tmp_path)), detector([np.dstack([grey] * 3)]))
+
+
 @pytest.mark.parametrize(
     "form",
     [
         np.stack,
-        lambda images: [encode(image) for image in images],
+        tuple,
+        iter,
         lambda images: tf.stack([tf.io.encode_png(image) for image in images]),
-        lambda images: [image.astype(np.float32) for image in images],
+        lambda images: np.array([encode(image) for image in images], object),
+        lambda images: [images[0].astype(np.float32), Image.fromarray(images[1]), encode(images[2])],
     ],
-    ids=["batch", "bytes", "string tensor", "float32"],
+    ids=["batch", "tuple", "iterator", "string tensor", "objects", "mixed"],
 )
-def test_every_form_of_input_is_the_same_images(detector, form):
+def test_several_images_in_every_form_are_the_same(detector, form):
     images = [clutter(0), clutter(1), clutter(2)]
     answer = detector(images)
     assert answer["boxes"].shape == (3, 30, 4) and answer["labels"].dtype == tf.int32
@@ -137,16 +201,39 @@ def test_replicas_share_the_images_and_count_each_once(detector):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (b"no image", r"images\[1\] can't be decoded"),
-        (np.zeros((5, 5), np.uint8), r"images\[1\] has shape \(5, 5\)"),
-        (np.zeros((5, 5, 4), np.uint8), r"images\[1\] has shape"),
-        (np.zeros((0, 5, 3), np.uint8), r"images\[1\] has shape"),
+        (b"no image", "can't be decoded"),
+        (encode(clutter(0))[:99], "can't be decoded"),
+        (pathlib.Path("nowhere.jpg"), "nowhere.jpg can't be read"),
+        (__file__, "test_detector.py, is no image"),
+        (np.zeros((5, 5, 2), np.uint8), r"has shape \(5, 5, 2\)"),
+        (np.zeros((3, 20, 20), np.uint8), r"has shape \(3, 20, 20\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"has shape \(0, 5, 3\)"),
+        (np.zeros((20, 3)), r"has shape \(20, 3\)"),
+        (clutter(0).astype(np.uint16) * 16, "has values from 0 to 4080"),
+        (clutter(0).astype(np.int32) - 128, "has values from -128"),
+        (clutter(0) / 255, "has values from 0 to 1; scale"),
+        (clutter(0) / 127.5 - 1, "has values from -1 to 1; scale"),
+        (np.where(clutter(0) > 99, np.nan, clutter(0)), "NaN"),
+        (clutter(0) > 99, "is of type bool"),
+        (np.zeros((5, 5, 3), complex), "is of type complex128"),
+        (None, "is neither a readable image nor an array"),
+        (Image.open(io.BytesIO(encode(clutter(0, 300, 300))[:5000])), "is neither a readable image"),
     ],
+    ids=range(17),
 )
 @pytest.mark.parametrize("run", [lambda detector, images: detector(images), lambda *args: list(detect_all(*args))])
 def test_what_is_not_an_image_is_named(detector, run, image, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as raised:
         run(detector, [clutter(0), image])
+    assert "nowhere" in message or "images[1]" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "images", [None, 3, {"image": clutter(0)}, np.zeros((1, 2, 5, 5, 3)), np.zeros(3), np.uint8(3)]
+)
+def test_what_is_neither_an_image_nor_several_is_refused(detector, images):
+    with pytest.raises(InputError, match="images (is of type|has shape)"):
+        detector(images)
 
 
 def test_label_map_of_another_model_is_refused(detector):
