@@ -27,7 +27,7 @@ from retinanet_tf.config.config import Config
 from retinanet_tf.config.flagfile import flagfile
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.inference.checkpoint import SUFFIX, read_json, save_weights
+from retinanet_tf.inference.checkpoint import SUFFIX, load_config, read_json, save_weights
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.provenance import provenance
 
@@ -113,7 +113,7 @@ def start(
     if existing.exists():
         before = {"init_weights": "", **read_json(existing)}
         # Fields that are newer than the run had their default then.
-        before["config"] = json.loads(json.dumps(Config.from_dict(before["config"]).to_dict()))
+        before["config"] = json.loads(json.dumps(load_config(run_dir).to_dict()))
         differing = sorted(_differences(before, record))
         if differing:
             raise InputError(
