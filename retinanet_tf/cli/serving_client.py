@@ -75,74 +75,70 @@ def _detections(answer: dict[str, Any], index: int, width: int, height: int) -> 
     return rows
 
 
+_MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
+    "Dim": {"size": (1, "int64")},
+    "Shape": {"dim": (2, "repeated Dim")},
+    "Tensor": {
+        "dtype": (1, "int64"),
+        "tensor_shape": (2, "Shape"),
+        "tensor_content": (4, "bytes"),
+        "float_val": (5, "repeated float"),
+        "string_val": (8, "repeated bytes"),
+    },
+    "Version": {"value": (1, "int64")},
+    "Spec": {"name": (1, "bytes"), "version": (2, "Version"), "signature_name": (3, "bytes")},
+    "Named": {"key": (1, "bytes"), "value": (2, "Tensor")},
+    "Request": {"model_spec": (1, "Spec"), "inputs": (2, "repeated Named")},
+    "Response": {"outputs": (1, "repeated Named")},
+}
+"""The parts of tensorflow_serving/apis/predict.proto that are used here: field → number and type."""
+_DT_STRING = 7
+
+
+def _message(name: str) -> Any:
+    """A class of _MESSAGES. TensorFlow Serving's own Python modules of them import TensorFlow."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    file = descriptor_pb2.FileDescriptorProto(name="predict.proto")
+    for message, fields in _MESSAGES.items():
+        entries = file.message_type.add(name=message).field
+        for field, (number, text) in fields.items():
+            *repeated, kind = text.split()
+            entry = entries.add(name=field, number=number, label=3 if repeated else 1)
+            if kind in _MESSAGES:
+                entry.type_name = kind
+            else:
+                entry.type = descriptor_pb2.FieldDescriptorProto.Type.Value(f"TYPE_{kind.upper()}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+
+
 def _ask_grpc(images: list[bytes], server: str, model: str, version: int | None, timeout: float) -> dict[str, Any]:
     import grpc
 
+    request = _message("Request")()
+    request.model_spec.name, request.model_spec.signature_name = model.encode(), b"serving_default"
+    if version is not None:
+        request.model_spec.version.value = version
+    tensor = request.inputs.add(key=b"input_tensor").value
+    tensor.dtype = _DT_STRING
+    tensor.tensor_shape.dim.add(size=len(images))
+    tensor.string_val.extend(images)
     unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(server, options=unlimited) as channel:
         try:
-            # Without serializers the messages are bytes: TensorFlow Serving's Python protocol imports TensorFlow.
             predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-            response = predict(_request(images, model, version), timeout=timeout)
+            response = _message("Response").FromString(predict(request.SerializeToString(), timeout=timeout))
         except grpc.RpcError as error:
             raise InputError(f"{server} answers {error.code().name}: {_last_line(error.details())}") from error
-    outputs = (_fields(entry) for entry in _fields(response)[1])
-    return {entry[1][0].decode(): _array(_fields(entry[2][0])) for entry in outputs}
+    return {entry.key.decode(): _array(entry.value) for entry in response.outputs}
 
 
-def _request(images: list[bytes], model: str, version: int | None) -> bytes:
-    """PredictRequest of tensorflow_serving/apis/predict.proto: model_spec 1, inputs 2 (a map to TensorProto)."""
-    spec = _field(1, model.encode()) + _field(3, b"serving_default")
-    if version is not None:
-        spec += _field(2, _field(1, version))
-    shape = _field(2, _field(1, len(images)))
-    tensor = _field(1, 7) + _field(2, shape) + b"".join(_field(8, image) for image in images)  # 7: DT_STRING
-    return _field(1, spec) + _field(2, _field(1, b"input_tensor") + _field(2, tensor))
-
-
-def _array(tensor: dict[int, list]) -> np.ndarray:
-    """A TensorProto of strings (string_val 8) or floats (tensor_content 4 or float_val 5), whose shape is field 2."""
-    shape = [_fields(dim).get(1, [0])[0] for dim in _fields(tensor[2][0]).get(2, [])]
-    if 8 in tensor:
-        return np.array(tensor[8], object).reshape(shape)
-    return np.frombuffer(b"".join(tensor.get(4, []) + tensor.get(5, [])), "<f4").reshape(shape)
-
-
-def _field(number: int, value: bytes | int) -> bytes:
-    """A field as protocol buffers encode it: an integer, or bytes after their length."""
-    if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    return bytes([value & 127 | 128]) + _varint(value >> 7) if value > 127 else bytes([value])
-
-
-def _fields(message: bytes) -> dict[int, list]:
-    """Field number → its values, integers or bytes, of an encoded message."""
-    fields: dict[int, list] = {}
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = message[position]
-            position, value, shift = position + 1, value | (byte & 127) << shift, shift + 7
-            if byte < 128:
-                return value
-
-    while position < len(message):
-        number, kind = divmod(varint(), 8)
-        size = varint() if kind in (0, 2) else {1: 8, 5: 4}[kind]
-        values = fields.setdefault(number, [])
-        if kind == 0:
-            values.append(size)
-        else:
-            values.append(message[position : position + size])
-            position += size
-    return fields
+def _array(tensor: Any) -> np.ndarray:
+    content = np.frombuffer(tensor.tensor_content, "<f4") if tensor.tensor_content else np.array(tensor.float_val)
+    values = np.array(list(tensor.string_val), object) if tensor.dtype == _DT_STRING else content
+    return values.reshape([dim.size for dim in tensor.tensor_shape.dim])
 
 
 def _ask_rest(images: list[bytes], server: str, model: str, version: int | None, timeout: float) -> dict[str, Any]:

@@ -75,11 +75,7 @@ class LossDistribution:
         return sums[0] / sums[0][-1], sums[1] / sums[1][-1]
 
     def share_of_hardest(self, kind: str, gamma: float, fraction: float) -> float:
-        """The share of the loss that the hardest `fraction` of the examples carries.
-
-        §5.1 reads Figure 4 so: "roughly 20% of the hardest positive samples account for roughly half of the positive
-        loss" at γ = 0.
-        """
+        """The share of the loss that the hardest `fraction` of the examples carries; §5.1 has it for a fifth."""
         examples, loss = self.cumulative(kind, gamma)
         return float(1.0 - np.interp(1.0 - fraction, examples, loss))
 
