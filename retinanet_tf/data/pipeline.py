@@ -169,24 +169,10 @@ def load_for_training(
     shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """`load` with the arguments that a configuration has; skipped records go into `damage_log`."""
-    data = config.data
-    return load(
-        pattern,
-        **canvas_arguments(config),
-        batch_size=data.batch_size,
-        seed=config.train.seed,
-        start_step=start_step,
-        flip=data.flip,
-        vertical_flip=data.vertical_flip,
-        scale_jitter=data.scale_jitter,
-        translate_jitter=data.translate_jitter,
-        colour_jitter=data.colour_jitter,
-        shard=shard,
-        shard_by=data.shard_by,
-        on_bad_record=data.on_bad_record,
-        damage_log=damage_log,
-        data_service=data.data_service,
-    )
+    names = ("batch_size", "flip", "vertical_flip", "scale_jitter", "translate_jitter", "colour_jitter", "shard_by")
+    options = {name: getattr(config.data, name) for name in (*names, "on_bad_record", "data_service")}
+    options |= {"seed": config.train.seed, "start_step": start_step, "damage_log": damage_log, "shard": shard}
+    return load(pattern, **canvas_arguments(config), **options)
 
 
 def canvas_arguments(config: Config) -> dict[str, Any]:
@@ -211,7 +197,8 @@ def image_ids(config: Config, pattern: str | os.PathLike, step: int, shard: tupl
     reader = RecordReader(index)
     share = batch_size // shard[1]
     records = pools.draw(tf.constant([step], tf.int64), batch_size, seed)[0][0, shard[0] * share :][:share]
-    return [str(from_example(reader.bytes_of(record).numpy()).annotations.image_id) for record in records]
+    images = [from_example(reader.bytes_of(record).numpy()).annotations for record in records]
+    return [str(image.image_id) or image.file_name for image in images]
 
 
 def objects_of(example: dict[str, tf.Tensor], label_map: LabelMap) -> tuple[tf.Tensor, tf.Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from absl import logging
 
-from retinanet_tf.data.records.reader import RecordReader, nothing_of
+from retinanet_tf.data.records.reader import RecordReader
 from retinanet_tf.data.shuffle import Pools
 
 _TRIES = 32  # other records tried in place of a damaged one before giving up
@@ -26,18 +26,19 @@ class DamageLog:
         self._path = path
         self._lock = threading.Lock()
 
-    def add(self, path: str | bytes, number: int) -> None:
-        """Notes a record; called from the pipeline's threads."""
+    def add(self, path: str | bytes, number: int) -> bool:
+        """Notes a record, and is False, for a filter; called from the pipeline's threads."""
         entry = (path.decode() if isinstance(path, bytes) else path, int(number))
         with self._lock:
             if entry in self.records:
-                return
+                return False
             self.records.append(entry)
             count = len(self.records)
             if self._path is not None:
                 with open(self._path, "a", encoding="utf-8") as file:
                     file.write(f"{entry[0]} record {entry[1]}\n")
         logging.warning("record %d of %s is damaged and skipped (%d so far).", entry[1], entry[0], count)
+        return False
 
 
 def guarded(
@@ -56,61 +57,49 @@ def guarded(
     processes) and replaced by another record of the same orientation, a function of the sample's number.
     """
 
-    unconverted = tf.autograph.experimental.do_not_convert  # there is no Python branch on a tensor here, and it is slow
+    @tf.function(autograph=False)
+    def process(record: tf.Tensor, sample: tf.Tensor, tall: tf.Tensor):
+        data = reader.bytes_of(record)
+        return assemble(lambda _: data, sample[None], tall)
 
     def noted(record: tf.Tensor) -> tf.Tensor:
+        """Notes a record; False."""
         path, number = reader.position(record)
         if remote:
             with tf.control_dependencies([tf.print("record", number, "of", path, "is damaged and skipped.")]):
                 return tf.constant(False)
-        return tf.numpy_function(_note(log), [path, number], tf.bool)
+        return tf.numpy_function(log.add if log else None, [path, number], tf.bool)
 
     def usable(record: tf.Tensor, sample: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
-        def process(data: tf.Tensor):
-            return assemble(lambda _: data, sample[None], tall)
+        """The example of a record, or of another one where that is damaged."""
+
+        def attempt(record: tf.Tensor, stop: bool) -> tf.data.Dataset:
+            good = tf.data.Dataset.from_tensors(record).map(lambda number: process(number, sample, tall))
+            bad = tf.data.Dataset.from_tensors(record)
+            bad = bad if stop else bad.filter(noted)  # which leaves none, so that nothing is refused
+            return good.ignore_errors().concatenate(bad.map(lambda number: reader.refused(number, good.element_spec)))
 
         if log is None:
-            return reader.used_by(process, record)
-
-        def alone(record: tf.Tensor) -> tf.data.Dataset:
-            good = reader.if_usable(process, record)
-            # What follows the filter never runs; it gives the noted, empty dataset the structure of a good one.
-            bad = tf.data.Dataset.from_tensors(record).filter(noted).map(lambda _: nothing_of(good.element_spec))
-            return good.concatenate(bad)
-
+            return attempt(record, stop=True).take(1)
         others = tf.data.Dataset.range(_TRIES).map(lambda attempt: pools.any_record(tall, tf.stack([sample, attempt])))
-        first = tf.data.Dataset.from_tensors(record)
-        last = tf.data.Dataset.from_tensors(record).flat_map(lambda record: reader.used_by(process, record))
-        return first.concatenate(others).flat_map(alone).concatenate(last).take(1)
+        tried = tf.data.Dataset.from_tensors(record).concatenate(others)
+        tried = tried.flat_map(lambda record: attempt(record, stop=False))
+        return tried.concatenate(attempt(record, stop=True)).take(1)
 
     def one_by_one(records: tf.Tensor, samples: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
         singles = tf.data.Dataset.from_tensor_slices((records, samples))
         singles = singles.flat_map(lambda record, sample: usable(record, sample, tall[0]))
-        return _batch_again(singles, tf.shape(records, tf.int64)[0])
+        examples = singles.map(lambda *batch: tf.nest.map_structure(lambda value: value[0], batch))
+        images, objects = tf.nest.map_structure(lambda spec: spec.shape, examples.element_spec)
+        padding = (0.0, {"boxes": 0.0, "labels": -1})
+        return examples.padded_batch(tf.shape(records, tf.int64)[0], (images, objects), padding)
 
     def fast(records: tf.Tensor, samples: tf.Tensor, tall: tf.Tensor):
         return assemble(lambda i: reader.bytes_of(records[i]), samples, tall[0])
 
+    @tf.autograph.experimental.do_not_convert  # there is no Python branch on a tensor here, and it is slow
     def fast_then_careful(*batch: tf.Tensor) -> tf.data.Dataset:
         whole = tf.data.Dataset.from_tensors(batch).map(fast).ignore_errors()
         return whole.concatenate(one_by_one(*batch)).take(1)
 
-    return batches.interleave(
-        unconverted(fast_then_careful), cycle_length=_AT_ONCE, num_parallel_calls=_AT_ONCE, deterministic=True
-    )
-
-
-def _batch_again(singles: tf.data.Dataset, size: tf.Tensor) -> tf.data.Dataset:
-    """`size` batches of one example as one, padded to the M of the fullest of them."""
-    examples = singles.map(lambda *batch: tf.nest.map_structure(lambda value: value[0], batch))
-    images, objects = tf.nest.map_structure(lambda spec: spec.shape, examples.element_spec)
-    return examples.padded_batch(size, (images, objects), (0.0, {"boxes": 0.0, "labels": -1}))
-
-
-def _note(log: DamageLog | None) -> Callable:
-    def note(path: bytes, number: int) -> bool:
-        assert log is not None, "only then are bad records looked for"
-        log.add(path, number)
-        return False
-
-    return note
+    return batches.interleave(fast_then_careful, cycle_length=_AT_ONCE, num_parallel_calls=_AT_ONCE, deterministic=True)

@@ -16,7 +16,7 @@ from retinanet_tf.data.sources.image_files import BadImage, read_image
 # Orientation tag of EXIF: 5..8 exchange width and height, 2..4 keep them.
 _EXIF_TAG = 0x0112
 _TURNED = (5, 6, 7, 8)
-_FORMATS = {"JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF"}
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # MPO, several JPEGs in a file, is opened as JPEG
 _LOSSY = {"JPEG", "MPO", "WEBP"}
 # Start-of-frame markers that every JPEG decoder reads: baseline, extended sequential and progressive Huffman.
 _PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
@@ -95,12 +95,10 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
         lossy = image.format in _LOSSY
         _decode(image)
         pixels = _to_rgb(ImageOps.exif_transpose(image) if turn else image)
-        out = io.BytesIO()
-        if lossy:
-            pixels.save(out, "JPEG", quality=policy.quality, subsampling=0, optimize=False, exif=b"", icc_profile=None)
-        else:
-            pixels.save(out, "PNG", compress_level=6, exif=b"", icc_profile=None)
-        return PreparedImage(out.getvalue(), "jpeg" if lossy else "png", *pixels.size, changed, exif)
+        out, form = io.BytesIO(), "jpeg" if lossy else "png"
+        options = {"quality": policy.quality, "subsampling": 0} if lossy else {"compress_level": 6}
+        pixels.save(out, form, exif=b"", icc_profile=None, **options)
+        return PreparedImage(out.getvalue(), form, *pixels.size, changed, exif)
 
 
 def read_pixels(encoded: bytes, max_pixels: int = ImagePolicy.max_pixels) -> np.ndarray:
@@ -114,16 +112,10 @@ def _open(encoded: bytes, max_pixels: int) -> Image.Image:
     if not encoded:
         raise BadImage("is empty")
     try:
-        image = Image.open(io.BytesIO(encoded))
-    except Image.DecompressionBombError as error:
-        raise BadImage(f"is too large ({error})") from None
-    except _DAMAGE as error:
-        if isinstance(error, Image.UnidentifiedImageError) or not str(error):
-            raise BadImage(f"is no image that can be read (it begins with {encoded[:12]!r})") from None
-        raise BadImage(f"can't be read: {error}") from None
-    if image.format not in _FORMATS:
-        image.close()
-        raise BadImage(f"is a {image.format} file; JPEG, PNG, GIF, BMP, TIFF and WebP are read")
+        image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+    except _DAMAGE:
+        kinds = "JPEG, PNG, GIF, BMP, TIFF and WebP are"
+        raise BadImage(f"is no image that can be read (it begins with {encoded[:12]!r}); {kinds}") from None
     if image.width * image.height > max_pixels:
         raise BadImage(f"has {image.width}x{image.height} pixels, more than max_pixels={max_pixels}")
     return image
@@ -152,9 +144,7 @@ def _settle_orientation(orientation: int, stored, annotated, policy: ImagePolicy
     upright = stored[::-1] if orientation in _TURNED else stored
     sized = None not in annotated
     if sized and tuple(annotated) not in (stored, upright):
-        views = f"{stored[0]}x{stored[1]}"
-        if upright != stored:
-            views += f" ({upright[0]}x{upright[1]} upright)"
+        views = f"{stored[0]}x{stored[1]}" + (f" ({upright[0]}x{upright[1]} upright)" if upright != stored else "")
         raise BadImage(f"has {views} pixels, but its annotation says {annotated[0]}x{annotated[1]}")
     if orientation == 1:
         return False, ""
@@ -194,16 +184,14 @@ def _plain_frame(encoded: bytes) -> bool:
     """Whether the JPEG's first frame header is of a kind that libjpeg builds without extras decode."""
     start = 2
     while start + 4 <= len(encoded):
-        if encoded[start] != 0xFF:
-            start += 1  # junk between segments is legal to skip
-            continue
-        marker = encoded[start + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        first, marker, length = encoded[start], encoded[start + 1], encoded[start + 2 : start + 4]
+        if first != 0xFF or marker == 0xFF:
+            start += 1  # junk between segments, or fill bytes
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return marker in _PLAIN_FRAMES
-        if marker in (0xFF, 0x00, 0x01) or 0xD0 <= marker <= 0xD9:
-            start += 1 if marker == 0xFF else 2
-            continue
-        start += 2 + int.from_bytes(encoded[start + 2 : start + 4], "big")
+        else:
+            has_no_length = marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD9
+            start += 2 + (0 if has_no_length else int.from_bytes(length, "big"))
     return False
 
 

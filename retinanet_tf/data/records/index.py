@@ -1,5 +1,6 @@
 """The index of a set of shards: offset, length, image size and object count of each record."""
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,12 +77,12 @@ def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], objec
     `on_damage` the latter two are left out instead, and it is called with file and number of each.
     """
     files = find_shards(pattern)
-    indices: dict[str, dict | None] = {}
+    load = functools.cache(_load)
     parts, sizes = [], []
     with tqdm(files, unit="shard", desc="reading shards' index", disable=None, leave=False, delay=2) as bar:
         for path in bar:
             size = tf.io.gfile.stat(path).length
-            stored = _stored_rows(path, indices)
+            stored = _stored_rows(path, load)
             if stored is None:
                 rows, reason = _scan(path)
                 damaged, lost = [len(rows)] * bool(reason), "it and the records after it"
@@ -111,16 +112,10 @@ def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], objec
     return ShardIndex(files, np.array(sizes), shard, *rows.T)
 
 
-def _stored_rows(path: str, indices: dict[str, dict | None]) -> tuple[np.ndarray, int] | None:
+def _stored_rows(path: str, load: Callable[[str], dict | None]) -> tuple[np.ndarray, int] | None:
     """(n, 6) int64 rows (number in the file, then as in `ShardReport`) and the size of an indexed shard, or None."""
-    parsed = split_shard_name(path)
-    if parsed is None:
-        return None
-    name, shard, shards = parsed
-    index_path = os.path.join(os.path.dirname(path), f"{name}.index.npz")
-    if index_path not in indices:
-        indices[index_path] = _load(index_path)
-    index = indices[index_path]
+    name, shard, shards = split_shard_name(path) or ("", 0, 0)
+    index = load(os.path.join(os.path.dirname(path), f"{name}.index.npz"))
     if index is None or len(index["bytes"]) != shards:
         return None
     rows = index["rows"][index["shard"] == shard]
@@ -129,12 +124,10 @@ def _stored_rows(path: str, indices: dict[str, dict | None]) -> tuple[np.ndarray
 
 def _load(path: str) -> dict[str, np.ndarray] | None:
     """An index file, or None if there is none of this version."""
-    if not tf.io.gfile.exists(path):
-        return None
     try:
         with tf.io.gfile.GFile(path, "rb") as file, np.load(file) as arrays:
             index = {name: arrays[name] for name in ("version", "bytes", "shard", "rows")}
-    except Exception:  # numpy, zipfile and zlib have many for a damaged file
+    except Exception:  # not found, or one of the many that numpy, zipfile and zlib have for a damaged file
         return None
     rows = index["rows"]
     fits = rows.ndim == 2 and rows.shape[1] == 5 and rows.dtype == np.int64 and index["shard"].shape == rows.shape[:1]

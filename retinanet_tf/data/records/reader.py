@@ -1,7 +1,7 @@
 """Records read from their shards by number, in any order, each checked against the index."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -41,18 +41,8 @@ class RecordReader:
         records = tf.data.experimental.from_variant(rest_of_file, tf.TensorSpec((), tf.string))
         return records.take(1).get_single_element()
 
-    def if_usable(self, process: Callable[[tf.Tensor], object], record: tf.Tensor) -> tf.data.Dataset:
-        """A dataset of one element, `process(bytes)`, or of none if that fails."""
-        return tf.data.Dataset.from_tensors(record).map(lambda number: process(self.bytes_of(number))).ignore_errors()
-
-    def used_by(self, process: Callable[[tf.Tensor], object], record: tf.Tensor) -> tf.data.Dataset:
-        """A dataset of one element, `process(bytes)`; an error that names file and record if there can't be one."""
-        good = self.if_usable(process, record)
-        bad = tf.data.Dataset.from_tensors(record).map(lambda number: self._refused(number, good.element_spec))
-        return good.concatenate(bad).take(1)
-
-    def _refused(self, record: tf.Tensor, spec: object) -> object:
-        """The error; an element of `spec` for the graph, which never is one."""
+    def refused(self, record: tf.Tensor, spec: object) -> object:
+        """The error that names a damaged record; for the graph an element of `spec`, with nothing along open axes."""
         path, number = self.position(record)
         # Without apostrophes, which TensorFlow would show escaped.
         why = (
@@ -61,12 +51,7 @@ class RecordReader:
         )
         message = tf.strings.join(["record ", tf.strings.as_string(number), " of ", path, why])
         with tf.control_dependencies([tf.debugging.Assert(False, [message])]):
-            return nothing_of(spec)
-
-
-def nothing_of(spec: object) -> object:
-    """Tensors as a dataset's `element_spec` has them, with no element along the axes whose length it leaves open."""
-    return tf.nest.map_structure(lambda part: tf.zeros([size or 0 for size in part.shape], part.dtype), spec)
+            return tf.nest.map_structure(lambda part: tf.zeros([size or 0 for size in part.shape], part.dtype), spec)
 
 
 def labels_beside(pattern: str | os.PathLike, label_map: LabelMap | str | os.PathLike | None = None) -> LabelMap:
