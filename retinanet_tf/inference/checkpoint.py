@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tempfile
 import warnings
 import zipfile
@@ -10,15 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from retinanet_tf import files
+from retinanet_tf.compat import tensorflow_variables
 from retinanet_tf.config.config import Config
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError, refusing
 from retinanet_tf.hdf5 import opened
 from retinanet_tf.inference.detector import Detector
-from retinanet_tf.models.retinanet import RetinaNet
+from retinanet_tf.models.retinanet import RetinaNet, variables
 
 WEIGHTS = "model.weights.h5"
 SUFFIX = ".weights.h5"
@@ -45,7 +49,7 @@ def save_weights(model: RetinaNet, path: Path) -> None:
 
 def read_json(path: Path) -> dict:
     """The content of a run's JSON file; InputError if it can't be read or isn't an object."""
-    content = files.read_json(path, "the record of a run (run_dir) or of imported weights,")
+    content = files.read_json(path, "the record of a run or of imported weights,")
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object; is this the folder of a training run?")
     return content
@@ -54,6 +58,11 @@ def read_json(path: Path) -> dict:
 def load_config(checkpoint: str | os.PathLike) -> Config:
     """The configuration of a run or of imported weights."""
     path = file_of(checkpoint, "run.json")
+    if not os.path.lexists(path):
+        raise InputError(
+            f"{path} doesn't exist, or its folder can't be read: {checkpoint} is neither a training job's run_dir nor "
+            "what import_weights wrote."
+        )
     record = read_json(path)
     with refusing(f"{path} doesn't describe a detector"):
         return Config.from_dict(record["config"])
@@ -82,6 +91,53 @@ def load_model(checkpoint: str | os.PathLike) -> RetinaNet:
         model = RetinaNet.from_config(config)
     load_weights(model, weights)
     return model
+
+
+def load_unfinished(run_dir: str | os.PathLike) -> tuple[RetinaNet, str]:
+    """The network of an unfinished run with the weights of its newest checkpoint, whose name is the second result.
+
+    The checkpoint may be of Keras 2 or 3, whichever runs.
+
+    Raises:
+        InputError: there is no checkpoint, or it can't be read.
+    """
+    folder, model = Path(run_dir) / "checkpoints", RetinaNet.from_config(load_config(run_dir))
+    link = link_without_wildcards(folder)
+    state = tf.train.get_checkpoint_state(os.path.join(link.name, "checkpoints") if link else str(folder))
+    if not state:
+        raise InputError(f"{run_dir} holds neither weights nor checkpoints: run its training first.")
+    with refusing(f"the checkpoints in {folder} can't be read"):
+        restored = tf.train.Checkpoint(weights=named_weights(model)).restore(state.model_checkpoint_path)
+        restored.expect_partial().assert_existing_objects_matched()
+    return model, os.path.basename(state.model_checkpoint_path)
+
+
+def named_weights(model: keras.Model) -> dict[str, tf.Variable]:
+    """The variables of a checkpoint of a model's weights, by names that Keras 2 and 3 share."""
+    named = variables(model)
+    return dict(zip(named, tensorflow_variables(named.values()), strict=True))
+
+
+def link_without_wildcards(folder: Path) -> tempfile.TemporaryDirectory | None:
+    """A temporary folder with the link "checkpoints" to `folder`, if TensorFlow takes its name for a pattern.
+
+    TensorFlow would not find the checkpoints in "run [1]", and would remove those of other folders for "run*".
+
+    Raises:
+        InputError: the system allows no links.
+    """
+    if not re.search(r"[\[\]*?\\]", str(folder)):
+        return None
+    files.make_folder(folder, "run_dir")
+    link = tempfile.TemporaryDirectory()
+    try:
+        os.symlink(folder.resolve(), os.path.join(link.name, "checkpoints"), target_is_directory=True)
+    except OSError as error:
+        raise InputError(
+            f"TensorFlow takes {folder} for a pattern, because of [ ] * ? or \\ in it, and no link to it can be made "
+            f"({error.strerror}); choose another run_dir."
+        ) from None
+    return link
 
 
 def check_size(settings: Mapping[str, Any], weights: Path) -> None:
