@@ -20,7 +20,7 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.models.retinanet import RetinaNet, variables
 from retinanet_tf.pretrained import reading
-from retinanet_tf.pretrained.architecture import Architecture, identify
+from retinanet_tf.pretrained.architecture import Architecture, identify, note_strange
 from retinanet_tf.pretrained.loading import BACKBONE_LAYERS, PREDICTOR, Report, assign
 from retinanet_tf.provenance import provenance
 
@@ -72,7 +72,9 @@ _BASE: dict[str, dict] = {
 """Fields in which each source's training program differs from the paper's text."""
 
 
-def describe(architecture: Architecture, source: str, label_map: LabelMap | None = None) -> Config:
+def describe(
+    architecture: Architecture, source: str, tensors: dict[str, np.ndarray], label_map: LabelMap | None = None
+) -> Config:
     """The configuration a checkpoint was trained under, as far as source and tensors determine it."""
     changes: dict[str, Any] = {**_BASE[source], "backbone": architecture.backbone}
     if source.startswith("detectron") and architecture.grouped:
@@ -80,7 +82,7 @@ def describe(architecture: Architecture, source: str, label_map: LabelMap | None
         changes["stride_in"] = "3x3"
     if source == "detectron2":
         for field in ("pixel_mean", "pixel_std"):
-            stored = architecture.tensors.get(field)
+            stored = tensors.get(field)
             if stored is None and field == "pixel_std" and architecture.grouped:
                 stored = np.array([57.375, 57.12, 58.395])
             if stored is not None and stored.size == 3:
@@ -89,14 +91,10 @@ def describe(architecture: Architecture, source: str, label_map: LabelMap | None
     if architecture.detects:
         changes |= {
             "num_classes": (label_map or default_label_map(architecture.class_columns)).num_classes,
-            "subnet_depth": architecture.depth,
-            "subnet_norm": "group" if architecture.subnet_norm else "none",
-            "fpn_channels": architecture.fpn_channels,
-            "subnet_channels": architecture.subnet_channels,
-            "p6_from": architecture.p6_from,
+            **architecture.head_settings(),
         }
         if source == "torchvision":
-            first_version = not architecture.subnet_norm
+            first_version = changes["subnet_norm"] == "none"
             changes["box"] = "l1" if first_version else "giou"
             if first_version and architecture.class_columns == 91 and architecture.backbone == "resnet50":
                 changes["norm_epsilon"] = 0.0  # Its release was trained so.
@@ -178,30 +176,33 @@ def convert(
 ) -> Imported:
     """The model of a source's tensors; `name` is the checkpoint's in errors. See `import_weights`."""
     architecture = identify(tensors, source, name)
-    config = adjust(describe(architecture, source, label_map))
+    config = adjust(describe(architecture, source, tensors, label_map))
     label_map = label_map or (default_label_map(architecture.class_columns) if architecture.detects else COCO)
-    arrays, sources = architecture.arrays(config)
-    per_cell = config.anchors.anchors_per_cell
+    folded = architecture.fold(source, config.model.norm_epsilon, name)
+    arrays, per_cell = architecture.arrays, config.anchors.anchors_per_cell
     if architecture.detects:
         if architecture.anchors_per_cell != per_cell:
             raise InputError(
                 f"{name} has {architecture.anchors_per_cell} anchors per position, the configuration {per_cell}; give "
                 "anchor_scales and anchor_ratios."
             )
-        columns = class_columns(architecture.class_columns, label_map)
+        width = architecture.class_columns
+        columns = class_columns(width, label_map)
         for key in (f"{PREDICTOR}/kernel", f"{PREDICTOR}/bias"):
             array = arrays.get(key)
             # One of another width is refused below.
-            if array is not None and array.shape[-1:] == (per_cell * architecture.class_columns,):
-                by_class = array.reshape(*array.shape[:-1], per_cell, architecture.class_columns)
+            if array is not None and array.shape[-1:] == (per_cell * width,):
+                by_class = array.reshape(*array.shape[:-1], per_cell, width)
                 arrays[key] = by_class[..., columns].reshape(*array.shape[:-1], -1)
     model = RetinaNet.from_config(config)
-    missing = assign(model, arrays, name, sources)
+    sources = {key: architecture.sources[key] for key in variables(model) if key in arrays}
+    missing = assign(model, {key: arrays[key] for key in sources}, name, sources)
     lacking = [key for key in missing if architecture.detects or key.startswith(BACKBONE_LAYERS)]
     if lacking:
         kind = "detector" if architecture.detects else "backbone"
         raise InputError(f"{name} lacks {len(lacking)} tensors of the {kind}, e.g. for {', '.join(lacking[:3])}.")
-    report = Report(name, sources, architecture.unused, missing, architecture.notes)
+    unused = sorted(set(tensors) - {*sources.values(), *folded})
+    report = Report(name, sources, unused, missing, architecture.notes + note_strange(unused, source))
     return Imported(model, config, label_map, report)
 
 

@@ -1,179 +1,133 @@
-"""Layer names of a RetinaNet in each source's checkpoints, as templates.
-
-In a template, {stage} is 2–5, {block} counts from 0 within a stage ({block1} from 1), {n} counts a block's
-convolutions from 1 ({letter} from a), {last} is the last block of a stage, {level} the pyramid level, {i} numbers a
-subnet's convolutions ({even} is 2i), {layer} is stage − 1 and {from3} level − 3.
-"""
+"""Names of a RetinaNet's tensors in each source's checkpoints, as patterns that lead to our names."""
 
 import dataclasses
-from collections.abc import Iterator
+import re
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """One source's names. Pairs are (convolution, normalization); a missing layer has an empty template."""
+    """One source's names.
 
-    stem: tuple[str, str]
-    block: tuple[str, str]
-    shortcut: tuple[str, str]
-    kernel: str
-    """Suffix of a convolution's kernel."""
-    bias: str
+    A pattern's groups are put into the template of our layer's name: {stage} 2–5, {block} from 0, {n} a block's
+    convolution from 1, {level}, {i} a subnet's convolution from 0. Sources count some of them in another way, whose
+    groups `_values` converts: {layer} is stage − 1, {block1} block + 1, {letter} n, {from3} level − 3, {even} 2i.
+    """
+
+    example: str
+    """The first kernel's name."""
+    layers: tuple[tuple[str, str], ...]
+    """(pattern of a layer's name, template of ours)."""
+    conv: dict[str, str]
+    """Suffix of a convolution's tensor → our weight."""
     norm: dict[str, str]
-    """Our name of a normalization's weight → its suffix."""
-    lateral: str = ""
-    top_lateral: str = ""
-    """The lateral of C5 where it is named differently from those of C3 and C4."""
-    output: str = ""
-    coarse: str = ""
-    class_conv: str = ""
-    class_predictor: str = ""
-    box_conv: str = ""
-    box_predictor: str = ""
-    subnet_norm: tuple[str, str] = ("", "")
-    """Normalizations of the class and the box subnet."""
+    """The same of a normalization."""
+    kernel_axes: tuple[int, int, int, int] = (2, 3, 1, 0)
+    """Axes of a kernel here that are ours: rows, columns, in / groups, out."""
 
-    @property
-    def detects(self) -> bool:
-        """Whether the source has more than a backbone."""
-        return bool(self.class_predictor)
+    def ours(self, tensor: str) -> str | None:
+        """Our name "layer/weight" of a tensor; None if no pattern fits."""
+        for suffix in (*self.conv, *self.norm):
+            for pattern, template in self.layers if tensor.endswith(suffix) else ():
+                if match := re.fullmatch(pattern, tensor.removesuffix(suffix)):
+                    layer = template.format(**_values(match.groupdict()))
+                    weight = (self.norm if "norm" in layer else self.conv).get(suffix)
+                    return weight and f"{layer}/{weight}"
+        return None
 
 
+_WORDS = {
+    **dict.fromkeys(("", "0"), "conv"),
+    **dict.fromkeys(("bn", "_bn", ".norm", "1"), "norm"),
+    **dict.fromkeys(("cls", "classification"), "class"),
+    **dict.fromkeys(("bbox", "regression"), "box"),
+    **{"inner": "lateral", "layer": "output"},
+}
+
+
+def _values(groups: dict[str, str]) -> dict[str, Any]:
+    words = ("kind", "part", "task")
+    values: dict[str, Any] = {n: _WORDS.get(text, text) if n in words else text for n, text in groups.items()}
+    for theirs, ours, offset in (("layer", "stage", 1), ("block1", "block", -1), ("from3", "level", 3)):
+        if theirs in groups:
+            values[ours] = int(groups[theirs]) + offset
+    if "even" in groups:
+        values["i"] = int(groups["even"]) // 2
+    if "letter" in groups:
+        values["n"] = 1 + "abc".index(groups["letter"])
+    return values
+
+
+_BLOCK, _SHORTCUT = "stage{stage}_block{block}_{n}_{kind}", "stage{stage}_block0_shortcut_{kind}"
+_CONV, _PREDICTOR = "{task}_subnet/conv{i}", "{task}_subnet/predictor"
+_TORCH_CONV = {".weight": "kernel", ".bias": "bias"}
 _TORCH_NORM = {
-    "gamma": ".weight",
-    "beta": ".bias",
-    "moving_mean": ".running_mean",
-    "moving_variance": ".running_var",
+    ".weight": "gamma",
+    ".bias": "beta",
+    ".running_mean": "moving_mean",
+    ".running_var": "moving_variance",
 }
+_BODY, _BOTTOM_UP = r"(?:backbone\.body\.)?", r"backbone\.bottom_up\."
+_HEAD = r"head\.(?P<task>classification|regression)_head\."
 
-KERAS = Names(
-    stem=("conv1_conv", "conv1_bn"),
-    block=("conv{stage}_block{block1}_{n}_conv", "conv{stage}_block{block1}_{n}_bn"),
-    shortcut=("conv{stage}_block{block1}_0_conv", "conv{stage}_block{block1}_0_bn"),
-    kernel="/kernel",
-    bias="/bias",
-    norm={weight: f"/{weight}" for weight in ("gamma", "beta", "moving_mean", "moving_variance")},
-)
-DETECTRON = Names(
-    stem=("conv1", "res_conv1_bn"),
-    block=("res{stage}_{block}_branch2{letter}", "res{stage}_{block}_branch2{letter}_bn"),
-    shortcut=("res{stage}_{block}_branch1", "res{stage}_{block}_branch1_bn"),
-    kernel="_w",
-    bias="_b",
-    # Statistics are folded into scale and shift.
-    norm={"gamma": "_s", "beta": "_b"},
-    lateral="fpn_inner_res{stage}_{last}_sum_lateral",
-    top_lateral="fpn_inner_res{stage}_{last}_sum",
-    output="fpn_res{stage}_{last}_sum",
-    coarse="fpn_{level}",
-    class_conv="retnet_cls_conv_n{i}_fpn3",
-    class_predictor="retnet_cls_pred_fpn3",
-    box_conv="retnet_bbox_conv_n{i}_fpn3",
-    box_predictor="retnet_bbox_pred_fpn3",
-)
-DETECTRON2 = Names(
-    stem=("backbone.bottom_up.stem.conv1", "backbone.bottom_up.stem.conv1.norm"),
-    block=(
-        "backbone.bottom_up.res{stage}.{block}.conv{n}",
-        "backbone.bottom_up.res{stage}.{block}.conv{n}.norm",
+SOURCES = {
+    "keras": Names(
+        "conv1_conv/kernel",
+        (
+            (r"conv1_(?P<kind>conv|bn)", "stem_{kind}"),
+            (r"conv(?P<stage>\d)_block(?P<block1>\d{1,3})_(?P<n>[123])_(?P<kind>conv|bn)", _BLOCK),
+            (r"conv(?P<stage>\d)_block1_0_(?P<kind>conv|bn)", _SHORTCUT),
+        ),
+        conv={"/kernel": "kernel", "/bias": "bias"},
+        norm={f"/{weight}": weight for weight in ("gamma", "beta", "moving_mean", "moving_variance")},
+        kernel_axes=(0, 1, 2, 3),
     ),
-    shortcut=(
-        "backbone.bottom_up.res{stage}.{block}.shortcut",
-        "backbone.bottom_up.res{stage}.{block}.shortcut.norm",
+    "detectron": Names(
+        "conv1_w",
+        (
+            (r"conv1", "stem_conv"),
+            (r"res_conv1_bn", "stem_norm"),
+            (r"res(?P<stage>\d)_(?P<block>\d{1,3})_branch2(?P<letter>[abc])(?P<kind>_bn|)", _BLOCK),
+            (r"res(?P<stage>\d)_0_branch1(?P<kind>_bn|)", _SHORTCUT),
+            (r"fpn_inner_res(?P<level>[34])_\d+_sum_lateral", "fpn_lateral{level}"),
+            (r"fpn_inner_res(?P<level>5)_\d+_sum", "fpn_lateral{level}"),
+            (r"fpn_res(?P<level>\d)_\d+_sum", "fpn_output{level}"),
+            (r"fpn_(?P<level>\d)", "fpn_p{level}"),
+            (r"retnet_(?P<task>cls|bbox)_conv_n(?P<i>\d{1,3})_fpn3", _CONV),
+            (r"retnet_(?P<task>cls|bbox)_pred_fpn3", _PREDICTOR),
+        ),
+        conv={"_w": "kernel", "_b": "bias"},
+        norm={"_s": "gamma", "_b": "beta"},  # statistics are folded into scale and shift
     ),
-    kernel=".weight",
-    bias=".bias",
-    norm=_TORCH_NORM,
-    lateral="backbone.fpn_lateral{stage}",
-    output="backbone.fpn_output{stage}",
-    coarse="backbone.top_block.p{level}",
-    class_conv="head.cls_subnet.{even}",
-    class_predictor="head.cls_score",
-    box_conv="head.bbox_subnet.{even}",
-    box_predictor="head.bbox_pred",
-)
-_TORCHVISION_BODY = Names(
-    stem=("conv1", "bn1"),
-    block=("layer{layer}.{block}.conv{n}", "layer{layer}.{block}.bn{n}"),
-    shortcut=("layer{layer}.{block}.downsample.0", "layer{layer}.{block}.downsample.1"),
-    kernel=".weight",
-    bias=".bias",
-    norm=_TORCH_NORM,
-)
-
-
-def _torchvision(inner: str, head: str) -> Names:
-    """torchvision's detector, whose later releases wrap each convolution in a sequence."""
-
-    def pair(names: tuple[str, str]) -> tuple[str, str]:
-        return f"backbone.body.{names[0]}", f"backbone.body.{names[1]}"
-
-    return dataclasses.replace(
-        _TORCHVISION_BODY,
-        stem=pair(_TORCHVISION_BODY.stem),
-        block=pair(_TORCHVISION_BODY.block),
-        shortcut=pair(_TORCHVISION_BODY.shortcut),
-        lateral=f"backbone.fpn.inner_blocks.{{from3}}{inner}",
-        output=f"backbone.fpn.layer_blocks.{{from3}}{inner}",
-        coarse="backbone.fpn.extra_blocks.p{level}",
-        class_conv=f"head.classification_head.conv.{head}",
-        class_predictor="head.classification_head.cls_logits",
-        box_conv=f"head.regression_head.conv.{head}",
-        box_predictor="head.regression_head.bbox_reg",
-        subnet_norm=("head.classification_head.conv.{i}.1", "head.regression_head.conv.{i}.1"),
-    )
-
-
-SOURCES: dict[str, tuple[Names, ...]] = {
-    "keras": (KERAS,),
-    "detectron": (DETECTRON,),
-    "detectron2": (DETECTRON2,),
-    "torchvision": (
-        _torchvision("", "{even}"),
-        _torchvision(".0", "{i}.0"),
-        _torchvision(".0", "{even}"),
-        _torchvision("", "{i}.0"),
-        _TORCHVISION_BODY,
+    "detectron2": Names(
+        "backbone.bottom_up.stem.conv1.weight",
+        (
+            (_BOTTOM_UP + r"stem\.conv1(?P<kind>\.norm|)", "stem_{kind}"),
+            (_BOTTOM_UP + r"res(?P<stage>\d)\.(?P<block>\d{1,3})\.conv(?P<n>\d)(?P<kind>\.norm|)", _BLOCK),
+            (_BOTTOM_UP + r"res(?P<stage>\d)\.0\.shortcut(?P<kind>\.norm|)", _SHORTCUT),
+            (r"backbone\.fpn_(?P<part>lateral|output)(?P<level>\d)", "fpn_{part}{level}"),
+            (r"backbone\.top_block\.p(?P<level>\d)", "fpn_p{level}"),
+            (r"head\.(?P<task>cls|bbox)_subnet\.(?P<even>\d{1,3})", _CONV),
+            (r"head\.(?P<task>cls|bbox)_(?:score|pred)", _PREDICTOR),
+        ),
+        conv=_TORCH_CONV,
+        norm=_TORCH_NORM,
+    ),
+    # Classifiers name the layers without the prefix; later releases of the detector wrap convolutions in sequences.
+    "torchvision": Names(
+        "backbone.body.conv1.weight",
+        (
+            (_BODY + r"(?P<kind>conv|bn)1", "stem_{kind}"),
+            (_BODY + r"layer(?P<layer>\d)\.(?P<block>\d{1,3})\.(?P<kind>conv|bn)(?P<n>\d)", _BLOCK),
+            (_BODY + r"layer(?P<layer>\d)\.0\.downsample\.(?P<kind>[01])", _SHORTCUT),
+            (r"backbone\.fpn\.(?P<part>inner|layer)_blocks\.(?P<from3>\d)(?:\.0)?", "fpn_{part}{level}"),
+            (r"backbone\.fpn\.extra_blocks\.p(?P<level>\d)", "fpn_p{level}"),
+            (_HEAD + r"conv\.(?P<i>\d{1,3})\.0", _CONV),
+            (_HEAD + r"conv\.(?P<i>\d{1,3})\.1", "{task}_subnet/norm{i}_0"),
+            (_HEAD + r"conv\.(?P<even>\d{1,3})", _CONV),
+            (_HEAD + r"(?:cls_logits|bbox_reg)", _PREDICTOR),
+        ),
+        conv=_TORCH_CONV,
+        norm=_TORCH_NORM,
     ),
 }
-"""Tables by source; the first one that matches a file is used."""
-
-
-def backbone_layers(names: Names, blocks: tuple[int, ...], convs: int) -> Iterator[tuple[str, str]]:
-    """(our layer, the source's) of a backbone with `blocks` residual blocks per stage of `convs` convolutions each."""
-    yield "stem_conv", names.stem[0]
-    yield "stem_norm", names.stem[1]
-    for stage, count in enumerate(blocks, start=2):
-        for block in range(count):
-            values = {"stage": stage, "layer": stage - 1, "block": block, "block1": block + 1}
-            for n in range(1, convs + 1):
-                for kind, template in zip(("conv", "norm"), names.block, strict=True):
-                    yield f"stage{stage}_block{block}_{n}_{kind}", template.format(**values, n=n, letter="abc"[n - 1])
-            if block == 0:
-                for kind, template in zip(("conv", "norm"), names.shortcut, strict=True):
-                    yield f"stage{stage}_block0_shortcut_{kind}", template.format(**values)
-
-
-def pyramid_layers(names: Names, blocks: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    """(our layer, the source's) of P3–P7."""
-    for level in (3, 4, 5):
-        values = {"stage": level, "last": blocks[level - 2] - 1, "from3": level - 3}
-        lateral = names.top_lateral if level == 5 and names.top_lateral else names.lateral
-        yield f"fpn_lateral{level}", lateral.format(**values)
-        yield f"fpn_output{level}", names.output.format(**values)
-    for level in (6, 7):
-        yield f"fpn_p{level}", names.coarse.format(level=level)
-
-
-def subnet_layers(names: Names, depth: int, normed: bool) -> Iterator[tuple[str, str]]:
-    """(our layer, the source's) of both subnets."""
-    rows = (
-        ("class_subnet", names.class_conv, names.class_predictor, names.subnet_norm[0]),
-        ("box_subnet", names.box_conv, names.box_predictor, names.subnet_norm[1]),
-    )
-    for subnet, conv, predictor, norm in rows:
-        for i in range(depth):
-            yield f"{subnet}/conv{i}", conv.format(i=i, even=2 * i)
-            if normed:
-                yield f"{subnet}/norm{i}_0", norm.format(i=i)
-        yield f"{subnet}/predictor", predictor
