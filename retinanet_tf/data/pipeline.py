@@ -10,7 +10,7 @@ from absl import logging
 
 from retinanet_tf.config.config import Config, DataConfig, ModelConfig
 from retinanet_tf.data import transforms
-from retinanet_tf.data.batching import CanvasBatch
+from retinanet_tf.data.batching import CanvasBatch, padded_length
 from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.records.damage import DamageLog, guarded
 from retinanet_tf.data.records.example import from_example, parse_example
@@ -113,6 +113,9 @@ def load(
         example = parse_example(serialized)
         boxes, labels = objects_of(example, label_map)
         image = decode_image(example["encoded"])
+        same = tf.reduce_all(tf.shape(image)[:2] == [example["height"], example["width"]])
+        with tf.control_dependencies([tf.debugging.Assert(same, ["the image has another size"])]):
+            image = tf.identity(image)
         seeds = [tf.stack([sample, tf.constant(seed * 3 + kind, tf.int64)]) for kind in range(3)]
         if training:
             image, boxes = transforms.random_flip(image, boxes, seeds[0], flip, vertical_flip)
@@ -183,6 +186,19 @@ def canvas_arguments(config: Config) -> dict[str, Any]:
         "size_multiple": 2**config.anchors.max_level,
         "pixel_mean": config.model.pixel_mean,
     }
+
+
+def batch_shapes(config: Config, pattern: str | os.PathLike) -> list[tuple[int, int, int]]:
+    """The (H, W, M) that batches of `load_for_training` can have: what a compiled step is compiled for."""
+    index, sizes = read_index(pattern), canvas_arguments(config)
+    short, long = (round_up(sizes[side], sizes["size_multiple"]) for side in ("image_size", "max_size"))
+    pools = Pools.by_orientation(index.width, index.height, short == long)
+    shapes = []
+    for pool, canvas in ((pools.wide, (short, long)), (pools.tall, (long, short))):
+        if len(pool):
+            longest = int(padded_length(tf.constant(index.boxes[pool].max(), tf.int32)))
+            shapes += [(*canvas, 2**power) for power in range(3, longest.bit_length())]
+    return shapes
 
 
 def image_ids(config: Config, pattern: str | os.PathLike, step: int, shard: tuple[int, int] = (0, 1)) -> list[str]:

@@ -1,5 +1,6 @@
 """Predict: detections on image files as annotated pictures, JSON and a contact sheet."""
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -150,11 +151,8 @@ def _picture_names(paths: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     taken: set[str] = set()
     for path in paths:
-        stem, number = Path(path).stem, 1
-        name = f"{stem}.jpg"
-        while name.lower() in taken:
-            number += 1
-            name = f"{stem}-{number}.jpg"
-        taken.add(name.lower())
-        names[path] = name
+        stem = Path(path).stem
+        candidates = itertools.chain([f"{stem}.jpg"], (f"{stem}-{number}.jpg" for number in itertools.count(2)))
+        names[path] = next(name for name in candidates if name.lower() not in taken)
+        taken.add(names[path].lower())
     return names

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from retinanet_tf.data.pipeline import load
 from retinanet_tf.data.records.example import from_example, parse_example
 from tests.small_detectors import clutter, encode
+
+BOX = "image/object/bbox"
 
 
 def record(**changes):
@@ -61,8 +64,12 @@ def test_ids_are_read_as_they_were_written(written, read):
         {"image/height": [1, 2]},
         {"image/width": None},
         {"image/object/class/label": [1, 2]},
-        {"image/object/class/label": [1], "image/object/bbox/xmin": [0.5]},
+        {"image/object/class/label": [1], f"{BOX}/xmin": [0.5]},
         {"image/object/class/label": [1], "image/object/exact": [b"too short"]},
+        {
+            "image/object/class/label": [1],
+            **{f"{BOX}/{key}": [float("nan")] for key in ("xmin", "ymin", "xmax", "ymax")},
+        },
     ],
 )
 def test_records_that_lack_something_are_refused(change):
@@ -77,3 +84,14 @@ def test_a_record_without_objects_has_none():
     parsed = parse_example(tf.constant(record()))
     assert len(annotations) == len(parsed["boxes"]) == 0 and annotations.boxes.shape == (0, 4)
     assert np.array_equal(parsed["iscrowd"], []) and annotations.file_name == ""
+
+
+@pytest.mark.parametrize("size", [(25, 35), (70, 50), (51, 70)])
+def test_an_image_of_another_size_than_its_record_says_is_damaged(tmp_path, size):
+    """Its boxes, shares of the image in the record, would be put elsewhere."""
+    (tmp_path / "labels.json").write_text('[{"id": 1, "name": "thing"}]')
+    with tf.io.TFRecordWriter(str(tmp_path / "x.tfrecord")) as writer:
+        for data in (record(), record(**{"image/encoded": [encode(clutter(0, *size))]})):
+            writer.write(data)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="record 1 of .* has another size"):
+        list(load(tmp_path / "x.tfrecord", training=False, batch_size=2))

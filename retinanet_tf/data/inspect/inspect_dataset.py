@@ -191,32 +191,24 @@ def _thumbnails(inspection: Inspection, picture: Callable) -> list[tuple[np.ndar
         pixels = picture(image)
         if pixels is None:
             continue
-        height, width = pixels.shape[:2]
-        x1, y1, x2, y2 = np.clip(box, 0, [width, height, width, height])
-        margin = max(24.0, 0.5 * max(x2 - x1, y2 - y1))
-        left, top = int(max(0, min(x1, width - 1) - margin)), int(max(0, min(y1, height - 1) - margin))
-        right, bottom = int(min(width, x2 + margin)) + 1, int(min(height, y2 + margin)) + 1
-        drawn = draw_detections(
-            pixels[top:bottom, left:right],
-            np.array([[x1 - left, y1 - top, x2 - left, y2 - top]]),
-            np.array([0]),
-            names=[""],
-        )
+        size = pixels.shape[1::-1]
+        low, high = np.clip(box, 0, [*size, *size]).reshape(2, 2)
+        margin = max(24.0, 0.5 * (high - low).max())
+        left, top = np.maximum(np.minimum(low, np.subtract(size, 1)) - margin, 0).astype(int)
+        right, bottom = np.minimum(high + margin, size).astype(int) + 1
+        around = np.concatenate([low, high]) - [left, top, left, top]
+        drawn = draw_detections(pixels[top:bottom, left:right], around[None], np.array([0]), names=[""])
         thumbnails.append((contact_sheet([drawn], tile=240, gap=0), f"{reason}: {image.file_name}, {text}"))
     return thumbnails
 
 
 def _plain(inspection: Inspection) -> dict:
-    suspicious = [
-        {"reason": reason, "image": image.file_name, "box": [round(float(v), 3) for v in box], "detail": text}
-        for reason, image, box, text in inspection.suspicious
-    ]
-    suggestions = [{"flags": f, "unreached_0.5": half, "unreached_0.4": less} for f, half, less in inspection.settings]
+    names = ("flags", "unreached_0.5", "unreached_0.4")
     return {
-        "source": inspection.source,
-        "errors": inspection.errors,
-        "warnings": inspection.warnings,
-        "facts": inspection.facts,
-        "settings": suggestions,
-        "suspicious": suspicious,
+        **{name: getattr(inspection, name) for name in ("source", "errors", "warnings", "facts")},
+        "settings": [dict(zip(names, row, strict=True)) for row in inspection.settings],
+        "suspicious": [
+            {"reason": reason, "image": image.file_name, "box": np.round(box.astype(float), 3).tolist(), "detail": text}
+            for reason, image, box, text in inspection.suspicious
+        ],
     }

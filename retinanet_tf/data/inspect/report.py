@@ -121,19 +121,19 @@ def _count(annotations: Annotations, report: Inspection) -> None:
     label_map, images = annotations.label_map, annotations.images
     counts = Counter(category for image in images for category in image.category_ids[~image.iscrowd].tolist())
     by_name = {name: counts[i] for i, name in zip(label_map.ids, label_map.unique_names, strict=True)}
-    objects = np.array([int((~image.iscrowd).sum()) for image in images])
+    objects = np.array([int((~image.iscrowd).sum()) for image in images], int)
     report.facts |= {
         "images": len(images),
         "boxes": annotations.num_boxes,
         "crowds": annotations.num_boxes - int(objects.sum()),
         "images without objects": int((objects == 0).sum()),
         "categories": by_name,
-        "imbalance (most over least frequent)": (
-            round(max(counts.values()) / min(counts.values()), 1) if counts else None
-        ),
+        "imbalance (most over least frequent)": round(max(counts.values()) / min(counts.values()), 1)
+        if counts
+        else None,
         "objects per image": _spread(objects),
     }
-    if nothing := nothing_to_learn(annotations):
+    if images and (nothing := nothing_to_learn(annotations)):
         report.warnings.append(nothing)
     for few, names in {
         "no object": [name for name, count in by_name.items() if not count],

@@ -105,8 +105,8 @@ def from_example(serialized: bytes) -> Record:
         area = np.array(feature["image/object/area"].float_list.value, np.float64)
         if len(area) != count:
             area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    if len(boxes) != count:
-        raise ValueError(f"it has {len(boxes)} boxes and {count} labels")
+    if len(boxes) != count or not np.isfinite(boxes).all():
+        raise ValueError(f"it has {len(boxes)} boxes and {count} labels, or a box that isn't finite")
     crowd, ids = ints("image/object/is_crowd"), ints("image/object/id")
     source_id = first("image/source_id").decode(errors="backslashreplace") or "".join(map(str, ints("image/source_id")))
     annotations = ImageAnnotations(

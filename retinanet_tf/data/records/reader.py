@@ -46,8 +46,8 @@ class RecordReader:
         path, number = self.position(record)
         # Without apostrophes, which TensorFlow would show escaped.
         why = (
-            " is damaged: it cannot be read, is not as it was written, its image does not decode, or it has a category "
-            "that labels.json lacks. Run `retinanet prepare` again, or pass on_bad_record=skip."
+            " is damaged: it cannot be read, is not as it was written, its image does not decode or has another size, "
+            "or it has a category that labels.json lacks. Run `retinanet prepare` again, or pass on_bad_record=skip."
         )
         message = tf.strings.join(["record ", tf.strings.as_string(number), " of ", path, why])
         with tf.control_dependencies([tf.debugging.Assert(False, [message])]):
