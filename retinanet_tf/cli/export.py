@@ -9,7 +9,7 @@ from absl import flags
 
 from retinanet_tf.errors import InputError
 
-_PRECISIONS = ("float32", "float16", "bfloat16")  # as in export/freeze.py, which imports TensorFlow
+_PRECISIONS = ("float32", "float16", "bfloat16")  # as in export/saved_model.py, which imports TensorFlow
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a training job or .keras file.", required=True)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of the model's versions; ending in a number, that version itself.", required=True
