@@ -229,6 +229,9 @@ def interrupted(monkeypatch):
     """Makes an export fail by an exception, or by a signal to this process, when a part of the model is written."""
     monkeypatch.setattr(saved_model, "freeze", lambda served: None)
     monkeypatch.setattr(saved_model, "ServedDetector", MagicMock())
+    # A process in the background may ignore Ctrl-C.
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     def by(fault):
         def save(module, folder, **options):
@@ -240,7 +243,9 @@ def interrupted(monkeypatch):
 
         monkeypatch.setattr(tf.saved_model, "save", save)
 
-    return by
+    yield by
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
