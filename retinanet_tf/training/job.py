@@ -7,7 +7,7 @@ import tensorflow as tf
 from absl import logging
 
 from retinanet_tf.config.config import Config
-from retinanet_tf.data.pipeline import load_for_training
+from retinanet_tf.data.pipeline import batch_shapes, load_for_training
 from retinanet_tf.data.records.reader import labels_beside
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
@@ -92,4 +92,22 @@ def announce(config: Config, replicas: int) -> None:
             train.learning_rate,
             excess,
             batch,
+        )
+
+
+def announce_xla(config: Config, data: str, xla_scope: str) -> None:
+    """Prints what XLA compiles of the step (`RetinaNet.xla_scope`) and for how many shapes of batches."""
+    if xla_scope != "nothing":
+        shapes = batch_shapes(config, data)
+        canvases = " and ".join(dict.fromkeys(f"{height}x{width}" for height, width, _ in shapes))
+        lengths = ", ".join(map(str, sorted({length for _, _, length in shapes})))
+        part = {"step": "the step", "replica": "each device's part of the step"}[xla_scope]
+        print(
+            f"XLA compiles {part}, for at most {len(shapes)} shapes: canvases {canvases}, room for {lengths} objects per "
+            "image. The first step of each shape is slow."
+        )
+    elif config.train.xla == "true":
+        logging.warning(
+            "xla=true compiles nothing on several devices with norm=batch, subnet_norm=batch, or mining with "
+            "normalizer=global: the devices exchange numbers in the middle of a step."
         )

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from retinanet_tf import files
 from retinanet_tf.config.config import Config
+from retinanet_tf.config.flagfile import flagfile
 from retinanet_tf.data.pipeline import image_ids, load_for_training
 from retinanet_tf.data.records.damage import DamageLog
 from retinanet_tf.errors import InputError
@@ -28,7 +29,7 @@ from retinanet_tf.pretrained.loading import initialize
 from retinanet_tf.training import run_directory
 from retinanet_tf.training.callbacks import NonFiniteLoss, Progress, SaveState, StopRequest, WatchLosses
 from retinanet_tf.training.checkpoints import TrainingState
-from retinanet_tf.training.job import Job, announce, open_job
+from retinanet_tf.training.job import Job, announce, announce_xla, open_job
 from retinanet_tf.training.optimizers import make_optimizer, make_schedule
 from retinanet_tf.training.strategies import distribute
 from retinanet_tf.training.validation import Validation
@@ -78,7 +79,7 @@ def train(
         run_dir: folder for the job's files (see `run_directory`); shared by all workers of strategy='multi_worker'.
         validation: pattern of shards whose COCO numbers are written every `eval_steps` and at the end; '' for none.
         init_weights: result of `pretrained.import_weights`, or another run's directory, to start from; '' for none.
-        verbose: Keras' `verbose`; by default a bar on a terminal, else a line per epoch.
+        verbose: 0 is silent; 1, the default on a terminal, refreshes a line; 2 prints one every half minute.
 
     Returns:
         The trained model (with `ema_decay`, its averaged weights).
@@ -88,6 +89,7 @@ def train(
     """
     run_dir = Path(run_dir)
     job = open_job(config, data=data, validation=validation, init_weights=init_weights)
+    flagfile(config, **job.paths, run_dir=str(run_dir))  # refuses a name before anything is written
     keras.utils.set_random_seed(config.train.seed)
     if not job.worker.is_chief:
         return _run(job, run_dir, verbose or 0)
@@ -119,9 +121,10 @@ def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
         run_directory.trim_log(run_dir, done)
         if done < total:
             announce(config, strategy.num_replicas_in_sync)
+            announce_xla(config, data, model.xla_scope)
     evaluator = Validation(config, model, job.label_map, run_dir, job.source, worker, average)
     damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
-    progress = Progress(total, done, config.data.batch_size, make_schedule(config.train))
+    progress = Progress(total, done, config.data.batch_size, make_schedule(config.train), verbose)
 
     def batch_of(step: int, shard: tuple[int, int] = (0, 1)) -> Batch:
         return next(iter(load_for_training(config, data, step, shard=shard)))
@@ -145,7 +148,7 @@ def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
                     steps_per_epoch=steps,
                     callbacks=callbacks,
                     shuffle=False,  # of the pipeline, which Keras 3 warns that it can't shuffle
-                    verbose=verbose,
+                    verbose=0,  # `progress` prints
                 )
     if worker.is_chief and (run_dir / run_directory.LOG).exists():
         training_curves(run_dir / run_directory.LOG, run_dir / "training.png")

@@ -155,35 +155,41 @@ def test_a_data_sets_sample_weights_reach_every_step(step):
     assert history["class_logits_loss"] == [0.0] and history["box_deltas_loss"] == [0.0] and history["loss"][0] > 0
 
 
+@lru_cache
+def two_devices():
+    """Without collectives, whose keys other tests' models share."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("step", "changes", "scope"),
+    ("step", "changes"),
     [
-        (Step(), {"normalizer": "global"}, "replica"),
-        (Step(accumulation=2), {"normalizer": "replica"}, "replica"),
-        (Step(bias_lr_factor=2.0), {"mining": "ohem", "mining_examples": 32}, "replica"),
-        (Step(), {"mining": "ohem", "mining_examples": 32, "normalizer": "global"}, "nothing"),
-        (Step(), {"norm": "batch"}, "nothing"),
+        (Step(accumulation=2), {"normalizer": "global"}),
+        (Step(bias_lr_factor=2.0), {"mining": "ohem", "mining_examples": 32}),
     ],
 )
-def test_each_replicas_part_is_compiled(step, changes, scope):
-    """Two devices, compiled and not: the same weights and logs; what can't be compiled in parts isn't."""
-    results = []
-    for jit_compile in (True, False):
-        strategy = tf.distribute.MirroredStrategy(
-            ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
-        )
-        _, before, after, logs, model = weights_after(step, strategy, jit_compile=jit_compile, **changes)
-        assert model.xla_scope == (scope if jit_compile else "nothing")
-        results.append((after, logs))
-        if scope == "nothing":
-            return
-    (compiled, compiled_logs), (plain, plain_logs) = results
+def test_each_replicas_part_is_compiled(step, changes):
+    """Two devices, compiled and not: the same weights and logs."""
+    _, before, plain, plain_logs, model = weights_after(step, two_devices(), **changes)
+    assert model.xla_scope == "nothing"
+    _, _, compiled, compiled_logs, model = weights_after(step, two_devices(), jit_compile=True, **changes)
+    assert model.xla_scope == "replica"
     largest = max(np.abs(new - old).max() for new, old in zip(plain, before, strict=True))
     assert largest > 1e-3
     for ours, theirs in zip(compiled, plain, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest)
     assert compiled_logs == pytest.approx(plain_logs, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"norm": "batch"}, {"subnet_norm": "batch"}, {"mining": "ohem", "normalizer": "global"}]
+)
+def test_what_devices_exchange_within_a_part_is_not_compiled(changes):
+    with two_devices().scope():
+        model = rn.RetinaNet(num_classes=3, **{**TINY_NETWORK, **changes})
+        model.compile("sgd", loss=rn.retinanet_losses(), jit_compile=True)
+    assert model.xla_scope == "nothing" and not model.jit_compile
 
 
 @pytest.mark.slow

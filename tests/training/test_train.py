@@ -10,6 +10,7 @@ from small_jobs import TINY, log_of, write_shards
 import retinanet_tf as rn
 from retinanet_tf.data.pipeline import load_for_training
 from retinanet_tf.data.records.reader import read_records
+from retinanet_tf.models.retinanet import variables
 from retinanet_tf.training import callbacks
 from retinanet_tf.training.job import Job, announce
 from retinanet_tf.training.optimizers import linear_rule_excess
@@ -77,14 +78,15 @@ def test_averages_and_low_precision_train_and_are_the_result(shards, plain_losse
     model = rn.train(config, data=data_of(shards), run_dir=str(run_dir), verbose=0)
     assert {weight.dtype for weight in model.get_weights()} == {np.dtype(np.float32)}
     checkpoint = tf.train.load_checkpoint(str(run_dir / "checkpoints"))
-    names = checkpoint.get_variable_to_shape_map()
-    stored = {
-        kind: [
-            checkpoint.get_tensor(f"{kind}/{i}/.ATTRIBUTES/VARIABLE_VALUE") for i in range(len(model.weights) + extra)
-        ]
-        for kind, extra in (("weights", 0), ("average", 1))
+    names = [next(name for name, one in variables(model).items() if one is weight) for weight in model.weights]
+    keys = {
+        "weights": [f"weights/{name.replace('/', '.S')}" for name in names],
+        "average": [f"average/{i}" for i in range(1 + len(names))],
     }
-    assert f"weights/{len(model.weights)}/.ATTRIBUTES/VARIABLE_VALUE" not in names
+    stored = {
+        kind: [checkpoint.get_tensor(f"{key}/.ATTRIBUTES/VARIABLE_VALUE") for key in keys_of_kind]
+        for kind, keys_of_kind in keys.items()
+    }
     assert stored["average"][0] == 4
     for result, average in zip(model.get_weights(), stored["average"][1:], strict=True):
         np.testing.assert_array_equal(result, average)
@@ -92,9 +94,10 @@ def test_averages_and_low_precision_train_and_are_the_result(shards, plain_losse
     np.testing.assert_allclose(losses(run_dir), plain_losses, rtol=0.05)
 
 
-def test_xla_computes_the_same_job(shards, plain_losses, tmp_path):
+def test_xla_computes_the_same_job(shards, plain_losses, tmp_path, capsys):
     rn.train(FOUR_STEPS.replace(xla="true"), data=data_of(shards), run_dir=str(tmp_path / "run"), verbose=0)
     np.testing.assert_allclose(losses(tmp_path / "run"), plain_losses, rtol=1e-3)
+    assert "XLA compiles the step, for at most 1 shapes: canvases 64x64, room for 8 objects" in capsys.readouterr().out
 
 
 def test_optimizers_of_tensorflow_addons_by_name(shards, tmp_path):
@@ -150,3 +153,43 @@ def test_memory_too_small_for_a_step_is_a_sentence(tmp_path):
         readable_failures(job, tmp_path, newest=lambda: 0, batch_of=lambda step, shard: None),
     ):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM at x\nmore")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 50])
+@pytest.mark.parametrize("seconds", [0.02, 2.0, 90.0])
+def test_progress_in_a_file_is_a_line_now_and_then(monkeypatch, capsys, steps, seconds):
+    """One at most every half minute, and one at the epoch's end; numbers that can be read, none of them NaN."""
+    clock = [0.0]
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: clock[0])
+    progress = callbacks.Progress(100, 0, 4, lambda step: 0.001, verbose=2)
+    progress.on_epoch_begin(0)
+    for batch in range(steps):
+        clock[0] += seconds
+        progress.on_train_batch_end(batch, {"loss": 1.5, "class_logits_loss": 1.0, "box_deltas_loss": 0.5})
+    logs = {"loss": 1.5, "class_logits_loss": 1.0, "box_deltas_loss": 0.5}
+    progress.on_epoch_end(0, logs)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + (steps if seconds > 30 else int(steps * seconds / 32))
+    assert lines[-1].startswith(f"step {steps} of 100: loss 1.5, class_logits 1, box_deltas 0.5, learning rate 0.001, ")
+    assert logs["step"] == steps and isinstance(logs["step"], int)
+    assert logs["images_per_s"] == pytest.approx(4 / seconds, abs=0.01)
+    assert logs["minutes_left"] == pytest.approx((100 - steps) * seconds / 60, abs=0.01)
+
+
+def test_progress_on_a_terminal_is_one_line(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: clock[0])
+    progress = callbacks.Progress(10, 0, 4, lambda step: 0.001, verbose=1)
+    for batch in range(10):
+        clock[0] += 1.0
+        progress.on_train_batch_end(batch, {"loss": 1.0})
+    progress.on_epoch_end(0, {"loss": 1.0})
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1 and printed.count("\r") == 10
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(0.4, "0 s"), (98, "98 s"), (100, "2 min"), (3570, "1 h 0 min"), (1e6, "277 h 47 min")]
+)
+def test_durations_can_be_read(seconds, text):
+    assert callbacks.duration(seconds) == text
