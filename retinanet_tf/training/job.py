@@ -103,8 +103,8 @@ def announce_xla(config: Config, data: str, xla_scope: str) -> None:
         lengths = ", ".join(map(str, sorted({length for _, _, length in shapes})))
         part = {"step": "the step", "replica": "each device's part of the step"}[xla_scope]
         print(
-            f"XLA compiles {part}, for at most {len(shapes)} shapes: canvases {canvases}, room for {lengths} objects per "
-            "image. The first step of each shape is slow."
+            f"XLA compiles {part}, for at most {len(shapes)} shapes: canvases {canvases}, room for {lengths} objects "
+            "per image. The first step of each shape is slow."
         )
     elif config.train.xla == "true":
         logging.warning(
