@@ -23,11 +23,15 @@ _NAME = flags.DEFINE_string("name", "retinanet", "The model's name at the server
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", 50_000_000, "The server refuses larger images from their header.", lower_bound=1
 )
+_FIXED = flags.DEFINE_list(
+    "fixed_shapes", [], "Further signatures for one batch, height and width each, such as 1x800x1344,8x800x1344."
+)
+_COMPILE = flags.DEFINE_boolean("compile", False, "Compile the signatures of --fixed_shapes with XLA.")
 
 
 def main() -> None:
     """Exports and prints the folder."""
-    from retinanet_tf.export.saved_model import export
+    from retinanet_tf.export.saved_model import export, fixed_name
     from retinanet_tf.files import read_bytes, read_json
     from retinanet_tf.inference.checkpoint import load_detector
     from retinanet_tf.patterns import matching
@@ -35,6 +39,12 @@ def main() -> None:
     paths = matching(_WARMUP.value) if _WARMUP.value else []
     if _WARMUP.value and not paths:
         raise InputError(f"--warmup={_WARMUP.value} matches no file.")
+    shapes = []
+    for text in _FIXED.value:
+        sides = text.split("x")
+        if len(sides) != 3 or not all(side.isdecimal() for side in sides):
+            raise InputError(f"--fixed_shapes={text} must be batch x height x width, such as 8x800x1344.")
+        shapes.append((int(sides[0]), int(sides[1]), int(sides[2])))
     metrics = read_json(_METRICS.value, "the metrics file") if _METRICS.value else None
     version = export(
         load_detector(_CHECKPOINT.value),
@@ -44,5 +54,8 @@ def main() -> None:
         model_name=_NAME.value,
         max_pixels=_MAX_PIXELS.value,
         precision=_PRECISION.value,
+        fixed_shapes=shapes,
+        jit_compile=_COMPILE.value,
     )
-    print(f"{version}: signatures serving_default (encoded images), image_tensor, tf_example")
+    names = ["serving_default (encoded images)", "image_tensor", "tf_example", *map(fixed_name, shapes)]
+    print(f"{version}: signatures {', '.join(names)}")

@@ -8,9 +8,10 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +21,7 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.export import image_decoding as decoding
 from retinanet_tf.export.signatures import SIGNATURES, ServedDetector
 from retinanet_tf.files import make_folder, write_json
-from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.detector import CANVAS_MULTIPLE, Detector
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.provenance import provenance
@@ -38,6 +39,8 @@ def export(
     model_name: str = "retinanet",
     max_pixels: int = decoding.MAX_PIXELS,
     precision: str = "float32",
+    fixed_shapes: Sequence[tuple[int, int, int]] = (),
+    jit_compile: bool = False,
 ) -> Path:
     """Writes a SavedModel that needs tensorflow alone; see `ServedDetector` for its signatures.
 
@@ -54,17 +57,28 @@ def export(
         model_name: the name that the warm-up requests ask for.
         max_pixels: larger encoded images are refused from their header.
         precision: what the network computes in: 'float32', 'float16' or 'bfloat16'. Answers are always float32.
+        fixed_shapes: (B, H, W) of further signatures "fixed_BxHxW", for B RGB images of H×W pixels at once that aren't
+            resized: pad them at the right and bottom. H and W are multiples of 32. Each gets a warm-up request.
+        jit_compile: compile those signatures with XLA, for servers that have it.
 
     Returns:
         The version's folder. It is written aside and renamed: a server that watches it never sees half of it, and an
         interrupted export (Ctrl-C, SIGTERM) leaves nothing. What `kill -9` left the next export removes.
 
     Raises:
-        InputError: the version exists, the folder can't be written, a category id is too large for the outputs, or
-            the detector isn't a `Detector`.
+        InputError: the version exists, the folder can't be written, a category id is too large for the outputs, a
+            shape can't be used, or the detector isn't a `Detector`.
     """
     if not isinstance(detector, Detector):
         raise InputError(f"{type(detector).__name__} can't be exported; give the Detector, without augmentation.")
+    if jit_compile and not fixed_shapes:
+        raise InputError("jit_compile needs fixed_shapes: XLA compiles a graph for one batch and one size of images.")
+    for shape in fixed_shapes:
+        if len(shape) != 3 or min(shape) < 1 or shape[1] % CANVAS_MULTIPLE or shape[2] % CANVAS_MULTIPLE:
+            raise InputError(
+                f"fixed_shapes={'x'.join(map(str, shape))} must be batch x height x width above 0, the sides multiples "
+                f"of {CANVAS_MULTIPLE}."
+            )
     directory = _version_folder(Path(directory))
     too_large = [category for category in detector.label_map.ids if abs(category) > _LARGEST_ID]
     if too_large:
@@ -76,19 +90,37 @@ def export(
     make_folder(directory.parent)
     try:
         with _written_aside(directory) as aside:
-            served = ServedDetector(detector, freeze(with_precision(detector, precision)), max_pixels)
+            exported = with_precision(detector, precision)
+            frozen = freeze(exported)
+            served = ServedDetector(detector, frozen, max_pixels)
             signatures = {name: getattr(served, name).get_concrete_function() for name in SIGNATURES}
             # A module with nothing but the graph, which holds the weights: Keras' objects would need their classes.
             module = tf.Module(name="served_detector")
+            # XLA takes weights as variables: as constants they would be compiled.
+            network = (lambda canvases: exported.levels(canvases, training=False)) if jit_compile else frozen
+            for shape in fixed_shapes:
+                fixed = served.fixed(shape, network, jit_compile).get_concrete_function()
+                signatures[fixed_name(shape)] = fixed
+                module.state = list(fixed.variables)
             with tempfile.TemporaryDirectory() as folder:
                 detector.label_map.save(os.path.join(folder, "labels.json"))
-                write_json(os.path.join(folder, "export.json"), _description(detector, metrics, max_pixels, precision))
+                write_json(
+                    os.path.join(folder, "export.json"),
+                    _description(detector, metrics, max_pixels, precision, signatures),
+                )
                 module.assets = [tf.saved_model.Asset(str(path)) for path in sorted(Path(folder).iterdir())]
                 tf.saved_model.save(module, str(aside), signatures=signatures)
-            _write_warmup(aside / "assets.extra", warmup_images or _generated_images(detector), model_name)
+            requests = [("serving_default", [image]) for image in warmup_images or _generated_images(detector)]
+            requests += [(fixed_name(shape), np.full((*shape, 3), 114, np.uint8)) for shape in fixed_shapes]
+            _write_warmup(aside / "assets.extra", requests, model_name)
     except (OSError, tf.errors.OpError) as error:
         raise InputError(f"{directory} can't be written: {getattr(error, 'strerror', None) or error}.") from None
     return directory
+
+
+def fixed_name(shape: Sequence[int]) -> str:
+    """The name of the signature for images of one batch and size (B, H, W)."""
+    return f"fixed_{'x'.join(map(str, shape))}"
 
 
 @contextmanager
@@ -207,7 +239,16 @@ def _version_folder(directory: Path) -> Path:
     return directory
 
 
-def _description(detector: Detector, metrics: dict | None, max_pixels: int, precision: str) -> dict:
+def _description(
+    detector: Detector, metrics: dict | None, max_pixels: int, precision: str, signatures: Iterable[str]
+) -> dict:
+    inputs = {
+        "serving_default": f"input_tensor: [B] encoded {decoding.FORMATS}, at most {max_pixels} pixels each",
+        "image_tensor": "input_tensor: [B, H, W, 3] uint8 RGB",
+        "tf_example": "tf_example: [B] serialised tf.Example with image/encoded",
+    }
+    for name in signatures:
+        inputs.setdefault(name, "input_tensor: uint8 RGB of that batch, height and width, not resized")
     return {
         "model": detector.model.get_config(),
         "detector": detector.describe(),
@@ -217,11 +258,7 @@ def _description(detector: Detector, metrics: dict | None, max_pixels: int, prec
             f"{detector.image_size} or the longer one {detector.max_size} pixels, whichever is smaller; normalisation "
             "is part of the model."
         ),
-        "inputs": {
-            "serving_default": f"input_tensor: [B] encoded {decoding.FORMATS}, at most {max_pixels} pixels each",
-            "image_tensor": "input_tensor: [B, H, W, 3] uint8 RGB",
-            "tf_example": "tf_example: [B] serialised tf.Example with image/encoded",
-        },
+        "inputs": inputs,
         "outputs": "detection_boxes are ymin, xmin, ymax, xmax in 0-1; detection_classes are the ids of labels.json",
         "metrics": metrics,
         "made_by": provenance(),
@@ -240,7 +277,7 @@ def _generated_images(detector: Detector) -> list[bytes]:
     return images
 
 
-def _write_warmup(folder: Path, images: Sequence[bytes], model_name: str) -> None:
+def _write_warmup(folder: Path, requests: Sequence[tuple[str, Any]], model_name: str) -> None:
     """Writes assets.extra/tf_serving_warmup_requests, a TFRecord of PredictionLog (TensorFlow Serving's docs)."""
     try:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -249,10 +286,10 @@ def _write_warmup(folder: Path, images: Sequence[bytes], model_name: str) -> Non
         return
     folder.mkdir()
     with tf.io.TFRecordWriter(str(folder / "tf_serving_warmup_requests")) as writer:
-        for image in images:
+        for signature, images in requests:
             request = predict_pb2.PredictRequest()
             request.model_spec.name = model_name
-            request.model_spec.signature_name = "serving_default"
-            request.inputs["input_tensor"].CopyFrom(tf.make_tensor_proto([image], tf.string))
+            request.model_spec.signature_name = signature
+            request.inputs["input_tensor"].CopyFrom(tf.make_tensor_proto(images))
             log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(log.SerializeToString())

@@ -3,7 +3,7 @@
 All is in the graph, weights included: what is saved runs with tensorflow alone, without custom operations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -72,6 +72,31 @@ class ServedDetector(tf.Module):
             batch = tf.map_fn(self._detector.prepare, input_tensor, fn_output_signature=PREPARED_SPEC)
             detections = self._detect(batch)
         return self._outputs(detections, tf.cast(tf.broadcast_to(shape[1:3], [shape[0], 2]), tf.float32))
+
+    def fixed(
+        self, shape: Sequence[int], network: Callable, jit_compile: bool
+    ) -> tf.types.experimental.GenericFunction:
+        """The signature of decoded RGB images `(B, H, W, 3)` uint8 that go through the network as they are.
+
+        Args:
+            shape: B, H and W.
+            network: as `self` has it; its graph becomes part of the signature.
+            jit_compile: compile network and post-processing with XLA.
+        """
+        batch, height, width = shape
+        sizes = tf.constant([[height, width]] * batch, tf.float32)
+
+        def detect(images):
+            canvases = tf.cast(images, tf.float32)
+            return self._detector.select(network(canvases), canvases, tf.ones_like(sizes), sizes, jit_compile)
+
+        compiled = tf.function(detect, jit_compile=True) if jit_compile else detect
+
+        @tf.function(input_signature=[tf.TensorSpec([*shape, 3], tf.uint8, name="input_tensor")])
+        def fixed(input_tensor):
+            return self._outputs(compiled(input_tensor), sizes)
+
+        return fixed
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="tf_example")])
     def tf_example(self, tf_example: tf.Tensor) -> dict[str, tf.Tensor]:

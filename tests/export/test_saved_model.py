@@ -77,6 +77,43 @@ def test_image_tensor_answers_as_the_detector(detector, signatures):
     check_equal(answer, detector(images), [(50, 70)] * 3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fixed_shapes_answer_as_the_detector_on_that_canvas(detector, tmp_path, jit_compile):
+    shapes = [(2, 64, 96), (1, 96, 64)]
+    path = export(detector, tmp_path / "fixed", fixed_shapes=shapes, jit_compile=jit_compile)
+    names = {"fixed_2x64x96": shapes[0], "fixed_1x96x64": shapes[1]}
+    signatures = tf.saved_model.load(str(path)).signatures
+    assert set(names) < set(signatures) and set(names) < set(
+        json.loads((path / "assets/export.json").read_text())["inputs"]
+    )
+    for name, (batch, height, width) in names.items():
+        images = np.stack([clutter(number, height, width) for number in range(batch)])
+        sizes = [(height, width)] * batch
+        expected = detector.detect_canvases(
+            tf.cast(images, tf.float32), tf.ones((batch, 2)), tf.constant(sizes, tf.float32)
+        )
+        answer = signatures[name](input_tensor=tf.constant(images))
+        check_equal(answer, expected, sizes)
+        definition = signatures[name].graph.as_graph_def().SerializeToString()
+        assert (b"_XlaMustCompile" in definition) == jit_compile
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"jit_compile": True}, "jit_compile needs fixed_shapes"),
+        ({"fixed_shapes": [(1, 64, 100)]}, "fixed_shapes=1x64x100 must be batch x height x width .* multiples of 32"),
+        ({"fixed_shapes": [(0, 64, 64)]}, "fixed_shapes=0x64x64 must be"),
+        ({"fixed_shapes": [(64, 64)]}, "fixed_shapes=64x64 must be"),
+    ],
+)
+def test_wrong_fixed_shapes_are_refused(detector, tmp_path, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        export(detector, tmp_path / "wrong", **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_tf_example_answers_as_serving_default(signatures):
     encoded = [encode(clutter(0)), encode(clutter(1, 70, 50))]
     examples = [
