@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import re
 import sys
 import textwrap
@@ -11,6 +12,7 @@ from absl import app, flags, logging
 
 from retinanet_tf.cli.before_tensorflow import choose_allocator, import_quietly
 from retinanet_tf.errors import InputError
+from retinanet_tf.files import read_text
 
 COMMANDS = {
     "prepare": "COCO, Pascal VOC or CSV annotations and their images to TFRecord shards",
@@ -101,13 +103,31 @@ def with_dashes(message: str, names: flags.FlagValues) -> str:
 
 def _parse(arguments: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(arguments)
+        return flags.FLAGS([arguments[0], *expand_flagfiles(arguments[1:])])
     except flags.UnrecognizedFlagError as error:
         hint = _suggest(error.flagname, flags.FLAGS, "--")
         print(f"error: there is no flag --{error.flagname}.{hint} See --help.", file=sys.stderr)
-    except flags.Error as error:
+    except (flags.Error, InputError) as error:
         print(f"error: {error} See --help.", file=sys.stderr)
     sys.exit(2)
+
+
+def expand_flagfiles(arguments: Iterable[str], outer: tuple[str, ...] = ()) -> list[str]:
+    """The arguments with the lines of flag files in their place; absl's own reader takes any bytes for text."""
+    expanded, waiting = [], iter(arguments)
+    for argument in waiting:
+        match = re.fullmatch(r"--?flagfile(?:=(.*))?", argument)
+        if not match:
+            expanded.append(argument)
+            continue
+        path = os.path.expanduser(match[1] if match[1] is not None else next(waiting, ""))
+        if path in outer:
+            raise InputError(f"the flag file {path} reads itself.")
+        lines = [line.strip() for line in read_text(path, "the flag file").splitlines()]
+        expanded += expand_flagfiles(
+            [line for line in lines if line and not line.startswith(("#", "//"))], (*outer, path)
+        )
+    return expanded
 
 
 def _suggest(word: str, names: Iterable[str], dashes: str = "") -> str:

@@ -98,7 +98,7 @@ def check(network: ModelConfig, anchors: AnchorConfig, path: str | os.PathLike) 
 
 
 def initialize(model: RetinaNet, path: str | os.PathLike, label_map: LabelMap | None = None) -> Report:
-    """Initializes a model from an imported checkpoint or a finished run.
+    """Initializes a model from an imported checkpoint or a run; one that isn't finished gives its newest checkpoint.
 
     An ImageNet checkpoint fills only the backbone. If the categories differ, the last class convolution keeps its
     initial values and the report says so.
@@ -113,8 +113,13 @@ def initialize(model: RetinaNet, path: str | os.PathLike, label_map: LabelMap | 
     """
     check(model.config, model.anchors.config, path)
     backbone_only = checkpoint.import_kind(path) == "backbone"
-    arrays = {name: np.array(value) for name, value in variables(checkpoint.load_model(path)).items()}
     notes = []
+    if os.path.isdir(path) and not checkpoint.file_of(path, checkpoint.WEIGHTS).exists():
+        source, step = checkpoint.load_unfinished(path)
+        notes.append(f"the run isn't finished; these are the weights of its checkpoint {step}.")
+    else:
+        source = checkpoint.load_model(path)
+    arrays = {name: np.array(value) for name, value in variables(source).items()}
     if backbone_only:
         arrays = {name: value for name, value in arrays.items() if name.startswith(BACKBONE_LAYERS)}
     else:

@@ -18,7 +18,12 @@ PATIENCE = 50
 """Steps without a single positive anchor after which a warning is logged."""
 
 UNTIMED = 2
-"""First steps of a process, which trace and compile the step: they don't count for its speed."""
+"""First steps of a process, which trace and compile the step: they don't count for its speed once there are others."""
+
+PRINT_SECONDS = {1: 0.2, 2: 30.0}
+"""Seconds from one line of progress to the next, by `verbose`."""
+
+LOSSES = ("loss", "class_logits_loss", "box_deltas_loss")
 
 
 class StopRequest:
@@ -54,55 +59,70 @@ class StopRequest:
         raise SystemExit(128 + self.signal)
 
 
-class Progress(keras.callbacks.ProgbarLogger):
-    """Progress bar with learning rate, images per second and remaining minutes of the whole job; counts the steps.
+class Progress(keras.callbacks.Callback):
+    """Prints losses, learning rate, speed and remaining time of the whole job; counts the steps.
 
-    Later callbacks find these numbers, and the number of finished steps, in the logs.
+    Later callbacks find the number of finished steps, the rate, the speed and the time in an epoch's logs.
 
     Args:
         total: steps of the job.
         step: finished steps.
         batch_size: images per step over all devices.
         rate: the learning-rate schedule.
+        verbose: 0 prints nothing, 1 refreshes a line on a terminal, 2 prints one every half minute; both print one at
+            every epoch's end.
     """
 
-    def __init__(self, total: int, step: int, batch_size: int, rate: Callable):
+    def __init__(self, total: int, step: int, batch_size: int, rate: Callable, verbose: int = 0):
         super().__init__()
-        self.total, self.step, self.batch_size, self.rate = total, step, batch_size, rate
-        # Keras 2 counts samples by default, and averages over the epoch all metrics but these.
-        self.use_steps = True
-        self.stateful_metrics = {"learning_rate", "images_per_s", "minutes_left"}
-        self._seconds = self._last = 0.0
+        self.total, self.step, self.batch_size, self.rate, self.verbose = total, step, batch_size, rate, verbose
+        self._seconds = 0.0
+        self._last = self._printed = time.perf_counter()
         self._timed = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._last = time.perf_counter()
-        super().on_epoch_begin(epoch, logs)
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._timed += 1
-        if self._timed > UNTIMED:  # a running mean
-            decay = 0.95 if self._seconds else 0.0
-            self._seconds = decay * self._seconds + (1.0 - decay) * seconds
-        if logs is not None and self.verbose == 1:
-            logs.update(self._numbers())
-        super().on_train_batch_end(batch, logs)
+        # A running mean; the first steps are all there is to go by at first.
+        decay = 0.95 if self._timed > UNTIMED + 1 else 0.0
+        self._seconds = decay * self._seconds + (1.0 - decay) * seconds
+        if self.verbose and now - self._printed > PRINT_SECONDS[self.verbose]:
+            self._print(logs or {}, "\r" if self.verbose == 1 else "\n")
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
-            logs.update(self._numbers(), step=self.step)
-        super().on_epoch_end(epoch, logs)
+            logs["step"] = self.step
+            logs["learning_rate"] = float(self.rate(self.step - 1))
+            logs["images_per_s"] = round(self.batch_size / self._seconds, 2)
+            logs["minutes_left"] = round((self.total - self.step) * self._seconds / 60, 2)
+        if self.verbose:
+            self._print(logs or {}, "\n")
 
-    def _numbers(self) -> dict[str, float]:
-        seconds = self._seconds or math.nan
-        return {
-            "learning_rate": float(self.rate(self.step - 1)),
-            "images_per_s": self.batch_size / seconds,
-            "minutes_left": (self.total - self.step) * seconds / 60,
-        }
+    def _print(self, logs: dict[str, float], end: str) -> None:
+        self._printed = time.perf_counter()
+        losses = ", ".join(f"{name.removesuffix('_loss')} {logs[name]:.4g}" for name in LOSSES if name in logs)
+        text = (
+            f"step {self.step} of {self.total}: {losses}, learning rate {float(self.rate(self.step - 1)):.3g}, "
+            f"{self.batch_size / self._seconds:.3g} images/s, {duration((self.total - self.step) * self._seconds)} left"
+        )
+        print(f"{text:<110}" if self.verbose == 1 else text, end=end, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> duration(7.3), duration(200), duration(7500)
+    ('7 s', '3 min', '2 h 5 min')
+    """
+    if seconds < 99:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 class SaveState(keras.callbacks.Callback):

@@ -9,8 +9,9 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from retinanet_tf.compat import optimizer_state, tensorflow_variables
+from retinanet_tf.compat import optimizer_state
 from retinanet_tf.errors import InputError
+from retinanet_tf.inference.checkpoint import link_without_wildcards, named_weights
 from retinanet_tf.models.ema import WeightAverage
 
 KEPT = 2
@@ -28,16 +29,19 @@ class TrainingState:
     """
 
     def __init__(self, folder: Path, model: keras.Model, average: WeightAverage | None = None, is_chief: bool = True):
-        # Plain lists: tf.train's own walk over a Keras 3 model misses the weights of layers that are kept in lists.
+        # By names of ours, which are the same under Keras 2 and 3, and of either's objects its variables alone:
+        # tf.train's own walk over a Keras 3 model misses the weights of layers that are kept in lists.
         self._checkpoint = tf.train.Checkpoint(
-            weights=tensorflow_variables(model.weights),
+            weights=named_weights(model),
             optimizer=optimizer_state(model.optimizer, model.trainable_variables),
             **({"average": average.state} if average else {}),
         )
+        self.folder, self._is_chief = Path(folder), is_chief
         # Otherwise created by the first save, and with several workers all of them must create it together.
         _ = self._checkpoint.save_counter
-        self._folder, self._is_chief = Path(folder), is_chief
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), KEPT, checkpoint_name="step")
+        self._link = link_without_wildcards(self.folder)
+        path = Path(self._link.name) / "checkpoints" if self._link else self.folder
+        self._manager = tf.train.CheckpointManager(self._checkpoint, str(path), KEPT, checkpoint_name="step")
 
     @property
     def newest(self) -> int:
@@ -50,17 +54,19 @@ class TrainingState:
         Raises:
             InputError: there are checkpoints and none of them can be read.
         """
-        paths = self._manager.checkpoints[::-1]
-        for path in paths:
+        reasons = []
+        for path in self._manager.checkpoints[::-1]:
             try:
-                self._checkpoint.restore(path).assert_existing_objects_matched()
+                self._checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
                 return _step(path)
             except (tf.errors.OpError, AssertionError, ValueError) as error:
-                logging.warning("the checkpoint %s can't be read (%s).", path, str(error).splitlines()[0])
-        if paths:
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                reasons.append(f"step-{_step(path)}: {lines[0][:200]}")
+                logging.warning("a checkpoint in %s can't be read: %s", self.folder, reasons[-1])
+        if reasons:
             raise InputError(
-                f"none of the checkpoints in {self._folder} can be read; delete the folder to begin anew, or choose "
-                "another run_dir."
+                f"none of the checkpoints in {self.folder} can be read ({'; '.join(reasons)}); they are left as "
+                "they are: resume with the versions that wrote them (see run.json), or choose another run_dir."
             )
         return 0
 
@@ -80,17 +86,18 @@ class TrainingState:
             raise  # another worker is gone; not the disk's fault
         except (tf.errors.OpError, OSError) as error:
             self._clear(step)
-            latest = self._manager.latest_checkpoint
-            latest = f"{latest} is whole, and the same command resumes from it" if latest else "there is none before it"
+            latest = f"{self.folder / f'step-{self.newest}'} is whole, and the same command resumes from it"
+            if not self.newest:
+                latest = "there is none before it"
             reason = str(getattr(error, "message", None) or error).splitlines()[0]
             raise InputError(
-                f"the checkpoint of step {step} can't be written to {self._folder} ({reason}); {latest}: make room and "
+                f"the checkpoint of step {step} can't be written to {self.folder} ({reason}); {latest}: make room and "
                 "repeat the command."
             ) from None
 
     def _clear(self, step: int) -> None:
         """Removes what a failed save left."""
-        for path in self._folder.glob("*"):
+        for path in self.folder.glob("*"):
             if re.fullmatch(rf"step-{step}([._].*)?", path.name) or path.name == "checkpoint.tmp":
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 

@@ -22,12 +22,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import keras
+
 from retinanet_tf import files
 from retinanet_tf.config.config import Config
 from retinanet_tf.config.flagfile import flagfile
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.inference.checkpoint import SUFFIX, load_config, read_json, save_weights
+from retinanet_tf.inference.checkpoint import SUFFIX, WEIGHTS, load_config, read_json, save_weights
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.provenance import provenance
 
@@ -114,18 +116,32 @@ def start(
         before = {"init_weights": "", **read_json(existing)}
         # Fields that are newer than the run had their default then.
         before["config"] = json.loads(json.dumps(load_config(run_dir).to_dict()))
-        differing = sorted(_differences(before, record))
-        if differing:
+        if differing := sorted(_differences(before, record)):
             raise InputError(
-                f"run_dir={run_dir} holds a job that differs in {', '.join(differing)}; choose another run_dir, or the "
-                f"settings of {run_dir / 'flags.txt'}."
+                f"run_dir={run_dir} holds a job that differs in {', '.join(differing)}; to resume it, give the "
+                f"settings of {run_dir / 'flags.txt'}; to train its weights longer or in another way, give "
+                f"init_weights={run_dir} and another run_dir."
             )
+        _check_keras(run_dir, before.get("made_by", {}))
         return True
     files.make_folder(run_dir, "run_dir")
     files.write_text(run_dir / "flags.txt", flagfile(config, **paths, run_dir=str(run_dir)))
     label_map.save(run_dir / "labels.json")
     files.write_json(existing, {**record, "made_by": {**provenance(), "command": " ".join(sys.argv)}})
     return False
+
+
+def _check_keras(run_dir: Path, made_by: dict[str, str]) -> None:
+    """Raises InputError if an unfinished job was begun under the other of Keras 2 and 3, whose states differ."""
+    versions = {name: made_by.get(name, "") for name in ("keras", "tensorflow")}
+    finished = (run_dir / WEIGHTS).exists()
+    if finished or versions["keras"].split(".")[0] in ("", keras.__version__.split(".")[0]):
+        return
+    raise InputError(
+        f"the checkpoints in {run_dir} were written by Keras {versions['keras']} (TensorFlow "
+        f"{versions['tensorflow']}), whose training state Keras {keras.__version__} can't read; resume with those "
+        f"versions, or start from the weights: give init_weights={run_dir} and another run_dir."
+    )
 
 
 def _differences(before: dict, after: dict) -> Iterator[str]:

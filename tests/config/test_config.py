@@ -8,6 +8,7 @@ from absl import flags
 
 from retinanet_tf import presets
 from retinanet_tf.cli import flags as config_flags
+from retinanet_tf.cli.main import expand_flagfiles
 from retinanet_tf.config.config import Config
 from retinanet_tf.config.flagfile import flagfile
 from retinanet_tf.errors import InputError
@@ -108,6 +109,59 @@ def test_a_flagfile_repeats_the_configuration(parsed, name, tmp_path):
     path.write_text(flagfile(changed))
     flags.DEFINE_string("flagfile", "", "", flag_values=flags.FLAGS) if "flagfile" not in flags.FLAGS else None
     assert parsed(f"--flagfile={path}") == changed
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", "a b", "x[1]*", "a,b", "--steps=3", "# no comment", "'q' \"r\"", "żółw 亀 ☕", "a\\n", "=", "{}"]
+)
+def test_texts_of_any_characters_survive_a_flagfile(parsed, value, tmp_path):
+    """Or are refused: a blank at the end, which is cut off."""
+    if value != value.rstrip():
+        with pytest.raises(InputError, match="no flag file can hold"):
+            flagfile(Config(), data=value)
+        return
+    changed = Config().replace(data_service=value)
+    flags.DEFINE_string("data", "", "", flag_values=flags.FLAGS)
+    (tmp_path / "flags.txt").write_text(flagfile(changed, data=value), encoding="utf-8")
+    arguments = expand_flagfiles([f"--flagfile={tmp_path / 'flags.txt'}"])
+    assert parsed(*arguments) == changed and flags.FLAGS["data"].value == value
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf--steps=5\n",
+        "--steps=5\n".encode("utf-16"),
+        "# caf\xe9\r\n\r\n // no\r\n  --steps=5\r\n".encode(),
+        b"--flagfile=%s/inner.txt",
+        b"-flagfile\n%s/inner.txt",
+    ],
+)
+def test_flag_files_of_every_editor_are_read(content, tmp_path):
+    (tmp_path / "inner.txt").write_text("--steps=5")
+    (tmp_path / "outer.txt").write_bytes(content.replace(b"%s", str(tmp_path).encode()))
+    for arguments in ([f"--flagfile={tmp_path}/outer.txt"], ["--flagfile", f"{tmp_path}/outer.txt"]):
+        assert expand_flagfiles(["--seed=1", *arguments, "--gamma=0"]) == ["--seed=1", "--steps=5", "--gamma=0"]
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ("# caf\xe9\n--steps=5".encode("latin-1"), "isn't text in UTF-8: line 1 has the byte 0xe9"),
+        ("--steps=5\n--data=\u0416".encode("cp1251"), "isn't text in UTF-8: line 2 has the byte 0xc6"),
+        (b"--steps=5\0", "line 1 has a NUL character"),
+        (b"\x89PNG\r\n\x1a\n", "isn't text in UTF-8"),
+        (b"--flagfile=%s", "reads itself"),
+        (b"--flagfile=nowhere.txt", "nowhere.txt can't be read"),
+        (b"--flagfile=", "can't be read"),
+    ],
+)
+def test_flag_files_that_are_no_text_are_one_sentence(content, sentence, tmp_path):
+    path = tmp_path / "flags.txt"
+    path.write_bytes(content.replace(b"%s", str(path).encode()))
+    with pytest.raises(InputError, match=sentence) as raised:
+        expand_flagfiles([f"--flagfile={path}"])
+    assert "\n" not in str(raised.value)
 
 
 def test_another_batch_size_brings_the_schedule_with_it():

@@ -107,3 +107,41 @@ def test_signals_wait_for_the_step_and_leave_as_asked():
     with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("name", ["run [1]", "run*", "what?", "[]", "a\\b [x-z]", "{a,b}", "[/checkpoints", "żółw ☕"])
+def test_checkpoints_in_a_folder_of_any_name(tmp_path, name):
+    """Saved, found again, the oldest removed; nothing of a neighbour that the name would match as a pattern."""
+    neighbour = tmp_path / "run 1"
+    neighbour.mkdir()
+    for kept in ("step-1.index", "step-1.data-00000-of-00001"):
+        (neighbour / kept).write_text("")
+    model, folder = small(), tmp_path / name
+    state = TrainingState(folder, model)
+    for step in (1, 2, 3):
+        state.save(step)
+    weights = train(model, 1)
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"checkpoint"} | {f"step-{n}.{end}" for n in (2, 3) for end in ("index", "data-00000-of-00001")}
+    assert len(list(neighbour.iterdir())) == 2
+    other = small()
+    assert TrainingState(folder, other).restore() == 3
+    for restored, uninterrupted in zip(train(other, 1), weights, strict=True):
+        np.testing.assert_array_equal(restored, uninterrupted)
+
+
+@pytest.mark.parametrize("damage", ["optimizer", "shape", "bytes"])
+def test_no_message_advises_deleting_checkpoints(tmp_path, damage, capfd):
+    """Those of another optimizer, of another network, and damaged ones: a few lines, and the files are as before."""
+    model = small()
+    TrainingState(tmp_path, model).save(1)
+    if damage == "bytes":
+        (tmp_path / "step-1.index").write_bytes(b"?" * 99)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    other = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32 if damage == "shape" else 64, name="dense")])
+    other.compile("adam" if damage == "optimizer" else keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    with pytest.raises(rn.InputError, match="resume with the versions that wrote them") as raised:
+        TrainingState(tmp_path, other).restore()
+    assert "\n" not in str(raised.value) and "delete" not in str(raised.value)
+    assert len(capfd.readouterr().err.splitlines()) < 10
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files

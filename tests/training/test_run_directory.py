@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -53,10 +54,11 @@ def test_the_log_has_rate_speed_and_ap(finished):
     """A row per epoch; AP where it was measured: at the first epoch's end after every 4 steps."""
     run_dir, _ = finished
     rows = log_of(run_dir)
-    assert [float(row["step"]) for row in rows] == [2, 4, 6]
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
     rate = make_schedule(TINY.train)
     np.testing.assert_allclose([float(row["learning_rate"]) for row in rows], [rate(s) for s in (1, 3, 5)], rtol=1e-5)
-    assert all(float(row["images_per_s"]) > 0 for row in rows[1:])
+    assert all(float(row["images_per_s"]) > 0 for row in rows)
+    assert float(rows[0]["minutes_left"]) >= float(rows[-1]["minutes_left"]) == 0
     assert [row["val_AP"] == "nan" for row in rows] == [True, False, True]
 
 
@@ -139,7 +141,7 @@ def test_a_finished_run_is_not_trained_again(finished, jobs_data, capsys):
     run_dir, model = finished
     again = rn.train(TINY, **jobs_data, run_dir=str(run_dir), verbose=2)
     printed = capsys.readouterr().out
-    assert "is finished" in printed and "Epoch" not in printed
+    assert "is finished" in printed and "learning rate" not in printed
     np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
 
 
@@ -156,6 +158,56 @@ def test_a_run_from_before_a_field_existed_is_the_same_job(finished, shards, job
     del record["config"]["loss"]["mining"]
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert run_directory.start(tmp_path, TINY, rn.data.LabelMap.load(shards / "labels.json"), **jobs_data)
+
+
+@pytest.mark.parametrize("changes", [{"steps": 8}, {"learning_rate": 1e-4}, {"batch_size": 2, "gamma": 0.0}])
+def test_another_training_is_told_to_start_from_the_weights(finished, jobs_data, changes):
+    with pytest.raises(rn.InputError, match=f"give init_weights={finished[0]} and another run_dir"):
+        rn.train(TINY.replace(**changes), **jobs_data, run_dir=str(finished[0]))
+
+
+def unfinished(finished, folder, **made_by):
+    """A copy of the run as it was after step 4, as if by the versions `made_by`."""
+    shutil.copytree(finished[0], folder)
+    for path in (folder / "model.weights.h5", *(folder / "checkpoints").glob("step-6.*")):
+        path.unlink()
+    state = folder / "checkpoints/checkpoint"
+    state.write_text('model_checkpoint_path: "step-4"\nall_model_checkpoint_paths: "step-4"\n')
+    record = json.loads((folder / "run.json").read_text())
+    record["made_by"] |= made_by
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_checkpoints_of_the_other_keras_are_resumed_by_their_weights(finished, jobs_data, tmp_path, capsys):
+    """The sentence names the versions and the way, which works before the run is finished too."""
+    other = {"keras": "2.15.0" if hasattr(keras, "ops") else "3.15.1", "tensorflow": "2.99.0"}
+    run_dir = unfinished(finished, tmp_path / "run [1]", **other)
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file() and path.name != "lock"}
+    with pytest.raises(rn.InputError) as raised:
+        rn.train(TINY, **jobs_data, run_dir=str(run_dir), verbose=0)
+    for part in (f"Keras {other['keras']} (TensorFlow 2.99.0)", f"init_weights={run_dir} and another run_dir"):
+        assert part in str(raised.value)
+    after = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file() and path.name != "lock"}
+    assert after == before
+    rn.train(TINY.replace(steps=1), **jobs_data, init_weights=str(run_dir), run_dir=str(tmp_path / "on"), verbose=0)
+    assert "the weights of its checkpoint step-4" in capsys.readouterr().out
+
+
+def test_a_finished_run_of_the_other_keras_is_used_as_it_is(finished, jobs_data, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    record["made_by"]["keras"] = "2.15.0" if hasattr(keras, "ops") else "3.15.1"
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    model = rn.train(TINY, **jobs_data, run_dir=str(tmp_path / "run"), verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0], finished[1].get_weights()[0])
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "--steps=9\n", "a\u2028b", "a ", "caf\udce9"])
+def test_a_name_that_no_flag_file_holds_is_refused_before_anything_is_written(jobs_data, tmp_path, name):
+    with pytest.raises(rn.InputError, match="run_dir=.* which no flag file can hold"):
+        rn.train(TINY, **jobs_data, run_dir=str(tmp_path / name))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
