@@ -42,7 +42,8 @@ def _typed(field: dataclasses.Field, value: Any) -> Any:
     Raises:
         InputError: it is of another type.
     """
-    kinds, wanted = {int: numbers.Integral, float: numbers.Real}, field.type
+    kinds: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real}
+    wanted: Any = field.type
     if not isinstance(field.default, tuple):
         if not isinstance(value, kinds.get(wanted, wanted)) or (isinstance(value, bool) and wanted is not bool):
             raise InputError(f"{field.name}={value!r} must be of type {wanted.__name__}.")
