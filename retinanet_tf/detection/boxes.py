@@ -56,7 +56,11 @@ def giou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     [ 1.   0.  -0.5]
     """
     intersection, union = _overlap(a, b)
-    hull = area(tf.concat([tf.minimum(a[..., :2], b[..., :2]), tf.maximum(a[..., 2:], b[..., 2:])], axis=-1))
+    # No concatenation, nor in `decode`: XLA can't compile its gradient inside a loop, which accumulation is.
+    ax1, ay1, ax2, ay2 = tf.unstack(a, 4, axis=-1)
+    bx1, by1, bx2, by2 = tf.unstack(b, 4, axis=-1)
+    width = tf.maximum(tf.maximum(ax2, bx2) - tf.minimum(ax1, bx1), 0.0)
+    hull = width * tf.maximum(tf.maximum(ay2, by2) - tf.minimum(ay1, by1), 0.0)
     return tf.math.divide_no_nan(intersection, union) - tf.math.divide_no_nan(hull - union, hull)
 
 
@@ -93,10 +97,11 @@ def decode(deltas: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
     >>> print(decode(tf.constant([0.5, 0.0, 0.0, 0.0]), anchor).numpy())
     [ 8.  0. 24. 16.]
     """
-    anchor_centre, anchor_size = _centre_and_size(anchors)
-    centre = deltas[..., :2] * anchor_size + anchor_centre
-    half = 0.5 * tf.exp(tf.minimum(deltas[..., 2:], MAX_LOG_SCALE)) * anchor_size
-    return tf.concat([centre - half, centre + half], axis=-1)
+    centre, size = _centre_and_size(anchors)
+    centre += deltas[..., :2] * size
+    half = 0.5 * tf.exp(tf.minimum(deltas[..., 2:], MAX_LOG_SCALE)) * size
+    corners = tf.unstack(centre - half, 2, axis=-1) + tf.unstack(centre + half, 2, axis=-1)
+    return tf.stack(corners, axis=-1)
 
 
 def clip(boxes: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:

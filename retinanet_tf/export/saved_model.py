@@ -110,7 +110,9 @@ def export(
                 )
                 module.assets = [tf.saved_model.Asset(str(path)) for path in sorted(Path(folder).iterdir())]
                 tf.saved_model.save(module, str(aside), signatures=signatures)
-            requests = [("serving_default", [image]) for image in warmup_images or _generated_images(detector)]
+            requests: list[tuple[str, Any]] = [
+                ("serving_default", [image]) for image in warmup_images or _generated_images(detector)
+            ]
             requests += [(fixed_name(shape), np.full((*shape, 3), 114, np.uint8)) for shape in fixed_shapes]
             _write_warmup(aside / "assets.extra", requests, model_name)
     except (OSError, tf.errors.OpError) as error:

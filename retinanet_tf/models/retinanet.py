@@ -220,7 +220,7 @@ class RetinaNet(keras.Model):
         Raises:
             InputError: the losses aren't those of `retinanet_losses`, or there are metrics.
         """
-        wanted = {"class_logits": ClassificationLoss, "box_deltas": BoxLoss}
+        wanted: dict[str, type] = {"class_logits": ClassificationLoss, "box_deltas": BoxLoss}
         given = loss if isinstance(loss, Mapping) else {}
         if set(given) != set(wanted) or not all(isinstance(given[name], kind) for name, kind in wanted.items()):
             raise InputError(

@@ -29,13 +29,11 @@ def mirrored(boxes, width=70):
     return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_one_version_is_the_plain_detector(detector, jit_compile):
-    source = small_detector(LABEL_MAP, spread=0.1, jit_compile=True) if jit_compile else detector
-    plain, augmented = detector([clutter(0)]), AugmentedDetector(source, flip=False)([clutter(0)])
+def test_one_version_is_the_plain_detector(detector):
+    plain, augmented = detector([clutter(0)]), AugmentedDetector(detector, flip=False)([clutter(0)])
     assert plain["num_detections"][0] > 5
     for name, value in plain.items():
-        np.testing.assert_allclose(augmented[name].numpy(), value.numpy(), atol=1e-2 if jit_compile else 1e-4)
+        np.testing.assert_allclose(augmented[name].numpy(), value.numpy(), atol=1e-4)
 
 
 def test_a_mirrored_image_gives_mirrored_detections(detector):

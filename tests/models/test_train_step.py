@@ -155,12 +155,6 @@ def test_a_data_sets_sample_weights_reach_every_step(step):
     assert history["class_logits_loss"] == [0.0] and history["box_deltas_loss"] == [0.0] and history["loss"][0] > 0
 
 
-@lru_cache
-def two_devices():
-    """Without collectives, whose keys other tests' models share."""
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "changes"),
@@ -169,11 +163,11 @@ def two_devices():
         (Step(bias_lr_factor=2.0), {"mining": "ohem", "mining_examples": 32}),
     ],
 )
-def test_each_replicas_part_is_compiled(step, changes):
+def test_each_replicas_part_is_compiled(two_devices, step, changes):
     """Two devices, compiled and not: the same weights and logs."""
-    _, before, plain, plain_logs, model = weights_after(step, two_devices(), **changes)
+    _, before, plain, plain_logs, model = weights_after(step, two_devices, **changes)
     assert model.xla_scope == "nothing"
-    _, _, compiled, compiled_logs, model = weights_after(step, two_devices(), jit_compile=True, **changes)
+    _, _, compiled, compiled_logs, model = weights_after(step, two_devices, jit_compile=True, **changes)
     assert model.xla_scope == "replica"
     largest = max(np.abs(new - old).max() for new, old in zip(plain, before, strict=True))
     assert largest > 1e-3
@@ -185,8 +179,8 @@ def test_each_replicas_part_is_compiled(step, changes):
 @pytest.mark.parametrize(
     "changes", [{"norm": "batch"}, {"subnet_norm": "batch"}, {"mining": "ohem", "normalizer": "global"}]
 )
-def test_what_devices_exchange_within_a_part_is_not_compiled(changes):
-    with two_devices().scope():
+def test_what_devices_exchange_within_a_part_is_not_compiled(two_devices, changes):
+    with two_devices.scope():
         model = rn.RetinaNet(num_classes=3, **{**TINY_NETWORK, **changes})
         model.compile("sgd", loss=rn.retinanet_losses(), jit_compile=True)
     assert model.xla_scope == "nothing" and not model.jit_compile
