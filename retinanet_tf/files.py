@@ -64,6 +64,20 @@ def make_folder(path: str | os.PathLike, flag: str = "the output folder") -> Non
         raise InputError(f"{flag} {path} can't be written: {error.strerror or error}.") from None
 
 
+@contextmanager
+def output_folder(path: str | os.PathLike, flag: str = "the output folder") -> Iterator[None]:
+    """Creates a folder like `make_folder`; an error in the block removes it again if it was new and is empty."""
+    existed = os.path.isdir(path)
+    make_folder(path, flag)
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            with suppress(OSError):  # it isn't empty
+                os.rmdir(path)
+        raise
+
+
 def read_text(path: str | os.PathLike, what: str) -> str:
     """A text file, local or remote, decoded strictly: UTF-8, or what its first bytes say.
 

@@ -53,11 +53,11 @@ def evaluate(
     Raises:
         InputError: unreadable input, an output folder that can't be written, another dataset's label map.
     """
-    if output is not None:
-        make_folder(output)
     source = read_source(source, images)
     ids = category_ids(detector.label_map, source.label_map, source.name)
     source = _with_categories(source, detector.label_map)
+    if output is not None:
+        make_folder(output)
     records = source.instances["images"]
     results: list[dict[str, Any]] = []
     stream = detect_all(detector, source.encoded(), batch_size)
@@ -82,8 +82,6 @@ def score_results(
     submission: str | None = None,
 ) -> dict[str, float]:
     """Like `evaluate`, but of finished detections in COCO's results format."""
-    if output is not None:
-        make_folder(output)
     truth = source if isinstance(source, GroundTruth) else read_ground_truth(source)
     return _score(truth, results, output, submission, max_detections, {})
 
@@ -130,6 +128,7 @@ def _score(
         logging.warning("%s", remark)
     if output is None:
         return scores.metrics
+    make_folder(output)
     folder, names = Path(output), dict(zip(truth.label_map.ids, truth.label_map.unique_names, strict=True))
     write_json(folder / "detections.json", results)
     if submission:

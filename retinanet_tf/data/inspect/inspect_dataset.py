@@ -64,11 +64,10 @@ def inspect_dataset(
     Raises:
         InputError: data that can't be read at all.
     """
-    files.make_folder(output, "output folder")
     output, pattern = Path(output), None
     damaged: list[str] = []
     sheets: list[tuple[str, np.ndarray]] = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with files.output_folder(output, "output folder"), tempfile.TemporaryDirectory() as scratch:
         if os.path.isdir(data) or str(data).lower().endswith((".json", ".csv")):
             annotations, folder = read_source(data, split, label_map, images)
             picture = _picture_reader(folder)

@@ -19,7 +19,7 @@ from retinanet_tf.data.sources.image_files import BadImage, find_image
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.detection.grids import round_up
 from retinanet_tf.errors import InputError
-from retinanet_tf.files import make_folder, write_json
+from retinanet_tf.files import make_folder, output_folder, write_json
 
 _IMAGES_PER_SHARD = 1000
 
@@ -96,34 +96,30 @@ def prepare(
         raise InputError(f"the image folder {folder} doesn't exist.")
     if on_bad_image == "stop":
         _find_files(chosen, folder, annotations.source, allow_outside)
-    existed = os.path.isdir(output)
-    make_folder(output, "output folder")
     shards = min(shards or round_up(len(chosen), _IMAGES_PER_SHARD) // _IMAGES_PER_SHARD, len(chosen), 99999)
     partial = os.path.join(output, f"{name}.partial")
-    try:
-        label_map = _shared_label_map(output, annotations)
-        shutil.rmtree(partial, ignore_errors=True)
-        make_folder(partial)
-        jobs = {
-            os.path.join(partial, shard_name(name, shard, shards)): [chosen[i] for i in numbers]
-            for shard, numbers in enumerate(np.array_split(np.arange(len(chosen)), shards))
-        }
-        skip_bad = on_bad_image == "skip"
-        reports = write_shards(jobs, folder, label_map, policy, skip_bad, num_workers, progress)
-        options = {"name": name, "shards": shards, "on_bad_image": on_bad_image, **asdict(policy)}
-        summary = {**_summarise(annotations, label_map, name, reports), "settings": options}
-        _write_index(os.path.join(partial, f"{name}.index.npz"), reports)
-        if not os.path.exists(os.path.join(output, "labels.json")):
-            label_map.save(os.path.join(partial, "labels.json"))
-        write_json(os.path.join(partial, f"{name}.summary.json"), summary)
-        _publish(partial, output, name)
-    except OSError as error:
-        raise InputError(f"{output} can't be written: {error.strerror or error}.") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not existed:
-            with suppress(OSError):  # it isn't empty: the dataset is there
-                os.rmdir(output)
+    with output_folder(output, "output folder"):
+        try:
+            label_map = _shared_label_map(output, annotations)
+            shutil.rmtree(partial, ignore_errors=True)
+            make_folder(partial)
+            jobs = {
+                os.path.join(partial, shard_name(name, shard, shards)): [chosen[i] for i in numbers]
+                for shard, numbers in enumerate(np.array_split(np.arange(len(chosen)), shards))
+            }
+            skip_bad = on_bad_image == "skip"
+            reports = write_shards(jobs, folder, label_map, policy, skip_bad, num_workers, progress)
+            options = {"name": name, "shards": shards, "on_bad_image": on_bad_image, **asdict(policy)}
+            summary = {**_summarise(annotations, label_map, name, reports), "settings": options}
+            _write_index(os.path.join(partial, f"{name}.index.npz"), reports)
+            if not os.path.exists(os.path.join(output, "labels.json")):
+                label_map.save(os.path.join(partial, "labels.json"))
+            write_json(os.path.join(partial, f"{name}.summary.json"), summary)
+            _publish(partial, output, name)
+        except OSError as error:
+            raise InputError(f"{output} can't be written: {error.strerror or error}.") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return summary
 
 

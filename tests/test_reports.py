@@ -1,0 +1,406 @@
+"""Inputs of public bug reports, RETINANET_TF_TEST_DATA/reports: each has the outcome that its README.txt calls right.
+
+A test is named after the number of its folder; the last one finds folders without a test.
+"""
+
+import itertools
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from xml.etree import ElementTree
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from small_detectors import TINY_NETWORK, small_detector
+from small_jobs import TINY
+
+import retinanet_tf as rn
+from retinanet_tf.config.flagfile import flagfile
+from retinanet_tf.visualize import draw_detections
+
+CUP = [("cup", [25, 17, 72, 48])]
+
+
+@pytest.fixture(scope="module")
+def reports(test_data):
+    """The folder of the reports."""
+    if not (test_data / "reports").is_dir():
+        pytest.skip(f"{test_data} has no folder reports: the inputs of bug reports.")
+    return test_data / "reports"
+
+
+@pytest.fixture
+def report(reports, request):
+    """The folder whose number is in the test's name."""
+    number = request.node.name.split("_")[1]
+    return next(reports.glob(f"{number}-*"))
+
+
+class Retinanet:
+    """`retinanet COMMAND --flag=value …` in a folder of its own."""
+
+    def __init__(self, forked, folder):
+        self.forked, self.folder, self.outputs = forked, folder, itertools.count()
+
+    def run(self, command, *flags, **more):
+        """(status, everything printed); flags that are None are left out."""
+        flags = [*flags, *(f"--{name}={value}" for name, value in more.items() if value is not None)]
+        status, printed = self.forked.run(command, flags, folder=self.folder)
+        assert "Traceback" not in printed, printed
+        return status, printed
+
+    def __call__(self, command, *flags, **more):
+        """What a command printed that succeeds."""
+        status, printed = self.run(command, *flags, **more)
+        assert status == 0, printed
+        return printed
+
+    def refused(self, command, *flags, status=1, **more):
+        """The sentence of a command that fails with one, as its last line, and leaves no file."""
+        before = set(self.folder.rglob("*"))
+        ended, printed = self.run(command, *flags, **more)
+        lines = printed.splitlines()
+        assert ended == status and [line for line in lines if "error:" in line] == lines[-1:], (ended, printed)
+        assert lines[-1].startswith("error: ") and set(self.folder.rglob("*")) == before
+        return lines[-1]
+
+    def prepared(self, annotations, images=None, **more):
+        """(what `prepare` printed, its records' annotations by file name, its label map)."""
+        more = {"output": f"shards{next(self.outputs)}", "name": "train", **more}
+        printed = self("prepare", annotations=annotations, images=images, num_workers=1, **more)
+        pattern = self.folder / more["output"] / f"{more['name']}-*.tfrecord"
+        records = [record.annotations for record in rn.data.read_records(pattern)]
+        found = {one.file_name: one for one in records}
+        assert len(found) == len(records), "a file name came twice"
+        return printed, found, rn.data.LabelMap.load(pattern.parent / "labels.json")
+
+    def objects(self, *arguments, **more):
+        """{file name: [(category, xyxy box)]} of the records that `prepare` writes."""
+        _, found, label_map = self.prepared(*arguments, **more)
+        names = dict(zip(label_map.ids, label_map.names, strict=True))
+        return {
+            name: [(names[i], box.tolist()) for i, box in zip(one.category_ids, one.boxes, strict=True)]
+            for name, one in found.items()
+        }
+
+    def inspected(self, data, images=None):
+        """(status, report.json) of `inspect`."""
+        output = f"inspection{next(self.outputs)}"
+        status, printed = self.run("inspect", data=data, images=images, output=output)
+        assert (self.folder / output / "report.html").exists(), printed
+        return status, json.loads((self.folder / output / "report.json").read_text())
+
+    def metrics(self, **more):
+        """(what `evaluate` printed, metrics.json)."""
+        output = f"metrics{next(self.outputs)}"
+        printed = self("evaluate", output=output, **more)
+        return printed, json.loads((self.folder / output / "metrics.json").read_text())
+
+
+@pytest.fixture
+def retinanet(forked, tmp_path):
+    return Retinanet(forked, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def detector_file(tmp_path_factory):
+    """A .keras file of a small detector for cup, dog and rare, with its labels.json."""
+    detector = small_detector(rn.data.LabelMap([1, 2, 3], ["cup", "dog", "rare"]))
+    path = tmp_path_factory.mktemp("detector") / "model.keras"
+    detector.model.save(path)
+    detector.label_map.save(path.parent / "labels.json")
+    return path
+
+
+def small_job(**settings):
+    """The flags of a small job on shards with one category."""
+    return flagfile(TINY.replace(num_classes=1, batch_size=2, **settings)).splitlines()
+
+
+def test_01_list_of_names_with_blanks(report, retinanet, tmp_path):
+    copy = tmp_path / "voc"
+    shutil.copytree(report, copy, copy_function=shutil.copyfile)
+    for folder, suffix in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+        copy.joinpath(folder).chmod(0o755)
+        (copy / folder / f"photo.{suffix}").rename(copy / folder / f"street 7.{suffix}")
+    copy.joinpath("ImageSets/Main").chmod(0o755)
+    (copy / "ImageSets/Main/train.txt").write_text("street 7\nphoto (2)\n")
+    for folder, names in ((report, ["photo", "photo (1)", "photo (2)"]), (copy, ["street 7", "photo (2)"])):
+        found = retinanet.objects(folder, split="train")
+        assert {name.removesuffix(".jpg") for name in found} == set(names)
+        for name in names:
+            box = ElementTree.parse(folder / "Annotations" / f"{name}.xml").find("object/bndbox")
+            corners = [float(box.findtext(corner)) for corner in ("xmin", "ymin", "xmax", "ymax")]
+            # VOC's pixels are counted from 1, and the last one is inside.
+            assert found[f"{name}.jpg"] == [("cup", [corners[0] - 1, corners[1] - 1, *corners[2:]])]
+
+
+def test_02_xml_of_another_encoding(report, retinanet):
+    assert set(retinanet.prepared(report / "gbk")[2].names) == {"汽车", "行人"}
+    sentence = retinanet.refused("prepare", annotations=report / "cp1252", output="out")
+    assert "0.xml" in sentence and "UTF-8" in sentence
+
+
+@pytest.mark.slow
+def test_03_brackets_in_folder_names(report, retinanet, tmp_path):
+    retinanet.prepared(report / "boxes.csv", report / "images", output="data [v2]")
+    flags = [*small_job(steps=100, checkpoint_steps=5), "--data=data [v2]/train-*.tfrecord", "--run_dir=run [1]"]
+    run_dir = tmp_path / "run [1]"
+    with ThreadPoolExecutor() as threads:
+        job = threads.submit(retinanet.run, "train", *flags)
+        while not (run_dir / "checkpoints/step-10.index").exists():
+            assert not job.done(), job.result()
+            time.sleep(0.01)
+        os.kill(int((run_dir / "lock").read_text().split()[1]), signal.SIGKILL)
+        assert job.result()[0] == -signal.SIGKILL
+    resumed = re.search(r"resuming after (\d+) of 100 steps", retinanet("train", *flags))
+    assert 10 <= int(resumed[1]) < 100 and (run_dir / "model.weights.h5").exists()
+
+    # TensorFlow itself can't load a SavedModel from such a folder.
+    assert "export [1]" in retinanet.refused("export", checkpoint="run [1]", output="export [1]")
+    retinanet("export", checkpoint="run [1]", output="export")
+    serve = tf.saved_model.load(str(tmp_path / "export/1")).signatures["serving_default"]
+    assert serve(tf.constant([(report / "images/a.jpg").read_bytes()]))["num_detections"].shape == (1,)
+    shutil.copytree(report / "images", tmp_path / "photos [2]")
+    assert "on 1 images" in retinanet("predict", checkpoint="run [1]", images="photos [2]/*.jpg", output="out [3]")
+
+
+def test_04_image_listed_again(report, retinanet):
+    printed, found, _ = retinanet.prepared(report / "train.json", report / "photos")
+    assert {name: len(one) for name, one in found.items()} == {"a.jpg": 3, "b.jpg": 1}
+    status, inspection = retinanet.inspected(report / "train.json", report / "photos")
+    for text in (printed, " ".join(inspection["warnings"] + inspection["errors"])):
+        assert "a.jpg (3 times)" in text
+
+
+def test_05_ids_of_two_kinds(report, retinanet, tmp_path, detector_file):
+    """The numbers of a COCO file with the ids 1, 2 and 3, and, for the right answer, AP 1."""
+    records = list(rn.data.read_records(report / "val-*.tfrecord"))
+    instances = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cup"}]}
+    results = []
+    for number, record in enumerate(records, 1):
+        image = record.annotations
+        (tmp_path / f"{number}.jpg").write_bytes(record.encoded)
+        entry = {"id": number, "file_name": f"{number}.jpg", "width": image.width, "height": image.height}
+        instances["images"].append(entry)
+        for box, area in zip(rn.data.xyxy_to_coco(image.boxes).tolist(), image.area.tolist(), strict=True):
+            more = {"id": len(results) + 1, "image_id": number, "area": area, "iscrowd": 0}
+            instances["annotations"].append({"bbox": box, "category_id": 1, **more})
+            results.append({"image_id": image.image_id, "category_id": 1, "bbox": box, "score": 0.9})
+    (tmp_path / "numbered.json").write_text(json.dumps(instances))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    shards = report / "val-*.tfrecord"
+    assert {row["image_id"] for row in results} == {"0001", "0002", "0002_flip"}
+    assert retinanet.metrics(results="results.json", data=shards)[1]["AP"] == pytest.approx(1.0)
+    expected = retinanet.metrics(checkpoint=detector_file, annotations="numbered.json", images=".")[1]
+    metrics = retinanet.metrics(checkpoint=detector_file, data=shards)[1]
+    assert metrics["detections"] > 0 and metrics["images"] == 3
+    assert {name: metrics[name] for name in metrics if name not in ("source", "made_by")} == {
+        name: expected[name] for name in expected if name not in ("source", "made_by")
+    }
+
+
+def test_06_malformed_results(report, retinanet):
+    fields = {
+        "empty_bbox": "bbox []",
+        "list_image": "image_id [1]",
+        "null_bbox": "bbox None",
+        "three": "bbox [1, 2, 3]",
+    }
+    fields |= {"null_score": "score None", "string_score": "score '0.9' (a text)", "string_bbox": "bbox ['25', '17'"}
+    fields |= {"string_image": "image_id '1' (a text)"}
+    files = {path.stem for path in report.glob("*.json")} - {"gt"}
+    assert files == {*fields, "bom"}
+    for name, field in fields.items():
+        sentence = retinanet.refused("evaluate", results=report / f"{name}.json", annotations=report / "gt.json")
+        assert "detection 0" in sentence and field in sentence
+    printed = retinanet("evaluate", results=report / "bom.json", annotations=report / "gt.json")
+    assert "AP 100.0" in printed
+
+
+def test_07_category_name_twice(report, retinanet, tmp_path):
+    printed, _, label_map = retinanet.prepared(report / "train.json", report / "photos", output="shards")
+    assert "several categories are named 'fish'" in printed and "without an object: fish (0)" in printed
+    assert label_map.ids == (0, 1, 2) and label_map.names == ("fish", "fish", "cup")
+    summary = json.loads((tmp_path / "shards/train.summary.json").read_text())
+    assert summary["categories"] == {"fish (0)": 0, "fish (1)": 1, "cup": 1}
+    _, metrics = retinanet.metrics(results=report / "results.json", annotations=report / "two_fish.json")
+    assert metrics["per_category"] == pytest.approx({"fish (0)": 0.0, "fish (1)": 1.0, "cup": 1.0})
+
+
+def test_08_names_that_the_font_lacks(report, tmp_path, monkeypatch):
+    """No two letters look alike, as squares for missing ones would; without a font, each becomes its category id."""
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path(str(report / "draw_names.py"))["names"]
+    assert Image.open("drawn.png").size == (400, 440)
+    letters = [*{letter: None for name in names for letter in name}]
+    grey, box = np.full((100, 200, 3), 128, np.uint8), np.array([[10, 50, 190, 90]], np.float32)
+    pictures = [draw_detections(grey, box, [0], [0.9], [letter], ids=[i]) for i, letter in enumerate(letters)]
+    assert len({picture.tobytes() for picture in pictures}) == len(letters) > 15
+
+
+def test_09_more_than_a_hundred_objects(report, retinanet):
+    flags = {"results": report / "perfect.json", "annotations": report / "gt.json"}
+    printed, metrics = retinanet.metrics(**flags)
+    assert metrics["AP"] == pytest.approx(0.337, abs=5e-4) and "more than 100 objects" in printed
+    printed, metrics = retinanet.metrics(**flags, max_detections=300)
+    assert metrics["AP"] == pytest.approx(1.0) and "more than" not in printed
+
+
+@pytest.mark.parametrize(("name", "category"), [("result.json", "cup"), ("boxes.csv", "happy")])
+def test_10_backslashes_in_file_names(report, retinanet, name, category):
+    assert [*retinanet.objects(report / name, report / "photos").values()] == [[(category, CUP[0][1])]]
+
+
+def test_11_val_lacks_a_category(report, retinanet, detector_file):
+    images = report / "photos"
+    retinanet.prepared(report / "train.json", images, output="both")
+    _, found, label_map = retinanet.prepared(report / "val.json", images, output="both", name="val")
+    assert label_map.names == ("cup", "dog", "rare") and [len(one) for one in found.values()] == [2]
+    for source in ({"annotations": report / "val.json", "images": images}, {"data": "both/val-*.tfrecord"}):
+        assert retinanet.metrics(checkpoint=detector_file, **source)[1]["per_category"]["rare"] == -1.0
+
+
+@pytest.mark.slow
+def test_12_go_on_longer(reports, retinanet, tmp_path):
+    boxes = next(reports.glob("03-*"))
+    retinanet.prepared(boxes / "boxes.csv", boxes / "images", output="shards")
+    job = [*small_job(steps=2, checkpoint_steps=1), "--data=shards/train-*.tfrecord"]
+    retinanet("train", *job, run_dir="run")
+    for change in ("--steps=4", "--learning_rate=0.0001"):
+        sentence = retinanet.refused("train", *job, change, run_dir="run")
+        assert change[2:].split("=")[0] in sentence and "give --init_weights=run and another --run_dir" in sentence
+    retinanet("train", *job, "--steps=4", init_weights="run", run_dir="longer")
+    assert (tmp_path / "longer/model.weights.h5").exists()
+
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    record["made_by"]["keras"] = other = "2.15.0" if hasattr(keras, "ops") else "3.15.1"
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    (tmp_path / "run/model.weights.h5").unlink()  # as a job that was killed before its end
+    sentence = retinanet.refused("train", *job, run_dir="run")
+    assert (
+        f"Keras {other}" in sentence and f"Keras {keras.__version__}" in sentence and "--init_weights=run" in sentence
+    )
+
+
+def test_13_null_and_text_fields(report, retinanet):
+    images = report / "photos"
+    prepared = {
+        name: retinanet.prepared(report / f"{name}.json", images)[1]["a.jpg"] for name in ("crowd_null", "no_id")
+    }
+    assert prepared["crowd_null"].iscrowd.tolist() == [False, False]
+    assert len(set(prepared["no_id"].annotation_ids.tolist())) == 2
+    for name in ("bbox_null", "bbox_empty"):
+        sentence = retinanet.refused("prepare", annotations=report / f"{name}.json", images=images, output="out")
+        assert "annotation 2" in sentence and "--on_bad_image=skip" in sentence
+        assert retinanet.objects(report / f"{name}.json", images, on_bad_image="skip") == {"a.jpg": CUP}
+    sentence = retinanet.refused("prepare", annotations=report / "cat_name_null.json", images=images, output="out")
+    assert "name None" in sentence
+    assert len(list(report.glob("*.json"))) == 5
+
+
+def answers(script, capsys, folder, monkeypatch):
+    """{case: what a script of a report printed of it}, the network being a small one."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    monkeypatch.setattr(rn, "RetinaNet", partial(rn.RetinaNet, **TINY_NETWORK))
+    runpy.run_path(str(script), run_name="__main__")
+    printed = re.findall(r"^(\w+) (.*)$", capsys.readouterr().out, re.MULTILINE)
+    return dict(printed)
+
+
+def test_14_one_image_and_a_path(report, tmp_path, capsys, monkeypatch):
+    """Detected on, or one sentence."""
+    printed = answers(report / "one_image.py", capsys, tmp_path, monkeypatch)
+    assert printed.pop("uint16").startswith("InputError images[0] has values from 0 to 65278")
+    assert set(printed) == {"array", "path", "Path", "picture", "bytes", "grey", "paths"}
+    for answer in printed.values():
+        assert re.fullmatch(r"\[\d+\] \[\[[\d.e-]+\]\]", answer), printed
+
+
+def test_15_csv_of_other_tools(report, retinanet):
+    for path in sorted(report.glob("*.csv")):
+        if path.stem != "semicolon":
+            assert retinanet.objects(path, report / "photos") == {"a.jpg": CUP}, path.name
+    sentence = retinanet.refused(
+        "prepare", annotations=path.with_stem("semicolon"), images=report / "photos", output="out"
+    )
+    assert "line 1 has semicolons" in sentence
+
+
+def test_16_split_of_background_alone(report, retinanet):
+    printed, found, _ = retinanet.prepared(report / "val.json", report / "photos", name="val")
+    assert [len(one) for one in found.values()] == [0, 0] and "warning: " in printed and "no box" in printed
+
+
+def test_17_every_box_a_crowd(report, retinanet):
+    printed, _, _ = retinanet.prepared(report / "train.json", report / "photos")
+    status, inspection = retinanet.inspected(report / "train.json", report / "photos")
+    for text in (printed, " ".join(inspection["warnings"] + inspection["errors"])):
+        assert "all 4 boxes" in text and "crowds" in text and "no box at all" not in text
+
+
+@pytest.mark.parametrize("number", ["h01", "h02", "h03"])
+def test_json_that_is_refused(reports, retinanet, tmp_path, number):
+    """Every file of these reports, by both commands that read it."""
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (80, 60)).save(tmp_path / "photos/a.jpg")
+    files = sorted(next(reports.glob(f"{number}-*")).glob("*.json"))
+    assert files
+    for path in files:
+        for command, flags in (("prepare", {"annotations": path}), ("inspect", {"data": path})):
+            sentence = retinanet.refused(command, **flags, images="photos", output="out")
+            assert path.name in sentence and (number == "h02" or " 1 " in sentence)
+
+
+def test_h04_record_of_a_terabyte(report, retinanet, tmp_path, detector_file):
+    for path in (detector_file, report / "labels.json"):
+        shutil.copyfile(path, tmp_path / path.name)
+    data, damaged = report / "big-*.tfrecord", f"record 0 of {report / 'big-00000-of-00001.tfrecord'} is damaged"
+    assert damaged in retinanet.refused("evaluate", checkpoint="model.keras", data=data)
+    assert damaged in retinanet.refused("train", data=data, preset="mini", num_classes=3, run_dir="run")
+    status, inspection = retinanet.inspected(data)
+    assert status == 1 and any(damaged in error for error in inspection["errors"])
+
+
+def test_h05_checkpoints_that_do_not_load(report, retinanet, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (80, 60)).save(tmp_path / "photos/a.jpg")
+    for path in sorted(report.iterdir()):
+        if path.suffix == ".h5":
+            sentence = retinanet.refused("import-weights", source="keras", file=path, output="out")
+        elif path.name != "README.txt":
+            sentence = retinanet.refused("predict", checkpoint=path, images="photos", output="out")
+        assert path.name == "README.txt" or path.name in sentence
+
+
+def test_h06_flag_file_that_is_not_utf8(report, retinanet):
+    assert "c.flags" in retinanet.refused("train", status=2, flagfile=report / "c.flags")
+
+
+@pytest.mark.slow
+def test_h07_keras_user(report, tmp_path, capsys, monkeypatch):
+    """Trained with finite losses, or one sentence; a clone of Keras 3 isn't a RetinaNet, as its documentation says."""
+    documentation = rn.RetinaNet.__doc__
+    printed = answers(report / "keras_user.py", capsys, tmp_path, monkeypatch)
+    assert "RetinaNet" in printed.pop("clone") or "clone_model" in documentation
+    trained = {name: json.loads(printed.pop(name).replace("'", '"')) for name in ("jit", "sample_weight")}
+    assert all(np.isfinite(history["loss"]).all() for history in trained.values())
+    assert set(printed) == {"no_loss", "metrics", "normalised_boxes", "pixels_0_1", "labels_too_large", "wrong_keys"}
+    assert all(re.fullmatch(r"InputError .+\.", answer) for answer in printed.values()), printed
+
+
+def test_every_report_has_a_test(reports):
+    tested = set(re.findall(r"\b(h?\d\d)\b", " ".join(name.replace("_", " ") for name in globals() if "test_" in name)))
+    folders = {folder.name.partition("-")[0] for folder in reports.iterdir() if folder.is_dir()}
+    assert folders - tested - {"h01", "h02", "h03"} == set()
