@@ -34,9 +34,9 @@ def _seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def stack() -> str:
-    """The versions that a measurement belongs to."""
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras")]
+def stack(*packages: str) -> str:
+    """The versions that a measurement belongs to, by default those of TensorFlow and Keras."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages or ("tensorflow", "keras")]
     return ", ".join([f"Python {platform.python_version()}", *versions])
 
 
