@@ -14,7 +14,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from xml.etree import ElementTree
 
 import keras
 import numpy as np
@@ -94,17 +93,18 @@ class Retinanet:
         }
 
     def inspected(self, data, images=None):
-        """(status, report.json) of `inspect`."""
+        """(status, errors and warnings) of `inspect`."""
         output = f"inspection{next(self.outputs)}"
         status, printed = self.run("inspect", data=data, images=images, output=output)
         assert (self.folder / output / "report.html").exists(), printed
-        return status, json.loads((self.folder / output / "report.json").read_text())
+        report = json.loads((self.folder / output / "report.json").read_text())
+        return status, " ".join(report["errors"] + report["warnings"])
 
     def metrics(self, **more):
-        """(what `evaluate` printed, metrics.json)."""
-        output = f"metrics{next(self.outputs)}"
-        printed = self("evaluate", output=output, **more)
-        return printed, json.loads((self.folder / output / "metrics.json").read_text())
+        """metrics.json of `evaluate`."""
+        more = {"output": f"metrics{next(self.outputs)}", **more}
+        self("evaluate", **more)
+        return json.loads((self.folder / more["output"] / "metrics.json").read_text())
 
 
 @pytest.fixture
@@ -128,21 +128,19 @@ def small_job(**settings):
 
 
 def test_01_list_of_names_with_blanks(report, retinanet, tmp_path):
-    copy = tmp_path / "voc"
-    shutil.copytree(report, copy, copy_function=shutil.copyfile)
+    """The list of the report, and one of `street 7`."""
     for folder, suffix in (("Annotations", "xml"), ("JPEGImages", "jpg")):
-        copy.joinpath(folder).chmod(0o755)
-        (copy / folder / f"photo.{suffix}").rename(copy / folder / f"street 7.{suffix}")
-    copy.joinpath("ImageSets/Main").chmod(0o755)
-    (copy / "ImageSets/Main/train.txt").write_text("street 7\nphoto (2)\n")
-    for folder, names in ((report, ["photo", "photo (1)", "photo (2)"]), (copy, ["street 7", "photo (2)"])):
-        found = retinanet.objects(folder, split="train")
-        assert {name.removesuffix(".jpg") for name in found} == set(names)
-        for name in names:
-            box = ElementTree.parse(folder / "Annotations" / f"{name}.xml").find("object/bndbox")
-            corners = [float(box.findtext(corner)) for corner in ("xmin", "ymin", "xmax", "ymax")]
-            # VOC's pixels are counted from 1, and the last one is inside.
-            assert found[f"{name}.jpg"] == [("cup", [corners[0] - 1, corners[1] - 1, *corners[2:]])]
+        (tmp_path / folder).mkdir()
+        shutil.copyfile(report / folder / f"photo.{suffix}", tmp_path / folder / f"street 7.{suffix}")
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/train.txt").write_text("street 7\n")
+    assert retinanet.objects(tmp_path, split="train") == {"street 7.jpg": [("cup", [4, 4, 50, 50])]}
+    found = retinanet.objects(report, split="train")
+    assert {name: objects[0][1] for name, objects in found.items()} == {
+        "photo.jpg": [4, 4, 50, 50],  # VOC counts pixels from 1
+        "photo (1).jpg": [14, 4, 60, 50],
+        "photo (2).jpg": [24, 4, 70, 50],
+    }
 
 
 def test_02_xml_of_another_encoding(report, retinanet):
@@ -154,7 +152,7 @@ def test_02_xml_of_another_encoding(report, retinanet):
 @pytest.mark.slow
 def test_03_brackets_in_folder_names(report, retinanet, tmp_path):
     retinanet.prepared(report / "boxes.csv", report / "images", output="data [v2]")
-    flags = [*small_job(steps=100, checkpoint_steps=5), "--data=data [v2]/train-*.tfrecord", "--run_dir=run [1]"]
+    flags = [*small_job(steps=60, checkpoint_steps=5), "--data=data [v2]/train-*.tfrecord", "--run_dir=run [1]"]
     run_dir = tmp_path / "run [1]"
     with ThreadPoolExecutor() as threads:
         job = threads.submit(retinanet.run, "train", *flags)
@@ -163,8 +161,8 @@ def test_03_brackets_in_folder_names(report, retinanet, tmp_path):
             time.sleep(0.01)
         os.kill(int((run_dir / "lock").read_text().split()[1]), signal.SIGKILL)
         assert job.result()[0] == -signal.SIGKILL
-    resumed = re.search(r"resuming after (\d+) of 100 steps", retinanet("train", *flags))
-    assert 10 <= int(resumed[1]) < 100 and (run_dir / "model.weights.h5").exists()
+    resumed = re.search(r"resuming after (\d+) of 60 steps", retinanet("train", *flags))
+    assert 10 <= int(resumed[1]) < 60 and (run_dir / "model.weights.h5").exists()
 
     # TensorFlow itself can't load a SavedModel from such a folder.
     assert "export [1]" in retinanet.refused("export", checkpoint="run [1]", output="export [1]")
@@ -178,54 +176,38 @@ def test_03_brackets_in_folder_names(report, retinanet, tmp_path):
 def test_04_image_listed_again(report, retinanet):
     printed, found, _ = retinanet.prepared(report / "train.json", report / "photos")
     assert {name: len(one) for name, one in found.items()} == {"a.jpg": 3, "b.jpg": 1}
-    status, inspection = retinanet.inspected(report / "train.json", report / "photos")
-    for text in (printed, " ".join(inspection["warnings"] + inspection["errors"])):
+    for text in (printed, retinanet.inspected(report / "train.json", report / "photos")[1]):
         assert "a.jpg (3 times)" in text
 
 
 def test_05_ids_of_two_kinds(report, retinanet, tmp_path, detector_file):
-    """The numbers of a COCO file with the ids 1, 2 and 3, and, for the right answer, AP 1."""
-    records = list(rn.data.read_records(report / "val-*.tfrecord"))
-    instances = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cup"}]}
-    results = []
-    for number, record in enumerate(records, 1):
-        image = record.annotations
-        (tmp_path / f"{number}.jpg").write_bytes(record.encoded)
-        entry = {"id": number, "file_name": f"{number}.jpg", "width": image.width, "height": image.height}
-        instances["images"].append(entry)
-        for box, area in zip(rn.data.xyxy_to_coco(image.boxes).tolist(), image.area.tolist(), strict=True):
-            more = {"id": len(results) + 1, "image_id": number, "area": area, "iscrowd": 0}
-            instances["annotations"].append({"bbox": box, "category_id": 1, **more})
-            results.append({"image_id": image.image_id, "category_id": 1, "bbox": box, "score": 0.9})
-    (tmp_path / "numbered.json").write_text(json.dumps(instances))
-    (tmp_path / "results.json").write_text(json.dumps(results))
+    """The right answer has AP 1, and what a detector finds has the same numbers when it is scored again."""
     shards = report / "val-*.tfrecord"
-    assert {row["image_id"] for row in results} == {"0001", "0002", "0002_flip"}
-    assert retinanet.metrics(results="results.json", data=shards)[1]["AP"] == pytest.approx(1.0)
-    expected = retinanet.metrics(checkpoint=detector_file, annotations="numbered.json", images=".")[1]
-    metrics = retinanet.metrics(checkpoint=detector_file, data=shards)[1]
-    assert metrics["detections"] > 0 and metrics["images"] == 3
-    assert {name: metrics[name] for name in metrics if name not in ("source", "made_by")} == {
-        name: expected[name] for name in expected if name not in ("source", "made_by")
-    }
+    images = [record.annotations for record in rn.data.read_records(shards)]
+    assert [image.image_id for image in images] == ["0001", "0002", "0002_flip"]
+    right = [
+        {"image_id": image.image_id, "category_id": 1, "bbox": box, "score": 0.9}
+        for image in images
+        for box in rn.data.xyxy_to_coco(image.boxes).tolist()
+    ]
+    (tmp_path / "right.json").write_text(json.dumps(right))
+    assert retinanet.metrics(results="right.json", data=shards)["AP"] == pytest.approx(1.0)
+    found = retinanet.metrics(checkpoint=detector_file, data=shards, output="found")
+    cups = [row for row in json.loads((tmp_path / "found/detections.json").read_text()) if row["category_id"] == 1]
+    (tmp_path / "cups.json").write_text(json.dumps(cups))
+    again = retinanet.metrics(results="cups.json", data=shards)
+    assert cups and found["images"] == 3 and all(again[name] == found[name] for name in ("AP", "AR100", "images"))
 
 
 def test_06_malformed_results(report, retinanet):
-    fields = {
-        "empty_bbox": "bbox []",
-        "list_image": "image_id [1]",
-        "null_bbox": "bbox None",
-        "three": "bbox [1, 2, 3]",
-    }
-    fields |= {"null_score": "score None", "string_score": "score '0.9' (a text)", "string_bbox": "bbox ['25', '17'"}
-    fields |= {"string_image": "image_id '1' (a text)"}
-    files = {path.stem for path in report.glob("*.json")} - {"gt"}
-    assert files == {*fields, "bom"}
-    for name, field in fields.items():
-        sentence = retinanet.refused("evaluate", results=report / f"{name}.json", annotations=report / "gt.json")
-        assert "detection 0" in sentence and field in sentence
-    printed = retinanet("evaluate", results=report / "bom.json", annotations=report / "gt.json")
-    assert "AP 100.0" in printed
+    paths = sorted({*report.glob("*.json")} - {report / "bom.json", report / "gt.json"})
+    assert len(paths) == 8
+    for path in paths:
+        sentence = retinanet.refused("evaluate", results=path, annotations=report / "gt.json")
+        field = {"image": "image_id", "three": "bbox"}.get(path.stem.split("_")[-1], path.stem.split("_")[-1])
+        assert f"detection 0 has {field}" in sentence or f"detection 0 (image 1) has {field}" in sentence
+        assert ("text" in sentence) == (path.stem in ("string_image", "string_score"))
+    assert "AP 100.0" in retinanet("evaluate", results=report / "bom.json", annotations=report / "gt.json")
 
 
 def test_07_category_name_twice(report, retinanet, tmp_path):
@@ -234,7 +216,7 @@ def test_07_category_name_twice(report, retinanet, tmp_path):
     assert label_map.ids == (0, 1, 2) and label_map.names == ("fish", "fish", "cup")
     summary = json.loads((tmp_path / "shards/train.summary.json").read_text())
     assert summary["categories"] == {"fish (0)": 0, "fish (1)": 1, "cup": 1}
-    _, metrics = retinanet.metrics(results=report / "results.json", annotations=report / "two_fish.json")
+    metrics = retinanet.metrics(results=report / "results.json", annotations=report / "two_fish.json")
     assert metrics["per_category"] == pytest.approx({"fish (0)": 0.0, "fish (1)": 1.0, "cup": 1.0})
 
 
@@ -251,10 +233,10 @@ def test_08_names_that_the_font_lacks(report, tmp_path, monkeypatch):
 
 def test_09_more_than_a_hundred_objects(report, retinanet):
     flags = {"results": report / "perfect.json", "annotations": report / "gt.json"}
-    printed, metrics = retinanet.metrics(**flags)
-    assert metrics["AP"] == pytest.approx(0.337, abs=5e-4) and "more than 100 objects" in printed
-    printed, metrics = retinanet.metrics(**flags, max_detections=300)
-    assert metrics["AP"] == pytest.approx(1.0) and "more than" not in printed
+    printed = retinanet("evaluate", **flags)
+    assert "AP  33.7" in printed and "more than 100 objects" in printed
+    printed = retinanet("evaluate", **flags, max_detections=300)
+    assert "AP 100.0" in printed and "more than" not in printed
 
 
 @pytest.mark.parametrize(("name", "category"), [("result.json", "cup"), ("boxes.csv", "happy")])
@@ -268,7 +250,7 @@ def test_11_val_lacks_a_category(report, retinanet, detector_file):
     _, found, label_map = retinanet.prepared(report / "val.json", images, output="both", name="val")
     assert label_map.names == ("cup", "dog", "rare") and [len(one) for one in found.values()] == [2]
     for source in ({"annotations": report / "val.json", "images": images}, {"data": "both/val-*.tfrecord"}):
-        assert retinanet.metrics(checkpoint=detector_file, **source)[1]["per_category"]["rare"] == -1.0
+        assert retinanet.metrics(checkpoint=detector_file, **source)["per_category"]["rare"] == -1.0
 
 
 @pytest.mark.slow
@@ -288,25 +270,21 @@ def test_12_go_on_longer(reports, retinanet, tmp_path):
     (tmp_path / "run/run.json").write_text(json.dumps(record))
     (tmp_path / "run/model.weights.h5").unlink()  # as a job that was killed before its end
     sentence = retinanet.refused("train", *job, run_dir="run")
-    assert (
-        f"Keras {other}" in sentence and f"Keras {keras.__version__}" in sentence and "--init_weights=run" in sentence
-    )
+    assert all(part in sentence for part in (f"Keras {other}", f"Keras {keras.__version__}", "--init_weights=run"))
 
 
 def test_13_null_and_text_fields(report, retinanet):
     images = report / "photos"
-    prepared = {
-        name: retinanet.prepared(report / f"{name}.json", images)[1]["a.jpg"] for name in ("crowd_null", "no_id")
-    }
-    assert prepared["crowd_null"].iscrowd.tolist() == [False, False]
-    assert len(set(prepared["no_id"].annotation_ids.tolist())) == 2
-    for name in ("bbox_null", "bbox_empty"):
-        sentence = retinanet.refused("prepare", annotations=report / f"{name}.json", images=images, output="out")
+    crowd, unnumbered = (
+        retinanet.prepared(report / name, images)[1]["a.jpg"] for name in ("crowd_null.json", "no_id.json")
+    )
+    assert crowd.iscrowd.tolist() == [False, False] and len(set(unnumbered.annotation_ids.tolist())) == 2
+    for path in (report / "bbox_null.json", report / "bbox_empty.json"):
+        sentence = retinanet.refused("prepare", annotations=path, images=images, output="out")
         assert "annotation 2" in sentence and "--on_bad_image=skip" in sentence
-        assert retinanet.objects(report / f"{name}.json", images, on_bad_image="skip") == {"a.jpg": CUP}
-    sentence = retinanet.refused("prepare", annotations=report / "cat_name_null.json", images=images, output="out")
-    assert "name None" in sentence
-    assert len(list(report.glob("*.json"))) == 5
+        assert retinanet.objects(path, images, on_bad_image="skip") == {"a.jpg": CUP}
+    flags = {"annotations": report / "cat_name_null.json", "images": images, "output": "out"}
+    assert "name None" in retinanet.refused("prepare", **flags) and len(list(report.glob("*.json"))) == 5
 
 
 def answers(script, capsys, folder, monkeypatch):
@@ -315,8 +293,7 @@ def answers(script, capsys, folder, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(script)])
     monkeypatch.setattr(rn, "RetinaNet", partial(rn.RetinaNet, **TINY_NETWORK))
     runpy.run_path(str(script), run_name="__main__")
-    printed = re.findall(r"^(\w+) (.*)$", capsys.readouterr().out, re.MULTILINE)
-    return dict(printed)
+    return dict(re.findall(r"^(\w+) (.*)$", capsys.readouterr().out, re.MULTILINE))
 
 
 def test_14_one_image_and_a_path(report, tmp_path, capsys, monkeypatch):
@@ -329,13 +306,11 @@ def test_14_one_image_and_a_path(report, tmp_path, capsys, monkeypatch):
 
 
 def test_15_csv_of_other_tools(report, retinanet):
-    for path in sorted(report.glob("*.csv")):
-        if path.stem != "semicolon":
-            assert retinanet.objects(path, report / "photos") == {"a.jpg": CUP}, path.name
-    sentence = retinanet.refused(
-        "prepare", annotations=path.with_stem("semicolon"), images=report / "photos", output="out"
-    )
-    assert "line 1 has semicolons" in sentence
+    semicolons = report / "semicolon.csv"
+    for path in {*report.glob("*.csv")} - {semicolons}:
+        assert retinanet.objects(path, report / "photos") == {"a.jpg": CUP}, path.name
+    flags = {"annotations": semicolons, "images": report / "photos", "output": "out"}
+    assert "line 1 has semicolons" in retinanet.refused("prepare", **flags)
 
 
 def test_16_split_of_background_alone(report, retinanet):
@@ -345,22 +320,31 @@ def test_16_split_of_background_alone(report, retinanet):
 
 def test_17_every_box_a_crowd(report, retinanet):
     printed, _, _ = retinanet.prepared(report / "train.json", report / "photos")
-    status, inspection = retinanet.inspected(report / "train.json", report / "photos")
-    for text in (printed, " ".join(inspection["warnings"] + inspection["errors"])):
+    for text in (printed, retinanet.inspected(report / "train.json", report / "photos")[1]):
         assert "all 4 boxes" in text and "crowds" in text and "no box at all" not in text
 
 
-@pytest.mark.parametrize("number", ["h01", "h02", "h03"])
-def test_json_that_is_refused(reports, retinanet, tmp_path, number):
-    """Every file of these reports, by both commands that read it."""
-    (tmp_path / "photos").mkdir()
-    Image.new("RGB", (80, 60)).save(tmp_path / "photos/a.jpg")
-    files = sorted(next(reports.glob(f"{number}-*")).glob("*.json"))
-    assert files
-    for path in files:
-        for command, flags in (("prepare", {"annotations": path}), ("inspect", {"data": path})):
-            sentence = retinanet.refused(command, **flags, images="photos", output="out")
-            assert path.name in sentence and (number == "h02" or " 1 " in sentence)
+def refused_files(report, retinanet):
+    """The sentences of both commands that read the JSON files of a report."""
+    Image.new("RGB", (80, 60)).save(retinanet.folder / "a.jpg")
+    for path in sorted(report.glob("*.json")):
+        for command, flag in (("prepare", "annotations"), ("inspect", "data")):
+            sentence = retinanet.refused(command, **{flag: path}, images=".", output="out")
+            assert path.name in sentence
+            yield sentence
+
+
+def test_h01_empty_images_list(report, retinanet):
+    assert all("annotation 1 belongs to image id 1" in sentence for sentence in refused_files(report, retinanet))
+
+
+def test_h02_json_beyond_python(report, retinanet):
+    assert len(list(refused_files(report, retinanet))) == 12
+
+
+def test_h03_names_that_are_no_text(report, retinanet):
+    parts = ("image 1 has the file_name", "category has id 1 and name")
+    assert all(any(part in sentence for part in parts) for sentence in refused_files(report, retinanet))
 
 
 def test_h04_record_of_a_terabyte(report, retinanet, tmp_path, detector_file):
@@ -369,19 +353,18 @@ def test_h04_record_of_a_terabyte(report, retinanet, tmp_path, detector_file):
     data, damaged = report / "big-*.tfrecord", f"record 0 of {report / 'big-00000-of-00001.tfrecord'} is damaged"
     assert damaged in retinanet.refused("evaluate", checkpoint="model.keras", data=data)
     assert damaged in retinanet.refused("train", data=data, preset="mini", num_classes=3, run_dir="run")
-    status, inspection = retinanet.inspected(data)
-    assert status == 1 and any(damaged in error for error in inspection["errors"])
+    status, said = retinanet.inspected(data)
+    assert status == 1 and damaged in said
 
 
 def test_h05_checkpoints_that_do_not_load(report, retinanet, tmp_path):
-    (tmp_path / "photos").mkdir()
-    Image.new("RGB", (80, 60)).save(tmp_path / "photos/a.jpg")
-    for path in sorted(report.iterdir()):
+    Image.new("RGB", (80, 60)).save(tmp_path / "a.jpg")
+    for path in {*report.iterdir()} - {report / "README.txt"}:
         if path.suffix == ".h5":
             sentence = retinanet.refused("import-weights", source="keras", file=path, output="out")
-        elif path.name != "README.txt":
-            sentence = retinanet.refused("predict", checkpoint=path, images="photos", output="out")
-        assert path.name == "README.txt" or path.name in sentence
+        else:
+            sentence = retinanet.refused("predict", checkpoint=path, images="a.jpg", output="out")
+        assert path.name in sentence
 
 
 def test_h06_flag_file_that_is_not_utf8(report, retinanet):
@@ -401,6 +384,5 @@ def test_h07_keras_user(report, tmp_path, capsys, monkeypatch):
 
 
 def test_every_report_has_a_test(reports):
-    tested = set(re.findall(r"\b(h?\d\d)\b", " ".join(name.replace("_", " ") for name in globals() if "test_" in name)))
     folders = {folder.name.partition("-")[0] for folder in reports.iterdir() if folder.is_dir()}
-    assert folders - tested - {"h01", "h02", "h03"} == set()
+    assert folders <= {name.split("_")[1] for name in globals() if name.startswith("test_")}
