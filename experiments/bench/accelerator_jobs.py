@@ -68,6 +68,7 @@ class Program(NamedTuple):
 def build(job: Job) -> Program:
     """Builds and traces a job's function: the step of `compile` and `fit`, or what `Detector` compiles."""
     keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
     config, batch, canvas = job.config, job.config.data.batch_size, [job.height, job.width]
     inputs = [_parameter("images", [batch, *canvas, 3], "float32", uniform=[0, 255])]
     if job.kind == "matmul":
