@@ -6,8 +6,8 @@ Everything works on the same photos, all cores, batches of 8. "decode and resize
 tf.image.resize in a parallel map: no reading, no boxes, no flip, no padding, no batch. The torch DataLoader does all
 that `data.load` does, with Pillow, in one process per core; it is left out where torch isn't installed. Times are per
 image; a ratio of 1.33 to decoding alone is 75 % of its rate. What decoding alone leaves out is copying most of all, so
-the ratio follows the machine's memory: one core's copy of a canvas is timed beside. Memory is the process' after
-epochs 4 and 20.
+the ratio follows the machine's memory: one core's copy of a canvas is timed beside. A core's rate is images by the CPU
+time of the whole process, all of its threads. Memory is the process' after epochs 4 and 20.
 """
 
 import importlib.util
@@ -36,6 +36,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each, in turns.")
 _TIMED = flags.DEFINE_integer("timed", 160, "Images of a timed run.")
 _BATCH = 8
 _BOXES_AN_IMAGE = 7  # COCO's mean
+_STEP = 291  # images of 800 px that an H100 trained on a second, see BUILD.md
 
 
 def main() -> None:
@@ -61,6 +62,7 @@ def main() -> None:
         rows.add(name, times["ours"], "torch DataLoader with Pillow", times.get("torch"), 1 / 1.3)
         rows.add("ground truth alone, an image", times["truth"], "the whole pipeline", times["ours"], 0.05)
         rows.add(name, times["ours"], "one copy of its canvas", times["copy"], None)
+        _cores(rows, pattern)
         _memory(rows, pattern, len(records))
     rows.write()
 
@@ -151,6 +153,23 @@ def _seconds_an_image(start: Callable[[], Iterator], batch: int) -> float:
     for _ in range(steps):
         next(iterator)
     return (time.perf_counter() - begin) / steps / batch
+
+
+def _cores(rows: Rows, pattern: str) -> None:
+    """Images that a core makes a second, and so the cores that an accelerator needs for its training step."""
+    for image_size, max_size in ((600, 1000), (800, 1333)):
+        iterator = iter(pipeline.load(pattern, batch_size=_BATCH, image_size=image_size, max_size=max_size))
+        batches, rates = max(8, _TIMED.value // _BATCH), []
+        for _ in range(_ROUNDS.value + 1):  # one to warm up
+            begin = time.process_time()
+            for _ in range(batches):
+                next(iterator)
+            rates.append(batches * _BATCH / (time.process_time() - begin))
+        rate = float(np.median(rates[1:]))
+        rows.add_value(
+            f"{image_size} px training pipeline, images per second of one core", rate, "-", None, "1/s", None
+        )
+        rows.add_value(f"cores for {_STEP} images/s of {image_size} px", _STEP / rate, "-", None, "cores", None)
 
 
 def _memory(rows: Rows, pattern: str, images: int) -> None:
