@@ -45,7 +45,9 @@ def main() -> None:
         raise InputError("export_hlo and run_hlo are two halves; give one of them.")
     if _RUN.value:
         folder = Path(_RUN.value)
-        jobs = chosen(run_hlo.read_jobs(folder))
+        if not (exported := run_hlo.read_jobs(folder)):
+            raise InputError(f"run_hlo={folder} holds no jobs; --export_hlo={folder} writes them.")
+        jobs = chosen(exported)
         peers = torchvision_times(jobs.values())
         client, device = stack("jax", "jaxlib"), run_hlo.device_name()
         _report(jobs, lambda job: (job, run_hlo.measure(folder, job, _ROUNDS.value)), peers, client, device)
@@ -73,7 +75,7 @@ def chosen(jobs: Mapping[str, Any]) -> dict[str, Any]:
     for pattern in _JOBS.value:
         names = fnmatch.filter(jobs, "*" if pattern == "all" else pattern)
         if not names:
-            raise InputError(f"jobs={pattern!r} matches none of {', '.join(jobs) or 'no exported modules'}.")
+            raise InputError(f"jobs={pattern!r} matches none of {', '.join(jobs)}.")
         found |= {name: jobs[name] for name in names}
     return {name: job for name, job in jobs.items() if name in found}
 

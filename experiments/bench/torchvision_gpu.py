@@ -1,9 +1,7 @@
 """torchvision's RetinaNet on a GPU, for `accelerator`, in a process of its own that gives its memory back.
 
-    python -m experiments.bench.torchvision_gpu ROUNDS < jobs.json
-
-Eager, channels last, under autocast, with TF32; stem and first stage frozen, as ours. Prints a line of JSON, {"name",
-"seconds"}, for each job of the list on the standard input; a job that doesn't fit into memory is left out.
+Eager, channels last, under autocast, with TF32; stem and first stage frozen, as ours. Reads a JSON list of jobs and
+prints a line of JSON, {"name", "seconds"}, for each, of `sys.argv[1]` rounds; one that runs out of memory is left out.
 """
 
 import json
@@ -40,9 +38,8 @@ def _seconds(job: dict, rounds: int) -> list[float]:
 
 def _network(job: dict):
     short, long = sorted((job["height"], job["width"]))
-    network = retinanet_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=80, min_size=short, max_size=long, trainable_backbone_layers=5
-    )
+    sizes = {"min_size": short, "max_size": long}
+    network = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=80, **sizes)
     for name, parameter in network.backbone.body.named_parameters():
         parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
     return network.cuda().to(memory_format=torch.channels_last)
