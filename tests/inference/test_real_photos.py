@@ -41,9 +41,9 @@ def overfitted(coco, tmp_path_factory):
     """A detector trained on `four`."""
     config = rn.presets["mini"].replace(
         num_classes=80,
-        image_size=128,
-        max_size=208,
-        anchor_multiplier=4.0,
+        image_size=96,
+        max_size=160,
+        anchor_multiplier=3.0,
         promote="always",
         strategy="one_device",
         batch_size=4,

@@ -18,7 +18,11 @@ from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.train import readable_failures
 
 pytestmark = pytest.mark.slow
-FOUR_STEPS = TINY.replace(steps=4, checkpoint_steps=1, eval_steps=0, subnet_norm="none")
+FOUR_STEPS = TINY.replace(
+    **{"steps": 4, "checkpoint_steps": 1, "eval_steps": 0, "subnet_norm": "none"},
+    **{"mining": "ohem", "normalizer": "image", "box": "giou", "ema_decay": 0.9, "accumulation": 2},
+)
+"""A short job with every part of the step that can be chosen."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,7 @@ def losses(run_dir):
 
 @pytest.fixture(scope="module")
 def plain_losses(shards, tmp_path_factory):
-    """Losses of four plain steps in float32."""
+    """Losses of four steps in float32, not compiled."""
     run_dir = tmp_path_factory.mktemp("plain") / "run"
     rn.train(FOUR_STEPS, data=data_of(shards), run_dir=str(run_dir), verbose=0)
     return losses(run_dir)
@@ -73,8 +77,7 @@ def plain_losses(shards, tmp_path_factory):
 
 def test_averages_in_low_precision_and_parts_are_the_result(shards, plain_losses, tmp_path):
     """The result's weights are float32 averages, not the last step's; the loss stays close to float32's."""
-    config = FOUR_STEPS.replace(ema_decay=0.9, precision="float16", accumulation=2)
-    run_dir = tmp_path / "run"
+    config, run_dir = FOUR_STEPS.replace(precision="float16"), tmp_path / "run"
     model = rn.train(config, data=data_of(shards), run_dir=str(run_dir), verbose=0)
     assert {weight.dtype for weight in model.get_weights()} == {np.dtype(np.float32)}
     checkpoint = tf.train.load_checkpoint(str(run_dir / "checkpoints"))
@@ -91,15 +94,13 @@ def test_averages_in_low_precision_and_parts_are_the_result(shards, plain_losses
     for result, average in zip(model.get_weights(), stored["average"][1:], strict=True):
         np.testing.assert_array_equal(result, average)
     assert any((a != w).any() for a, w in zip(stored["average"][1:], stored["weights"], strict=True))
-    np.testing.assert_allclose(losses(run_dir), plain_losses, rtol=0.05)
+    np.testing.assert_allclose(losses(run_dir), plain_losses, rtol=0.1)  # mining may choose others in half precision
 
 
-def test_xla_computes_the_same_job(shards, tmp_path, capsys):
-    """A whole job: mining, GIoU, averages and accumulation, compiled and not."""
-    config = FOUR_STEPS.replace(mining="ohem", normalizer="image", box="giou", ema_decay=0.9, accumulation=2)
-    for xla in ("false", "true"):
-        rn.train(config.replace(xla=xla), data=data_of(shards), run_dir=str(tmp_path / xla), verbose=0)
-    np.testing.assert_allclose(losses(tmp_path / "true"), losses(tmp_path / "false"), rtol=1e-3)
+def test_xla_computes_the_same_job(shards, plain_losses, tmp_path, capsys):
+    """A whole job: mining, GIoU, averages, accumulation."""
+    rn.train(FOUR_STEPS.replace(xla="true"), data=data_of(shards), run_dir=str(tmp_path / "run"), verbose=0)
+    np.testing.assert_allclose(losses(tmp_path / "run"), plain_losses, rtol=1e-3)
     assert "XLA compiles the step, for at most 1 shapes: canvases 64x64, room for 8 objects" in capsys.readouterr().out
 
 
