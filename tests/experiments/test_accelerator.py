@@ -23,7 +23,7 @@ def job(kind, precision="float32"):
     return Job(kind, kind, config, 64, 64)
 
 
-KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("train", "network", "detect")]
+KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("train", "detect")]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -61,9 +61,9 @@ def test_a_step_replaces_what_it_trains(exported):
     assert any(parameter["dtype"] == "int64" and not parameter["shape"] for parameter in replaced)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_dynamic_dimension_and_no_call_of_the_host(kind):
-    program = accelerator_jobs.build(job(kind, "bfloat16"))
+@pytest.mark.slow
+def test_no_dynamic_dimension_and_no_call_of_the_host():
+    program = accelerator_jobs.build(job("detect", "bfloat16"))
     text = program.function.experimental_get_compiler_ir(*program.signature)(stage="hlo")
     assert "<=" not in text
     assert not [word for word in ("infeed", "outfeed", "send(", "custom-call", "dynamic-dimension") if word in text]
