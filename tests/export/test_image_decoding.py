@@ -81,17 +81,17 @@ def mutations(seeds, count):
 
 
 @pytest.mark.slow
-def test_three_thousand_mutated_images_without_a_crash():
+def test_a_thousand_mutated_images_without_a_crash():
     """Pixels, or an InvalidArgument that names the image."""
     photo = clutter(0, 32, 48)
     seeds = [encode(photo, "JPEG", quality=quality, progressive=quality == 60) for quality in (60, 90)]
     seeds += [encode(photo), encode(photo, optimize=True), encode(photo, "BMP")]
     decoded = refused = 0
-    for encoded in mutations(seeds, 3_000):
+    for encoded in mutations(seeds, 1_000):
         try:
             assert decode_last([encoded]).shape[2] == 3
             decoded += 1
         except tf.errors.InvalidArgumentError as error:
             assert "images[0]" in error.message
             refused += 1
-    assert decoded > 150 and refused > 150
+    assert decoded > 50 and refused > 50

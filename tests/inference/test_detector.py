@@ -168,17 +168,17 @@ def test_inside_a_graph(detector):
 
 @pytest.mark.slow
 def test_a_compiled_detector_gives_the_same_and_traces_few_shapes(detector):
-    """Batches of 1 to 5 images of two canvases: traced for powers of two only, and never anew."""
+    """Batches of 3, 4 and 1 images: traced for powers of two only, and never anew."""
     compiled = small_detector(LABEL_MAP, spread=0.1, jit_compile=True)
     traces = []
     select = compiled.select
     compiled.select = lambda outputs, canvases, *rest: traces.append(canvases.shape) or select(outputs, canvases, *rest)
-    images = [clutter(k) for k in range(5)] + [clutter(9, 70, 50)]
-    for start in (4, 3, 1, 0):
+    images = [clutter(k) for k in range(4)]
+    for start in (1, 0, 3):
         check_same(compiled(images[start:]), detector(images[start:]), atol=1e-2)
     for _ in detect_all(compiled, images, batch_size=3):
         pass
-    assert sorted(shape[0] for shape in traces) == [1, 1, 2, 4, 8]
+    assert [shape[0] for shape in traces] == [4, 1]
     assert compiled([])["boxes"].shape == (0, 30, 4)
 
 
