@@ -2,17 +2,24 @@
 
 import tensorflow as tf
 
+from retinanet_tf.errors import InputError
+
 
 def resolve_jit_compile(jit_compile: bool | str | None = "auto") -> bool:
     """Whether to compile with XLA: by default on accelerators and not on CPUs.
 
     Args:
-        jit_compile: True or False decide; 'auto' or None compile where there is a GPU or TPU, unless
-            `tf.config.experimental.enable_op_determinism` was called: some gradients, max pooling's for one, have no
-            deterministic kernel under XLA.
+        jit_compile: True or False, also as the texts 'true' and 'false' of the setting `xla`, decide; 'auto' or None
+            compile where there is a GPU or TPU, unless `tf.config.experimental.enable_op_determinism` was called: some
+            gradients, max pooling's for one, have no deterministic kernel under XLA.
+
+    Raises:
+        InputError: another value.
     """
+    if jit_compile in (True, "true", False, "false"):
+        return jit_compile in (True, "true")
     if jit_compile not in ("auto", None):
-        return bool(jit_compile)
+        raise InputError(f"jit_compile={jit_compile!r} must be True, False or 'auto'.")
     accelerators = [device for device in tf.config.list_physical_devices() if device.device_type != "CPU"]
     return bool(accelerators) and not _is_deterministic()
 

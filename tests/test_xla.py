@@ -6,8 +6,11 @@ import sys
 import pytest
 import tensorflow as tf
 from small_detectors import small_detector
+from small_jobs import TINY
 
 import retinanet_tf as rn
+from retinanet_tf.training.strategies import Worker
+from retinanet_tf.training.validation import Validation
 from retinanet_tf.xla import resolve_jit_compile
 
 
@@ -29,7 +32,8 @@ def pretended(monkeypatch):
 def test_auto_is_for_accelerators_and_the_caller_decides(pretended, kind, expected):
     pretended(kind)
     assert resolve_jit_compile() is resolve_jit_compile(None) is resolve_jit_compile("auto") is expected
-    assert resolve_jit_compile(True) is True and resolve_jit_compile(False) is False
+    assert resolve_jit_compile(True) is resolve_jit_compile("true") is True
+    assert resolve_jit_compile(False) is resolve_jit_compile("false") is False
     label_map = rn.data.LabelMap([1, 2, 3], ["a", "b", "c"])
     for jit_compile in ("auto", True, False):
         wanted = expected if jit_compile == "auto" else jit_compile
@@ -49,3 +53,19 @@ print(before, resolve_jit_compile(), resolve_jit_compile(True))
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["True", "False", "True"]
+
+
+@pytest.mark.parametrize("value", ["yes", "True", 2, "xla"])
+def test_other_values_are_refused(value):
+    with pytest.raises(rn.InputError, match="jit_compile=.* must be True, False or 'auto'"):
+        resolve_jit_compile(value)
+
+
+@pytest.mark.parametrize(("xla", "expected"), [("auto", True), ("true", True), ("false", False)])
+def test_a_jobs_word_reaches_its_evaluation(pretended, tmp_path, xla, expected):
+    pretended("GPU")
+    config = TINY.replace(xla=xla)
+    model = rn.RetinaNet.from_config(config)
+    label_map = rn.data.LabelMap(list(range(5)), list("abcde"))
+    validation = Validation(config, model, label_map, tmp_path, None, Worker(), None)
+    assert validation.detector.jit_compile is expected

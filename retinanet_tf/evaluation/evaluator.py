@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.coco import MAX_DETECTIONS, METRICS, coco_scores
 from retinanet_tf.evaluation.plots import precision_recall_plot, size_score_plot
 from retinanet_tf.evaluation.source import GroundTruth, Source, category_ids, read_ground_truth, read_source
-from retinanet_tf.files import make_folder, write_json
+from retinanet_tf.files import make_folder, output_folder, write_json
 from retinanet_tf.inference.detector import DetectorLike, detect_all, to_results
 from retinanet_tf.provenance import provenance
 
@@ -56,21 +57,20 @@ def evaluate(
     source = read_source(source, images)
     ids = category_ids(detector.label_map, source.label_map, source.name)
     source = _with_categories(source, detector.label_map)
-    if output is not None:
-        make_folder(output)
-    records = source.instances["images"]
-    results: list[dict[str, Any]] = []
-    stream = detect_all(detector, source.encoded(), batch_size)
-    bar = tqdm(stream, total=len(records), desc="evaluate", unit="image", disable=not progress, mininterval=1)
-    for index, detections in bar:
-        results += to_results(detections, records[index]["id"], ids)
-    most = max(Counter(row["image_id"] for row in source.instances["annotations"]).values(), default=0)
-    if most > detector.config.max_detections:
-        logging.warning(
-            "%s has up to %d objects per image, of which the detector finds %d at most: raise its max_detections.",
-            *(source.name, most, detector.config.max_detections),
-        )
-    return _score(source, results, output, submission, max_detections, {"detector": detector.describe()})
+    with output_folder(output) if output is not None else nullcontext():
+        records = source.instances["images"]
+        results: list[dict[str, Any]] = []
+        stream = detect_all(detector, source.encoded(), batch_size)
+        bar = tqdm(stream, total=len(records), desc="evaluate", unit="image", disable=not progress, mininterval=1)
+        for index, detections in bar:
+            results += to_results(detections, records[index]["id"], ids)
+        most = max(Counter(row["image_id"] for row in source.instances["annotations"]).values(), default=0)
+        if most > detector.config.max_detections:
+            logging.warning(
+                "%s has up to %d objects per image, of which the detector finds %d at most: raise its max_detections.",
+                *(source.name, most, detector.config.max_detections),
+            )
+        return _score(source, results, output, submission, max_detections, {"detector": detector.describe()})
 
 
 def score_results(

@@ -51,7 +51,7 @@ def compile_model(config: Config) -> RetinaNet:
         model.compile(
             optimizer=make_optimizer(train),
             loss=retinanet_losses(config.loss),
-            jit_compile={"auto": "auto", "true": True, "false": False}[train.xla],
+            jit_compile=train.xla,
         )
     average = WeightAverage(model.weights, train.ema_decay) if train.ema_decay else None
     model.step = Step(train.accumulation, train.bias_lr_factor, average)

@@ -50,7 +50,7 @@ class Validation:
         self.source, self.worker, self.average = source, worker, average
         # Variables of several workers can only be read by all together. The chief evaluates a copy.
         self.eval_model = RetinaNet.from_config(config) if worker.count > 1 else model
-        self.detector = Detector.from_config(config, self.eval_model, label_map)
+        self.detector = Detector(self.eval_model, label_map, config.detect, jit_compile=config.train.xla)
         self.board: Board | None = None
 
     def callbacks(self, progress: Progress, first_batch: Callable[[], tuple[tf.Tensor, dict]]) -> list:

@@ -361,3 +361,14 @@ def test_a_broken_shard_is_named(dataset, tmp_path):
     LABEL_MAP.save(tmp_path / "labels.json")
     with pytest.raises(InputError, match=r"val-00000-of-00001.tfrecord"):
         read_source(tmp_path / "val-*.tfrecord")
+
+
+def test_a_failed_detection_leaves_no_folder(dataset, tmp_path):
+    class Broken(Oracle):
+        def detect_prepared(self, batch):
+            raise InputError("broken")
+
+    folder = dataset[0]
+    with pytest.raises(InputError, match="broken"):
+        evaluate(Broken(dataset), folder / "instances.json", folder / "images", output=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()

@@ -190,8 +190,10 @@ def test_replicas_share_the_images_and_count_each_once(detector):
         mirrored = small_detector(LABEL_MAP, spread=0.1)
         answer = mirrored(images)
         streamed = dict(detect_all(mirrored, images, batch_size=2))
+        compiled = small_detector(LABEL_MAP, spread=0.1, jit_compile=True)(images[:3])
     expected = detector(images)
     check_same(answer, expected)
+    check_same(compiled, {name: value[:3] for name, value in expected.items()}, atol=1e-2)
     assert sorted(streamed) == list(range(9))
     for index, detections in streamed.items():
         count = int(expected["num_detections"][index])
