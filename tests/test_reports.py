@@ -157,7 +157,7 @@ def test_03_brackets_in_folder_names(report, retinanet, tmp_path):
     run_dir = tmp_path / "run [1]"
     with ThreadPoolExecutor() as threads:
         job = threads.submit(retinanet.run, "train", *flags)
-        while not (run_dir / "checkpoints/step-10.index").exists():
+        while not (run_dir / "checkpoints/step-15.index").exists():  # so step 10 is complete
             assert not job.done(), job.result()
             time.sleep(0.01)
         os.kill(int((run_dir / "lock").read_text().split()[1]), signal.SIGKILL)
@@ -374,13 +374,14 @@ def test_h06_flag_file_that_is_not_utf8(report, retinanet):
 
 @pytest.mark.slow
 def test_h07_keras_user(report, tmp_path, capsys, monkeypatch):
-    """Trained with finite losses, or one sentence; a clone of Keras 3 isn't a RetinaNet, as its documentation says."""
-    documentation = rn.RetinaNet.__doc__
+    """Trained with finite losses or copied, or one sentence."""
     printed = answers(report / "keras_user.py", capsys, tmp_path, monkeypatch)
-    assert "RetinaNet" in printed.pop("clone") or "clone_model" in documentation
+    if "models.retinanet.RetinaNet" in printed["clone"]:  # Keras 2
+        del printed["clone"]
     trained = {name: json.loads(printed.pop(name).replace("'", '"')) for name in ("jit", "sample_weight")}
     assert all(np.isfinite(history["loss"]).all() for history in trained.values())
-    assert set(printed) == {"no_loss", "metrics", "normalised_boxes", "pixels_0_1", "labels_too_large", "wrong_keys"}
+    refused = {"no_loss", "metrics", "normalised_boxes", "pixels_0_1", "labels_too_large", "wrong_keys"}
+    assert set(printed) - {"clone"} == refused
     assert all(re.fullmatch(r"InputError .+\.", answer) for answer in printed.values()), printed
 
 

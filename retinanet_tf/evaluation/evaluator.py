@@ -43,7 +43,7 @@ def evaluate(
             strategy in whose scope this is called.
         max_detections: see `coco_scores`. A detector finds at most its own `config.max_detections` per image.
         output: folder that gets metrics.json (the numbers, AP by category, thresholds, versions), detections.json
-            (COCO's results format, the dataset's own ids), precision_recall.png and sizes_scores.png.
+            (COCO's results format, the dataset's own ids and categories), precision_recall.png and sizes_scores.png.
         submission: a name, with which detections.json is also written as COCO's test-dev server wants it.
         progress: whether to show a progress bar.
 
@@ -56,6 +56,7 @@ def evaluate(
     """
     source = read_source(source, images)
     ids = category_ids(detector.label_map, source.label_map, source.name)
+    known = set(source.label_map.ids)
     source = _with_categories(source, detector.label_map)
     with output_folder(output) if output is not None else nullcontext():
         records = source.instances["images"]
@@ -63,7 +64,8 @@ def evaluate(
         stream = detect_all(detector, source.encoded(), batch_size)
         bar = tqdm(stream, total=len(records), desc="evaluate", unit="image", disable=not progress, mininterval=1)
         for index, detections in bar:
-            results += to_results(detections, records[index]["id"], ids)
+            rows = to_results(detections, records[index]["id"], ids)
+            results += [row for row in rows if row["category_id"] in known]
         most = max(Counter(row["image_id"] for row in source.instances["annotations"]).values(), default=0)
         if most > detector.config.max_detections:
             logging.warning(

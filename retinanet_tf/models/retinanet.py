@@ -35,8 +35,8 @@ class RetinaNet(keras.Model):
 
     Training targets are {"boxes": `(B, M, 4)` xyxy pixels, "labels": `(B, M)` 0…K−1, or −1 where padded}: the model
     assigns them to its anchors on the device, inside the training step, and hands the losses one target per anchor.
-    `RetinaNet.from_config(model.get_config())` is a copy that trains; `keras.models.clone_model` of Keras 3 gives a
-    plain functional model of the same layers.
+    `RetinaNet.from_config(model.get_config())` is a copy that trains; `keras.models.clone_model` of Keras 3 is refused,
+    since it would give a plain functional model of the same layers.
 
     >>> import retinanet_tf as rn
     >>> model = RetinaNet(num_classes=3, backbone="resnet10_w16", fpn_channels=16, subnet_channels=16)
@@ -67,6 +67,7 @@ class RetinaNet(keras.Model):
         self,
         num_classes: int = 80,
         backbone: str = "resnet50",
+        *more: Any,
         anchors: AnchorConfig = AnchorConfig(),
         assign: AssignConfig = AssignConfig(),
         normalizer: str = "image",
@@ -76,6 +77,11 @@ class RetinaNet(keras.Model):
         name: str = "retinanet",
         **network: Any,
     ):
+        # `*more` makes Keras 3's clone_model call this with (inputs, outputs); else it returns another class.
+        if isinstance(backbone, Mapping):
+            raise InputError("clone_model can't copy a RetinaNet; use RetinaNet.from_config(model.get_config()).")
+        if more:
+            raise InputError("RetinaNet takes num_classes and backbone by position, all other arguments by name.")
         if unknown := network.keys() - {field.name for field in dataclasses.fields(ModelConfig)}:
             raise InputError(f"RetinaNet has no argument {', '.join(sorted(unknown))}.")
         for argument, value, kind in (("anchors", anchors, AnchorConfig), ("assign", assign, AssignConfig)):

@@ -271,7 +271,7 @@ def test_ids_of_records_never_mix_images(dataset, tmp_path, warned, ids, written
 
 @pytest.mark.parametrize("missing", [{3}, {7, 90}])
 def test_a_split_that_lacks_categories(dataset, tmp_path, missing):
-    """AP of what is there, and −1 for the categories that the annotations don't list."""
+    """AP of what is there, −1 for the categories that the annotations don't list; the file can be scored again."""
     folder, content = dataset
     fewer = {
         **content,
@@ -286,6 +286,8 @@ def test_a_split_that_lacks_categories(dataset, tmp_path, missing):
     per_category = json.loads((tmp_path / "out" / "metrics.json").read_text())["per_category"]
     names = dict(zip(LABEL_MAP.ids, LABEL_MAP.names, strict=True))
     assert {name for name, value in per_category.items() if value == -1} == {names[one] for one in missing}
+    results = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert score_results(tmp_path / "fewer.json", results) == metrics
 
 
 def test_a_split_of_background_alone_counts_false_alarms(dataset, tmp_path, warned):

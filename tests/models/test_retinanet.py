@@ -276,6 +276,17 @@ def test_backbones_are_keras_applications(name):
         np.testing.assert_allclose(mine, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
+def test_a_clone_is_a_retinanet_or_refused():
+    """Keras 2 takes `from_config`; Keras 3 would give a plain functional model, whose training says nothing useful."""
+    model = small()
+    try:
+        assert isinstance(keras.models.clone_model(model), rn.RetinaNet)
+    except rn.InputError as error:
+        assert "from_config" in str(error)
+    with pytest.raises(rn.InputError, match="by name"):
+        rn.RetinaNet(3, "resnet18", AnchorConfig())
+
+
 def test_an_unknown_backbone_is_refused_by_name():
     with pytest.raises(rn.InputError, match="backbone='resnet51' is not known; choose one of resnet18"):
         rn.RetinaNet(backbone="resnet51")
