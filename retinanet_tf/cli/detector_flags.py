@@ -1,4 +1,4 @@
-"""Flags of the detector: checkpoint and test-time augmentation."""
+"""Flags of the detector: the model and test-time augmentation."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -10,7 +10,8 @@ from retinanet_tf.errors import InputError
 if TYPE_CHECKING:
     from retinanet_tf.inference.detector import DetectorLike
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a training job, or a .keras file.")
+MODEL = flags.DEFINE_string("model", None, "Run directory of a training job, imported weights or a .keras file.")
+flags.DEFINE_alias("checkpoint", "model")
 TEST_SIZES = flags.DEFINE_list(
     "test_sizes", [], "Test-time augmentation: look at every image at these shorter sides, e.g. 400,600,800."
 )
@@ -18,7 +19,7 @@ TEST_FLIP = flags.DEFINE_boolean("test_flip", False, "Test-time augmentation: al
 
 
 def load(max_detections: int = 0) -> "DetectorLike":
-    """The detector of --checkpoint, with test-time augmentation if it was asked for.
+    """The detector of --model, with test-time augmentation if it was asked for.
 
     Args:
         max_detections: that it finds this many per image at least, whatever its configuration says.
@@ -26,9 +27,9 @@ def load(max_detections: int = 0) -> "DetectorLike":
     from retinanet_tf.inference.checkpoint import load_detector
     from retinanet_tf.inference.test_time_augmentation import AugmentedDetector
 
-    if CHECKPOINT.value is None:
-        raise InputError("give --checkpoint, the run directory of a training job.")
-    detector = load_detector(CHECKPOINT.value)
+    if MODEL.value is None:
+        raise InputError("give --model, the run directory of a training job.")
+    detector = load_detector(MODEL.value)
     most = max(max_detections, detector.config.max_detections)
     detector.config = dataclasses.replace(detector.config, max_detections=most)
     if not (TEST_SIZES.value or TEST_FLIP.value):

@@ -35,8 +35,8 @@ def main() -> None:
 
     if (_DATA.value is None) == (_ANNOTATIONS.value is None):
         raise InputError("give either --data or --annotations (with --images) to evaluate on.")
-    if (detector_flags.CHECKPOINT.value is None) == (_RESULTS.value is None):
-        raise InputError("give either --checkpoint to evaluate or --results to score.")
+    if (detector_flags.MODEL.value is None) == (_RESULTS.value is None):
+        raise InputError("give either --model to evaluate or --results to score.")
     source: Any = _DATA.value or _ANNOTATIONS.value
     options: dict[str, Any] = {
         "output": _OUTPUT.value,
