@@ -24,19 +24,7 @@ from retinanet_tf.pretrained.architecture import Architecture, identify, note_st
 from retinanet_tf.pretrained.loading import BACKBONE_LAYERS, PREDICTOR, Report, assign
 from retinanet_tf.provenance import provenance
 
-_NAMES = """
-person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
-parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, handbag,
-tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard,
-tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot,
-hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote,
-keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear,
-hair drier, toothbrush
-"""
-COCO = LabelMap(
-    [number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)],
-    [" ".join(name.split()) for name in _NAMES.split(",")],
-)
+COCO = LabelMap.load(Path(__file__).with_name("labels") / "coco.json")
 """COCO's 80 categories, whose ids run from 1 to 90 with gaps."""
 
 _COCO_SIZES = {"image_size": 800, "max_size": 1333}
