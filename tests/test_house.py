@@ -32,7 +32,7 @@ def imports(name):
 
 
 FOLDERS = (
-    *("config", "detection", "data", "losses", "models", "inference"),
+    *("config", "detection", "data", "runtime", "losses", "models", "inference"),
     *("evaluation", "pretrained", "training", "export", "cli"),
 )
 """From the lowest to the highest; the modules beside these folders are below all of them."""

@@ -5,6 +5,8 @@ import re
 import sys
 import tempfile
 
+from absl import flags
+
 # Batch images exceed what malloc keeps (32 MB): their pages would go back to Linux and be cleared anew for every
 # batch. TensorFlow's BFC allocator keeps them; its own limit would be 64 GB.
 _ALLOCATOR = {}
@@ -54,6 +56,12 @@ def import_quietly(*, shown: bool = False) -> None:
             os.close(stderr)
             written.seek(0)
             print_relevant(written.read().decode(errors="replace"))
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow for a command: with its allocator, and its start-up lines if --verbosity=1."""
+    choose_allocator()
+    import_quietly(shown=flags.FLAGS.verbosity > 0)
 
 
 def print_relevant(text: str) -> None:

@@ -1,19 +1,31 @@
 """Detections on images: annotated copies, detections.json and a contact sheet.
 
-    retinanet predict --checkpoint=runs/mine --images=photos/ --output=found
-    retinanet predict --checkpoint=runs/mine --images='a.jpg,more/*.png' --output=found
+    retinanet predict --model=runs/mine --images=photos/ --output=found
+    retinanet predict --model=runs/mine --images='a.jpg,more/*.png' --output=found
+    retinanet predict --model=mine.onnx --images=photos/ --output=found
+
+The model may also be what `retinanet export` wrote: an ONNX or LiteRT file, which runs without TensorFlow, or the
+folder of a SavedModel.
 
 Unreadable files are listed at the end and make the exit status 1; the others are processed. Output of former runs
 inside a folder of images isn't read.
 """
 
+import os
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from retinanet_tf.cli import detector_flags
+from retinanet_tf.cli.before_tensorflow import import_tensorflow
+from retinanet_tf.errors import InputError
 from retinanet_tf.patterns import split_list
 from retinanet_tf.text import printable
+
+if TYPE_CHECKING:
+    from retinanet_tf.inference.detector import DetectorLike
+    from retinanet_tf.inference.predict import ImageDetector
 
 _LISTED = 20  # categories that are counted in print
 _IMAGES = flags.DEFINE_string("images", None, "Files, folders and glob patterns, separated by commas.", required=True)
@@ -27,7 +39,7 @@ def main() -> int:
     from retinanet_tf.inference.predict import predict
 
     predictions = predict(
-        detector_flags.load(),
+        _detector(),
         split_list(_IMAGES.value),
         _OUTPUT.value,
         min_score=_MIN_SCORE.value,
@@ -42,3 +54,22 @@ def main() -> int:
     for path, reason in predictions.unreadable:
         print(printable(f"not read: {path}: {reason}"), file=sys.stderr)
     return 1 if predictions.unreadable else 0
+
+
+def _detector() -> "DetectorLike | ImageDetector":
+    """The detector of --model: an exported one, or one that was trained."""
+    path = detector_flags.MODEL.value or ""
+    is_file = path.lower().endswith((".onnx", ".tflite"))
+    if not is_file:
+        import_tensorflow()
+        if not os.path.isfile(os.path.join(path, "saved_model.pb")):
+            return detector_flags.load()
+    if detector_flags.TEST_SIZES.value or detector_flags.TEST_FLIP.value:
+        raise InputError(f"--test_sizes and --test_flip need a trained detector, and {path} is an exported one.")
+    if is_file:
+        from retinanet_tf.runtime.exported import ExportedDetector
+
+        return ExportedDetector(path)
+    from retinanet_tf.inference.saved_model import SavedModelDetector
+
+    return SavedModelDetector(path)

@@ -18,7 +18,8 @@ from retinanet_tf.evaluation.coco import MAX_DETECTIONS, METRICS, coco_scores
 from retinanet_tf.evaluation.plots import precision_recall_plot, size_score_plot
 from retinanet_tf.evaluation.source import GroundTruth, Source, category_ids, read_ground_truth, read_source
 from retinanet_tf.files import make_folder, output_folder, write_json
-from retinanet_tf.inference.detector import DetectorLike, detect_all, to_results
+from retinanet_tf.inference.detector import DetectorLike, detect_all
+from retinanet_tf.inference.results import to_results
 from retinanet_tf.provenance import provenance
 
 

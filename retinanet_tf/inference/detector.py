@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from retinanet_tf.config.config import Config, DetectConfig
 from retinanet_tf.data import transforms
-from retinanet_tf.data.sources.coco import xyxy_to_coco
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.detection.grids import round_up
 from retinanet_tf.detection.postprocess import select_detections
@@ -279,21 +278,6 @@ def map_ahead(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def to_results(
-    detections: dict[str, np.ndarray], image_id: int | str, category_ids: Sequence[int]
-) -> list[dict[str, Any]]:
-    """One image's detections in COCO's results format: {"image_id", "category_id", "bbox": [x, y, w, h], "score"}.
-
-    Boxes are rounded to thousandths of a pixel; scores are the shortest numbers that give the same float32.
-    """
-    boxes = np.round(xyxy_to_coco(np.asarray(detections["boxes"], np.float64)), 3).tolist()
-    scores = [float(str(np.float32(score))) for score in detections["scores"]]
-    return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for box, score, label in zip(boxes, scores, detections["labels"], strict=True)
-    ]
 
 
 def empty_detections(count: int | tf.Tensor, config: DetectConfig) -> dict[str, tf.Tensor]:

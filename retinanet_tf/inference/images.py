@@ -1,16 +1,15 @@
 """Images as a detector takes them: files, encoded bytes, Pillow images and arrays become RGB in 0–255."""
 
-import io
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps
+from PIL import Image
 
 from retinanet_tf.data.decoding import decode_image
-from retinanet_tf.data.records.images import BadImage, read_pixels
+from retinanet_tf.data.records.images import BadImage, picture_pixels, read_pixels
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_bytes
 from retinanet_tf.models.fit_data import range_fault
@@ -54,7 +53,7 @@ def to_image(image: Any, index: int) -> tf.Tensor:
     if isinstance(image, bytes | bytearray) or (isinstance(image, tf.Tensor) and image.dtype == tf.string):
         return _read(lambda: decode_image(tf.constant(bytes(image)) if isinstance(image, bytearray) else image), name)
     if isinstance(image, Image.Image):
-        image = _read(lambda: _pixels_of(image), name)
+        image = _read(lambda: picture_pixels(image), name)
     if not isinstance(image, tf.Tensor):
         image = _read(lambda: tf.convert_to_tensor(np.asarray(image)), name)
     if not (image.dtype.is_integer or image.dtype.is_floating):
@@ -68,16 +67,6 @@ def to_image(image: Any, index: int) -> tf.Tensor:
             raise InputError(f"{name} {fault}")
         pixels = tf.cast(pixels, tf.float32)
     return tf.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
-
-
-def _pixels_of(picture: Image.Image) -> np.ndarray:
-    """A Pillow image's pixels, upright; 16 bits become 8 as those of a file do."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):
-        file = io.BytesIO()
-        picture.save(file, "PNG")
-        return read_pixels(file.getvalue())
-    return np.asarray(picture if picture.mode == "F" else picture.convert("RGB"))
 
 
 def _read(read: Callable[[], Any], name: str) -> Any:

@@ -1,11 +1,11 @@
-"""Predict: detections on image files as annotated pictures, JSON and a contact sheet."""
+"""Predict: detections on image files as annotated pictures, JSON and a contact sheet; needs no TensorFlow itself."""
 
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -13,14 +13,29 @@ from tqdm import tqdm
 
 from retinanet_tf.data.records.images import BadImage, read_pixels
 from retinanet_tf.data.sources.image_files import SUFFIXES
+from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import make_folder, read_bytes, write_json
-from retinanet_tf.inference.detector import DetectorLike, detect_all, to_results
+from retinanet_tf.inference.results import to_results
 from retinanet_tf.patterns import existing_folder, matching
 from retinanet_tf.visualize import contact_sheet, draw_detections, save_image
 
+if TYPE_CHECKING:
+    from retinanet_tf.inference.detector import DetectorLike
+
 _SHEET_SIZE = 40  # pictures on the contact sheet at most
 _PICTURES, _SHEET, _RESULTS = "pictures", "contact_sheet.jpg", "detections.json"
+
+
+@runtime_checkable
+class ImageDetector(Protocol):
+    """The interface of exported detectors, which run without `Detector`: `ExportedDetector`, `SavedModelDetector`."""
+
+    label_map: LabelMap
+
+    def detect_all(
+        self, images: Iterable[np.ndarray], batch_size: int
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]: ...
 
 
 class Predictions(NamedTuple):
@@ -58,7 +73,7 @@ def find_images(inputs: Sequence[str | os.PathLike], output: str | os.PathLike |
 
 
 def predict(
-    detector: DetectorLike,
+    detector: "DetectorLike | ImageDetector",
     inputs: Sequence[str | os.PathLike],
     output: str | os.PathLike,
     *,
@@ -69,7 +84,7 @@ def predict(
     """Detects objects on image files and writes pictures and JSON.
 
     Args:
-        detector: a trained detector.
+        detector: a trained detector, or an exported one.
         inputs: files, folders, glob patterns: see `find_images`.
         output: folder that gets pictures/NAME.jpg (annotated), contact_sheet.jpg and detections.json: COCO's results
             format, {"image_id", "category_id", "bbox": [x, y, w, h], "score"}, with the image's path as "image_id"
@@ -110,7 +125,7 @@ def predict(
     label_map, drawn = detector.label_map, Counter[str]()
     unique_names, results = label_map.unique_names, dict[str, list[dict[str, Any]]]()
     with tqdm(total=len(paths), desc="predict", unit="image", disable=not progress, mininterval=0.5) as bar:
-        for index, detections in detect_all(detector, read(), batch_size):
+        for index, detections in _detect_all(detector, read(), batch_size):
             path = readable[index]
             shown = detections["scores"] >= min_score
             boxes, labels, scores = (detections[name][shown] for name in ("boxes", "labels", "scores"))
@@ -130,6 +145,16 @@ def predict(
         pictures = [np.asarray(Image.open(targets[path])) for path in sheet]
         save_image(contact_sheet(pictures, titles=list(map(os.path.basename, sheet))), output / _SHEET)
     return Predictions(flat, {path: targets[path] for path in readable}, unreadable, dict(drawn.most_common()))
+
+
+def _detect_all(
+    detector: "DetectorLike | ImageDetector", images: Iterable[np.ndarray], batch_size: int
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    if isinstance(detector, ImageDetector):
+        return detector.detect_all(images, batch_size)
+    from retinanet_tf.inference.detector import detect_all
+
+    return detect_all(detector, images, batch_size)
 
 
 def _is_output(path: Path, base: Path, output: str | os.PathLike | None) -> bool:

@@ -15,7 +15,7 @@ from retinanet_tf.cli.serving_client import detect
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.export.saved_model import export
-from retinanet_tf.inference.detector import to_results
+from retinanet_tf.inference.results import to_results
 
 LABELS = LabelMap([1, 18, 44], ["person", "dog", "bottle"])
 SERVING = Path(__file__).parents[2] / "serving"

@@ -13,7 +13,8 @@ from small_detectors import clutter, encode, small_detector
 
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.inference.detector import Detector, batches_by_canvas, detect_all, map_ahead, to_results
+from retinanet_tf.inference.detector import Detector, batches_by_canvas, detect_all, map_ahead
+from retinanet_tf.inference.results import to_results
 
 LABEL_MAP = LabelMap([1, 5, 9], ["a", "b", "c"])
 MIXED = [(50, 70), (70, 50), (20, 90), (50, 70), (1, 1), (70, 50)]

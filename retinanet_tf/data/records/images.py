@@ -108,6 +108,19 @@ def read_pixels(encoded: bytes, max_pixels: int = ImagePolicy.max_pixels) -> np.
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if _orientation(image) != 1 else image))
 
 
+def picture_pixels(picture: Image.Image) -> np.ndarray:
+    """A Pillow image's pixels `(H, W, 3)` RGB, upright; 16 bits become 8 as those of a file do.
+
+    Floats stay as they are. Raises BadImage, or what Pillow raises, if the image can't be decoded.
+    """
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        return read_pixels(file.getvalue())
+    return np.asarray(picture if picture.mode == "F" else picture.convert("RGB"))
+
+
 def _open(encoded: bytes, max_pixels: int) -> Image.Image:
     if not encoded:
         raise BadImage("is empty")

@@ -6,8 +6,6 @@ import re
 import xml.etree.ElementTree as ElementTree
 from reprlib import repr as shown
 
-from tqdm import tqdm
-
 from retinanet_tf.data.sources.annotations import (
     Annotations,
     ImageAnnotations,
@@ -51,6 +49,8 @@ def read_voc(
             numbers, a name that `label_map` lacks, a line of a list or an XML that may mean either of two files, two
             lines or XML files about one image.
     """
+    from tqdm import tqdm  # here, since the runtime of exported files, which needs label maps, has none
+
     folder = os.fspath(folder)
     if not os.path.isdir(folder):
         raise InputError(f"the Pascal VOC folder {folder} doesn't exist.")
