@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from retinanet_tf.errors import InputError
     from retinanet_tf.evaluation.evaluator import CocoEvaluation, evaluate
     from retinanet_tf.export.saved_model import export
-    from retinanet_tf.inference.checkpoint import load_detector
     from retinanet_tf.inference.detector import Detector
     from retinanet_tf.inference.test_time_augmentation import AugmentedDetector
     from retinanet_tf.losses.box import GIoULoss, L1Loss, SmoothL1Loss
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
         retinanet_losses,
     )
     from retinanet_tf.models.retinanet import RetinaNet
+    from retinanet_tf.pretrained.by_name import load_detector
     from retinanet_tf.training.train import train
 
 _MODULES = {
@@ -45,7 +45,7 @@ _MODULES = {
     "data": "data",
     "evaluate": "evaluation.evaluator",
     "export": "export.saved_model",
-    "load_detector": "inference.checkpoint",
+    "load_detector": "pretrained.by_name",
     "presets": "config.presets",
     "retinanet_losses": "losses.classification",
     "train": "training.train",

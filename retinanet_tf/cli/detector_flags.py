@@ -10,7 +10,9 @@ from retinanet_tf.errors import InputError
 if TYPE_CHECKING:
     from retinanet_tf.inference.detector import DetectorLike
 
-MODEL = flags.DEFINE_string("model", None, "Run directory of a training job, imported weights or a .keras file.")
+MODEL = flags.DEFINE_string(
+    "model", None, "Name that `retinanet models` lists, run directory, imported weights, or a .keras file."
+)
 flags.DEFINE_alias("checkpoint", "model")
 TEST_SIZES = flags.DEFINE_list(
     "test_sizes", [], "Test-time augmentation: look at every image at these shorter sides, e.g. 400,600,800."
@@ -24,11 +26,11 @@ def load(max_detections: int = 0) -> "DetectorLike":
     Args:
         max_detections: that it finds this many per image at least, whatever its configuration says.
     """
-    from retinanet_tf.inference.checkpoint import load_detector
     from retinanet_tf.inference.test_time_augmentation import AugmentedDetector
+    from retinanet_tf.pretrained.by_name import load_detector
 
     if MODEL.value is None:
-        raise InputError("give --model, the run directory of a training job.")
+        raise InputError("give --model: a name that `retinanet models` lists, or the run directory of a training job.")
     detector = load_detector(MODEL.value)
     most = max(max_detections, detector.config.max_detections)
     detector.config = dataclasses.replace(detector.config, max_detections=most)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from absl import app, flags, logging
 
-from retinanet_tf.cli.before_tensorflow import choose_allocator, import_quietly
+from retinanet_tf.cli.before_tensorflow import import_tensorflow
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_text
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "COCO's twelve numbers of a detector or of a file of detections",
     "predict": "detections on images: JSON and annotated copies",
     "export": "a trained detector as a SavedModel for TensorFlow Serving",
+    "models": "published detectors and backbones by name, and how to check them",
     "import-weights": "weights of Detectron, detectron2, torchvision or keras.applications",
     "summary": "parameters and multiply-adds of the network, and its picture",
     "diagnose": "distribution of the loss over easy and hard examples (Figure 4)",
@@ -28,7 +29,7 @@ COMMANDS = {
     "data-service": "a dispatcher or worker that prepares batches for a trainer on another machine",
     "demo": "the whole chain on generated data, in minutes on two CPU cores",
 }
-WITHOUT_TENSORFLOW = ("client",)
+WITHOUT_TENSORFLOW = ("client", "models", "predict")  # predict imports it unless the model is a file that needs none
 _HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 
@@ -48,6 +49,8 @@ def main() -> None:
     if command not in COMMANDS:
         print(f"error: there is no command {command!r}.{_suggest(command, COMMANDS)} See --help.", file=sys.stderr)
         sys.exit(2)
+    if command == "models" and arguments and not arguments[0].startswith("-"):
+        arguments[0] = f"--name={arguments[0]}"
     sys.argv = [f"retinanet {command}", *arguments]
     module = importlib.import_module(f"retinanet_tf.cli.{command.replace('-', '_')}")
     run(module.main, module.__doc__ or "", tensorflow=command not in WITHOUT_TENSORFLOW)
@@ -79,8 +82,7 @@ def run(main: Callable[[], int | None], description: str = "", *, tensorflow: bo
             logging.set_verbosity(logging.WARNING)
         try:
             if tensorflow:
-                choose_allocator()
-                import_quietly(shown=flags.FLAGS.verbosity > 0)
+                import_tensorflow()
             return main()
         except InputError as error:
             print(f"error: {with_dashes(str(error), flags.FLAGS)}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Training of a detector, with resume: `retinanet train --data='shards/train-*.tfrecord' --run_dir=runs/mine`.
 
-The same command again resumes. Settings come from --preset and the flags after it.
+The same command again resumes. Settings come from --preset, from the weights that --init_weights names (the network's,
+and of a detector those of its anchors, assignment and losses) and from the other flags, later ones before earlier ones.
 """
 
 from typing import Any
@@ -8,12 +9,16 @@ from typing import Any
 from absl import flags
 
 from retinanet_tf.cli import flags as config_flags
-from retinanet_tf.config.flagfile import flagfile
+from retinanet_tf.config.config import Config
+from retinanet_tf.config.flagfile import flag_lines, flagfile
+from retinanet_tf.config.presets import presets
 
 DATA = flags.DEFINE_string("data", None, "Pattern of training shards; labels.json is beside them.", required=True)
 VALIDATION = flags.DEFINE_string("validation", "", "Pattern of shards to evaluate on at the end.")
 INIT_WEIGHTS = flags.DEFINE_string(
-    "init_weights", "", "Weights to start from: from `retinanet import-weights`, or another job's run_dir."
+    "init_weights",
+    "",
+    "Weights to start from: a name that `retinanet models` lists, from `retinanet import-weights`, or another run_dir.",
 )
 RUN_DIR = flags.DEFINE_string("run_dir", None, "Run directory: settings, checkpoints, metrics.", required=True)
 DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check data, settings and devices and print them; write nothing.")
@@ -25,7 +30,7 @@ def main() -> None:
     from retinanet_tf.training.job import announce, open_job
     from retinanet_tf.training.train import train
 
-    config = config_flags.read()
+    config = config_flags.read(_base())
     paths: dict[str, Any] = {"data": DATA.value, "validation": VALIDATION.value, "init_weights": INIT_WEIGHTS.value}
     if not DRY_RUN.value:
         train(config, run_dir=RUN_DIR.value, **paths)
@@ -33,3 +38,18 @@ def main() -> None:
     job = open_job(config, **paths)
     print(flagfile(config, **paths), end="")
     announce(config, job.strategy.num_replicas_in_sync)
+
+
+def _base() -> Config:
+    """The preset, with the settings that go with --init_weights; those that differ are printed."""
+    from retinanet_tf.pretrained.by_name import resolve
+    from retinanet_tf.pretrained.loading import settings
+
+    preset = presets[flags.FLAGS.preset]
+    if not INIT_WEIGHTS.value:
+        return preset
+    before, given = preset.flat(), settings(resolve(INIT_WEIGHTS.value))
+    changed = {name: value for name, value in given.items() if value != before[name]}
+    if changed:
+        print(f"From init_weights={INIT_WEIGHTS.value}:", *(line.strip() for line in flag_lines(changed)))
+    return preset.replace(**given)

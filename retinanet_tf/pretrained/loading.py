@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +80,18 @@ def assign(model: RetinaNet, arrays: dict[str, np.ndarray], file: str, sources: 
     for name, array in arrays.items():
         weights[name].assign(array.astype(np.float32))
     return [name for name in weights if name not in arrays]
+
+
+def settings(path: str | os.PathLike) -> dict[str, Any]:
+    """The settings that go with weights to start from, by field: of a backbone, its own and its input's.
+
+    Of a detector those of network, anchors, assignment and losses, but for the number of classes.
+    """
+    config = checkpoint.load_config(path)
+    if checkpoint.import_kind(path) == "backbone":
+        return {name: getattr(config.model, name) for name in _BACKBONE_FIELDS}
+    sections = (config.model, config.anchors, config.assign, config.loss)
+    return {name: value for section in sections for name, value in vars(section).items() if name != "num_classes"}
 
 
 def check(network: ModelConfig, anchors: AnchorConfig, path: str | os.PathLike) -> None:

@@ -12,6 +12,7 @@ from retinanet_tf.data.records.reader import labels_beside
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.source import Source, category_ids, read_source
+from retinanet_tf.pretrained.by_name import resolve
 from retinanet_tf.pretrained.loading import check
 from retinanet_tf.training.optimizers import linear_rule_excess
 from retinanet_tf.training.strategies import Worker, make_strategy, worker_of
@@ -50,7 +51,7 @@ def open_job(config: Config, *, data: str, validation: str = "", init_weights: s
     _check_combinations(config, strategy.num_replicas_in_sync)
     load_for_training(config, data)
     if init_weights:
-        check(config.model, config.anchors, init_weights)
+        check(config.model, config.anchors, resolve(init_weights))
     source = read_source(validation) if validation and worker.is_chief else None
     if source:
         category_ids(label_map, source.label_map, source.name)

@@ -25,6 +25,7 @@ from retinanet_tf.models.ema import WeightAverage
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.models.train_step import Step
+from retinanet_tf.pretrained.by_name import resolve
 from retinanet_tf.pretrained.loading import initialize
 from retinanet_tf.training import run_directory
 from retinanet_tf.training.callbacks import NonFiniteLoss, Progress, SaveState, StopRequest, WatchLosses
@@ -78,7 +79,8 @@ def train(
         data: pattern of the training shards; labels.json is beside them.
         run_dir: folder for the job's files (see `run_directory`); shared by all workers of strategy='multi_worker'.
         validation: pattern of shards whose COCO numbers are written every `eval_steps` and at the end; '' for none.
-        init_weights: result of `pretrained.import_weights`, or another run's directory, to start from; '' for none.
+        init_weights: to start from: the result of `pretrained.import_weights`, another run's directory, or a published
+            name; '' for none.
         verbose: 0 is silent; 1, the default on a terminal, refreshes a line; 2 prints one every half minute.
 
     Returns:
@@ -114,7 +116,7 @@ def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
         if done:
             print(f"{run_dir}: resuming after {done} of {total} steps.")
         elif job.paths["init_weights"]:
-            print(initialize(model, job.paths["init_weights"], job.label_map))
+            print(initialize(model, resolve(job.paths["init_weights"]), job.label_map))
             if average:
                 average.restart()
     if worker.is_chief:

@@ -1,0 +1,131 @@
+"""Published weights by name: `retinanet models` lists them, `retinanet models NAME` has everything known of one.
+
+A name works wherever a run's folder does: `--model=NAME` of predict, evaluate and export, `--init_weights=NAME` of
+train, and `load_detector` in Python. Its file is downloaded and converted at the first use, into RETINANET_TF_HOME or
+the platform's cache folder.
+"""
+
+import itertools
+import textwrap
+from collections.abc import Sequence
+
+from absl import flags
+
+from retinanet_tf.pretrained.cache import published_file
+from retinanet_tf.pretrained.zoo import NEVER_RUN, ZOO, Entry, find
+
+_NAME = flags.DEFINE_string("name", None, "The model whose facts are shown; `retinanet models NAME` is the same.")
+_MARKDOWN = flags.DEFINE_boolean("markdown", False, "Print all facts of all models, as docs/models.md has them.")
+_HEAD = ("name", "network", "trained on", "published", "MB", "layout")
+_LAYOUT = (
+    "layout: yes if the publisher's layout with random weights was compared with its outputs, rebuilt independently."
+)
+
+
+def main() -> None:
+    """Prints the list, or a model's facts."""
+    if _MARKDOWN.value:
+        print(markdown(), end="")
+    else:
+        print(facts(find(_NAME.value)) if _NAME.value else table())
+
+
+def table() -> str:
+    """All models, grouped by origin, licence and conditions of the published value."""
+    widths = [max(map(len, column)) for column in zip(_HEAD, *map(_row, ZOO.values()), strict=True)]
+    lines = [_line(_HEAD, widths)]
+    for (origin, licence, conditions), entries in itertools.groupby(ZOO.values(), _common):
+        lines += ["", f"{origin}; licence: {licence}", *[f"published: {conditions}"] * bool(conditions)]
+        lines += [_line(_row(entry), widths) for entry in entries]
+    return "\n".join(
+        [*lines, "", _LAYOUT, f"All were {NEVER_RUN}; `retinanet models NAME` has the check and all facts."]
+    )
+
+
+def facts(entry: Entry) -> str:
+    """Everything known of a model, and the commands that use and check it."""
+    file = published_file(entry)
+    known = {**_facts(entry), "file": f"{file} ({'is there' if file.exists() else 'not downloaded yet'})"}
+    lines = [entry.name, *(_field(name, text) for name, text in known.items() if text), ""]
+    if entry.detects:
+        lines += ["Detections:", f"  retinanet predict --model={entry.name} --images=photo.jpg --output=found"]
+    if command := entry.check_command():
+        lines += ["Check of the published value:", f"  {command}", f"  should print AP {entry.value:g}"]
+    lines += [
+        "Training from it:",
+        f"  retinanet train --init_weights={entry.name} --num_classes=N --data=… --run_dir=…",
+    ]
+    return "\n".join(lines)
+
+
+def markdown() -> str:
+    """All models with all facts as a page."""
+    lines = [
+        "# Published weights by name",
+        "",
+        "`retinanet models --markdown` wrote this page from `retinanet_tf/pretrained/zoo.py`. Facts marked",
+        "(unconfirmed) weren't found in the publisher's own sources.",
+        f"All rows were {NEVER_RUN}: no file could be downloaded where this was written.",
+        "What was compared instead is said of each row.",
+    ]
+    for entry in ZOO.values():
+        command = entry.check_command()
+        check = f"`{command}` should print AP {entry.value:g}" if command else ""
+        known = {**_facts(entry), "check": check}
+        lines += ["", f"## {entry.name}", "", *(f"- {name}: {text}" for name, text in known.items() if text)]
+    return "\n".join(lines) + "\n"
+
+
+def _common(entry: Entry) -> tuple[str, str, str]:
+    return entry.origin, entry.licence, entry.conditions
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    return (entry.name, entry.network, _data(entry), _value(entry), _megabytes(entry), "yes" if entry.verified else "–")
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(map(str.ljust, cells, widths)).rstrip()
+
+
+def _facts(entry: Entry) -> dict[str, str]:
+    """Facts by their name, '' where nothing is known."""
+    classes = [category["name"] for category in entry.categories()]
+    return {
+        "network": entry.network,
+        "trained on": _data(entry),
+        "classes": ", ".join([*classes[:8], "…"] if len(classes) > 8 else classes),
+        "published": f"{_value(entry)} ({entry.conditions})" if entry.value is not None else "",
+        "licence": entry.licence,
+        "source": entry.origin,
+        "URL": entry.url,
+        "size": f"{_megabytes(entry)} MB" if entry.megabytes else "",
+        "digest": entry.digest or "none published; the tensors are checked",
+        "settings": ", ".join(f"{name}={value}" for name, value in entry.settings.items()),
+        "verified": f"{entry.verified}; {NEVER_RUN}" if entry.verified else NEVER_RUN,
+        "notes": "; ".join(entry.notes),
+    }
+
+
+def _data(entry: Entry) -> str:
+    count = len(entry.categories())
+    return f"{entry.data}, {count} class{'es' * (count > 1)}" if entry.detects else entry.data
+
+
+def _value(entry: Entry) -> str:
+    return "–" if entry.value is None else f"{entry.metric} {entry.value:g}"
+
+
+def _megabytes(entry: Entry) -> str:
+    return "–" if entry.megabytes is None else f"{entry.megabytes:g}"
+
+
+def _field(name: str, text: str) -> str:
+    return textwrap.fill(
+        text,
+        110,
+        initial_indent=f"  {name:<11}",
+        subsequent_indent=" " * 13,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,42 @@
+"""Published names in place of paths: whatever takes a run's folder takes the name of a published model."""
+
+import difflib
+import os
+from pathlib import Path
+
+from retinanet_tf.inference import checkpoint
+from retinanet_tf.inference.detector import Detector
+from retinanet_tf.pretrained.download import install
+from retinanet_tf.pretrained.zoo import ZOO, find
+
+
+def resolve(model: str | os.PathLike) -> Path:
+    """The path of a model: what exists is a path; a published name gives its folder, downloaded at the first call.
+
+    Args:
+        model: a run's folder, imported weights, a .keras file, or a name that `retinanet models` lists.
+
+    Raises:
+        InputError: nothing is there and it is nearly a published name, which is suggested; or the download fails.
+    """
+    text = os.fspath(model)
+    families = {name.partition("/")[0] for name in ZOO}
+    is_path = text.partition("/")[0] not in families and not difflib.get_close_matches(text, ZOO, n=1, cutoff=0.8)
+    return Path(text) if os.path.lexists(text) or is_path else install(find(text))
+
+
+def load_detector(model: str | os.PathLike) -> Detector:
+    """A detector by its published name, from a run directory, from imported weights, or from a `.keras` file.
+
+    >>> import retinanet_tf as rn
+    >>> detector = rn.load_detector("torchvision/retinanet_resnet50_fpn_v2")  # doctest: +SKIP
+    >>> detector("photo.jpg")["scores"]  # doctest: +SKIP
+
+    Imported weights are a folder or `.weights.h5`. A `.keras` file has the dataset's labels.json beside it; only
+    RetinaNet's own settings and weights are read from it. A published model is downloaded once (`retinanet models`
+    lists the names).
+
+    Raises:
+        InputError: there is none of these, or it can't be read or downloaded, or it is a backbone alone.
+    """
+    return checkpoint.load_detector(resolve(model))

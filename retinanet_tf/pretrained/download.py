@@ -1,0 +1,113 @@
+"""Downloads published weights once, checks and converts them."""
+
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pooch
+import requests
+
+from retinanet_tf import files
+from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.errors import InputError, refusing
+from retinanet_tf.inference import checkpoint
+from retinanet_tf.pretrained.cache import converted_folder, published_file
+from retinanet_tf.pretrained.importing import import_weights
+from retinanet_tf.pretrained.zoo import Entry
+
+TIMEOUT = 30.0
+"""Seconds that a server may be silent."""
+
+
+def fetch(entry: Entry) -> Path:
+    """The published file of a row, downloaded if it isn't there yet; half a file never gets its name.
+
+    Raises:
+        InputError: there is no connection, or the file has another digest; where to put it by hand is said.
+    """
+    path = published_file(entry)
+    if path.exists():
+        _check_digest(entry, path, f"{path} is not the file that was published as {entry.name}", "delete it")
+        return path
+    files.make_folder(path.parent, "the folder for downloaded weights (RETINANET_TF_HOME)")
+    get = pooch.HTTPDownloader(progressbar=True, chunk_size=2**20, timeout=TIMEOUT)
+    with files.written_aside(path) as aside:
+        try:
+            get(entry.url, aside, None)
+        except requests.RequestException as error:
+            raise InputError(
+                f"{entry.name} can't be downloaded ({_reason(error)}); fetch {entry.url} by other means and put it at "
+                f"{path}."
+            ) from None
+        _check_digest(entry, aside, f"{entry.url} is not the file that was published as {entry.name}", "try again")
+    return path
+
+
+def install(entry: Entry) -> Path:
+    """The folder of a row's weights in this library's format: downloaded and converted at the first call.
+
+    Raises:
+        InputError: the file can't be downloaded, isn't what the row describes, or can't be converted.
+    """
+    folder = converted_folder(entry)
+    if folder.exists():
+        return folder
+    file = fetch(entry)
+    files.make_folder(folder.parent, "the folder for downloaded weights (RETINANET_TF_HOME)")
+    with tempfile.TemporaryDirectory(prefix=".converted-", dir=folder.parent) as aside:
+        weights = Path(aside, "weights")
+        source = _unpacked(file, entry.member, aside) if entry.member else file
+        try:
+            import_weights(
+                entry.source,
+                source,
+                weights,
+                label_map=LabelMap.from_json(entry.categories()) if entry.detects else None,
+                adjust=lambda config: config.replace(**entry.settings),
+            )
+            _check_tensors(entry, weights)
+        except InputError as error:
+            raise InputError(
+                f"{entry.name} can't be converted from {file}: {error} If the file is damaged, delete it; the next "
+                "call downloads it again."
+            ) from None
+        try:
+            weights.rename(folder)
+        except OSError as error:
+            if not folder.exists():  # else another process was the first
+                raise InputError(f"{folder} can't be written: {error.strerror or error}.") from None
+    return folder
+
+
+def _unpacked(file: Path, member: str, folder: str) -> Path:
+    with refusing(f"{file} is not a zip file with {member}"), zipfile.ZipFile(file) as archive:
+        return Path(archive.extract(member, folder))
+
+
+def _check_digest(entry: Entry, path: str | os.PathLike, fault: str, remedy: str) -> None:
+    algorithm, _, wanted = entry.digest.partition(":")
+    if not algorithm:
+        return
+    found = pooch.file_hash(os.fspath(path), alg=algorithm)[: len(wanted)]
+    if found != wanted:
+        raise InputError(
+            f"{fault}: its {algorithm.upper()} begins with {found[:8]}, not with {wanted[:8]}; {remedy}, or fetch "
+            f"{entry.url} by other means and put it at {published_file(entry)}."
+        )
+
+
+def _check_tensors(entry: Entry, folder: Path) -> None:
+    found = {"parts": checkpoint.import_kind(folder), **checkpoint.load_config(folder).flat()}
+    wanted = {"parts": "detector" if entry.detects else "backbone", "backbone": entry.backbone, **entry.expected}
+    differing = [f"{name}={found[name]} instead of {value}" for name, value in wanted.items() if found[name] != value]
+    if differing:
+        raise InputError(f"its tensors are another network's: {', '.join(differing)}.")
+
+
+def _reason(error: requests.RequestException) -> str:
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"the server answers {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.Timeout):
+        return f"the server is silent for {TIMEOUT:g} seconds"
+    return type(error).__name__

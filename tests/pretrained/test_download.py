@@ -1,0 +1,330 @@
+"""Published weights by name: downloaded once from a server of this machine, checked, converted, kept in one folder."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import http.server
+import resource
+import shutil
+import socket
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from published import write
+from small_detectors import TINY_NETWORK, clutter
+
+import retinanet_tf as rn
+from retinanet_tf.models.retinanet import variables
+from retinanet_tf.pretrained import cache, download, import_weights, zoo
+from retinanet_tf.pretrained.by_name import resolve
+
+CONTENT = np.random.default_rng(0).bytes(50_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `files` by path, and answers that go wrong; `asked` are the paths in order."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.asked = {"/weights.pkl": CONTENT}, []
+
+    def url(self, path="/weights.pkl"):
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        kind, _, rest = self.path.removeprefix("http://weights.invalid").rpartition("/")
+        content = self.server.files.get(f"/{rest}")
+        if content is None:
+            return self.send_error(404)
+        if kind == "/moved":
+            self.send_response(302)
+            self.send_header("Location", f"/{rest}")
+            return self.end_headers()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if kind == "/silent":
+            time.sleep(1)
+        elif kind == "/half":
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+        elif kind == "/slow":
+            for start in range(0, len(content), 10_000):
+                self.wfile.write(content[start : start + 10_000])
+                self.wfile.flush()
+                time.sleep(0.05)
+        else:
+            self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def shared_server():
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def server(shared_server, monkeypatch, tmp_path):
+    """The server, with an empty cache in tmp_path / "home" and no proxy of the environment's."""
+    monkeypatch.setenv("RETINANET_TF_HOME", str(tmp_path / "home"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    shared_server.asked.clear()
+    return shared_server
+
+
+def row(url, digest=f"sha256:{SHA256[:8]}", **changes):
+    return dataclasses.replace(
+        zoo.ZOO["torchvision/retinanet_resnet50_fpn"], name="tests/tiny", url=url, digest=digest, **changes
+    )
+
+
+def leftovers():
+    return [path for path in cache.home().rglob("*") if path.is_file()] if cache.home().exists() else []
+
+
+def test_a_file_is_downloaded_once(server):
+    file = download.fetch(row(server.url()))
+    assert file.read_bytes() == CONTENT and leftovers() == [file]
+    assert file == cache.published_file(row(server.url())) == cache.home() / "tests/tiny/weights.pkl"
+    assert download.fetch(row(server.url())) == file and server.asked == ["/weights.pkl"]
+
+
+@pytest.mark.parametrize("kind", ["/moved", "/slow"])
+def test_redirected_and_slow_but_steady(server, kind, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)  # less than the slow answer takes as a whole
+    assert download.fetch(row(server.url(f"{kind}/weights.pkl"))).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [f"sha256:{SHA256}", f"md5:{hashlib.md5(CONTENT).hexdigest()}", ""],
+    ids=["whole SHA-256", "MD5", "none published"],
+)
+def test_digests(server, digest):
+    assert download.fetch(row(server.url(), digest)).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/half/weights.pkl", "tests/tiny can't be downloaded"),
+        ("/silent/weights.pkl", "tests/tiny can't be downloaded"),
+        ("/missing.pkl", "tests/tiny can't be downloaded .the server answers 404"),
+    ],
+)
+def test_a_failed_download_leaves_nothing(server, path, sentence, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    entry = row(server.url(path))
+    with pytest.raises(rn.InputError, match=sentence) as error:
+        download.fetch(entry)
+    assert entry.url in str(error.value) and str(cache.published_file(entry)) in str(error.value)
+    assert not leftovers()
+    # The next call begins anew.
+    assert download.fetch(row(server.url())).read_bytes() == CONTENT
+
+
+def test_another_file_than_the_published_one_is_refused(server):
+    with pytest.raises(rn.InputError, match=f"SHA256 begins with {SHA256[:8]}, not with 00000000"):
+        download.fetch(row(server.url(), "sha256:00000000"))
+    assert not leftovers()
+
+
+def test_without_a_network_a_file_put_by_hand_is_taken(server):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        entry = row(f"http://127.0.0.1:{unused.getsockname()[1]}/weights.pkl")
+        with pytest.raises(rn.InputError, match=r"can't be downloaded \(ConnectionError\); fetch .* by other means"):
+            download.fetch(entry)
+        place = cache.published_file(entry)
+        place.write_bytes(CONTENT[:-1])
+        with pytest.raises(rn.InputError, match=r"weights.pkl is not the file that was published .* delete it"):
+            download.fetch(entry)
+        place.write_bytes(CONTENT)
+        assert download.fetch(entry) == place
+
+
+def test_a_proxy_of_the_environment_is_used(server, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url(""))
+    assert download.fetch(row("http://weights.invalid/weights.pkl")).read_bytes() == CONTENT
+    assert server.asked == ["http://weights.invalid/weights.pkl"]
+
+
+def test_two_downloads_at_once(server):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        files = list(pool.map(download.fetch, [row(server.url("/slow/weights.pkl"))] * 2))
+    assert files[0] == files[1] and files[0].read_bytes() == CONTENT and leftovers() == [files[0]]
+
+
+def test_a_folder_that_cannot_be_written(server, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RETINANET_TF_HOME", str(tmp_path / "file"))
+    with pytest.raises(rn.InputError, match=r"RETINANET_TF_HOME\) .*file/tests/tiny can't be created"):
+        download.fetch(row(server.url()))
+    assert not server.asked
+
+
+def test_a_disk_that_is_full(server):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(rn.InputError, match=r"weights.pkl can't be written"):
+            download.fetch(row(server.url()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not leftovers()
+
+
+def torchvision_name(ours):
+    """The name that torchvision's detector gives to a weight."""
+    layer, _, weight = ours.rpartition("/")
+    suffix = {
+        **{"kernel": "weight", "gamma": "weight", "beta": "bias"},
+        **{"moving_mean": "running_mean", "moving_variance": "running_var"},
+    }.get(weight, weight)
+    words = layer.replace("/", "_").split("_")
+    match words:
+        case ["stem", kind]:
+            name = f"backbone.body.{'conv' if kind == 'conv' else 'bn'}1"
+        case [stage, block, "shortcut", kind]:
+            name = f"backbone.body.layer{int(stage[-1]) - 1}.{block[5:]}.downsample.{'01'[kind == 'norm']}"
+        case [stage, block, number, kind]:
+            kind = "conv" if kind == "conv" else "bn"
+            name = f"backbone.body.layer{int(stage[-1]) - 1}.{block[5:]}.{kind}{number}"
+        case ["fpn", part]:
+            level = int(part[-1])
+            blocks = {"lateral": "inner_blocks", "output": "layer_blocks"}.get(part[:-1])
+            name = f"backbone.fpn.{blocks}.{level - 3}.0" if blocks else f"backbone.fpn.extra_blocks.p{level}"
+        case [task, "subnet", "predictor"]:
+            name = f"head.{'classification_head.cls_logits' if task == 'class' else 'regression_head.bbox_reg'}"
+        case [task, "subnet", part]:
+            name = f"head.{'classification' if task == 'class' else 'regression'}_head.conv.{part[4:]}.0"
+    return f"{name}.{suffix}"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A small network with random weights in torchvision's layout: a file of two categories and the background."""
+    model = rn.RetinaNet(num_classes=3, **TINY_NETWORK)
+    rng = np.random.default_rng(1)
+    tensors = {}
+    for name, value in variables(model).items():
+        # Scores above the threshold, variances that divide.
+        array = rng.uniform(0.5, 1.5, value.shape) if "norm" in name else rng.normal(0, 0.3, value.shape)
+        array = array.astype(np.float32)
+        tensors[torchvision_name(name)] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+    return write(tmp_path_factory.mktemp("tiny") / "tiny.pkl", tensors)
+
+
+@pytest.fixture
+def tiny_row(server, tiny, monkeypatch):
+    """Puts the small network on the server and into the zoo."""
+    content = tiny.read_bytes()
+    monkeypatch.setitem(server.files, "/tiny.pkl", content)
+    entry = row(
+        server.url("/tiny.pkl"),
+        f"sha256:{hashlib.sha256(content).hexdigest()[:8]}",
+        labels=("cat", "dog"),
+        backbone="resnet10_w16",
+        settings={"score_threshold": 0.2, "image_size": 64, "max_size": 96},
+        expected={"p6_from": "c5", "subnet_depth": 1, "num_classes": 2},
+    )
+    monkeypatch.setitem(zoo.ZOO, entry.name, entry)
+    return entry
+
+
+def test_from_a_name_to_a_detector(server, tiny, tiny_row, tmp_path):
+    """The same as importing the file by its path; the second time nothing is fetched, nor written."""
+    detector = rn.load_detector("tests/tiny")
+    assert detector.label_map == rn.data.LabelMap([1, 2], ["cat", "dog"])
+    assert (detector.config.score_threshold, detector.image_size, detector.max_size) == (0.2, 64, 96)
+    import_weights("torchvision", tiny, tmp_path / "by_path", label_map=detector.label_map)
+    direct = rn.load_detector(tmp_path / "by_path")
+    image = clutter(0, 64, 96)[None].astype(np.float32)
+    outputs, expected = detector.model(image, training=False), direct.model(image, training=False)
+    assert expected["class_logits"].shape[-1] == 2 and np.std(expected["class_logits"]) > 0.1
+    for name, value in expected.items():
+        np.testing.assert_array_equal(outputs[name], value)
+    asked, before = list(server.asked), {path: path.stat().st_mtime_ns for path in leftovers()}
+    again = rn.load_detector("tests/tiny")
+    np.testing.assert_array_equal(again.model.get_weights()[0], detector.model.get_weights()[0])
+    assert asked == server.asked == ["/tiny.pkl"]
+    assert before == {path: path.stat().st_mtime_ns for path in leftovers()}
+    assert {path.parent.name for path in before} == {"tiny", cache.converted_folder(tiny_row).name}
+
+
+def test_the_tensors_must_be_those_of_the_row(server, tiny_row, tiny):
+    for changes, sentence in (
+        ({"backbone": "resnet50"}, "backbone=resnet10_w16 instead of resnet50"),
+        ({"expected": {"p6_from": "p5"}}, "p6_from=c5 instead of p5"),
+        ({"labels": ("a", "b", "c", "d")}, "fits neither the number of categories"),
+        ({"source": "detectron2"}, "not a checkpoint of detectron2"),
+    ):
+        entry = dataclasses.replace(tiny_row, **changes)
+        with pytest.raises(rn.InputError, match=f"tests/tiny can't be converted from .*{sentence}"):
+            download.install(entry)
+        assert [path.name for path in leftovers()] == ["tiny.pkl"]
+    cache.published_file(tiny_row).write_bytes(tiny.read_bytes()[:5000])
+    with pytest.raises(rn.InputError, match="tests/tiny can't be converted.*not a pickle.*delete it"):
+        download.install(dataclasses.replace(tiny_row, digest=""))
+
+
+def test_a_file_inside_a_zip_file(server, tiny, tiny_row, monkeypatch, tmp_path):
+    with zipfile.ZipFile(tmp_path / "tiny.zip", "w") as archive:
+        archive.write(tiny, "inner.pkl")
+    monkeypatch.setitem(server.files, "/tiny.zip", (tmp_path / "tiny.zip").read_bytes())
+    entry = dataclasses.replace(tiny_row, url=server.url("/tiny.zip"), digest="", member="other.pkl")
+    with pytest.raises(rn.InputError, match=r"tiny.zip is not a zip file with other.pkl"):
+        download.install(entry)
+    folder = download.install(dataclasses.replace(entry, member="inner.pkl"))
+    assert (folder / "run.json").exists() and {path.parent for path in leftovers()} == {folder, folder.parent}
+
+
+def test_another_process_converts_first(tiny_row, tiny, monkeypatch):
+    """What is there when this one is ready is kept."""
+
+    def slower(*arguments, **options):
+        monkeypatch.setattr(download, "import_weights", import_weights)
+        other = download.install(tiny_row)
+        (other / "mark").touch()
+        return import_weights(*arguments, **options)
+
+    monkeypatch.setattr(download, "import_weights", slower)
+    folder = download.install(tiny_row)
+    assert (folder / "mark").exists()
+    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, "tiny.pkl"]
+
+
+def test_what_exists_is_a_path(tiny_row, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert resolve("runs/mine") == Path("runs/mine") and resolve("a.keras") == Path("a.keras")
+    (tmp_path / "tests" / "tiny").mkdir(parents=True)
+    assert resolve("tests/tiny") == Path("tests/tiny")
+    shutil.rmtree(tmp_path / "tests")
+    assert resolve("tests/tiny") == cache.converted_folder(tiny_row)
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision/retinanet_resnet50", "torchvision/../../etc", "../torchvision/resnet50", "tests/tiny/../tiny"]
+)
+def test_no_name_leads_out_of_the_cache(server, tiny_row, name):
+    with pytest.raises(rn.InputError, match="there is no published model"):
+        resolve(name)
+    assert not leftovers() and not server.asked
