@@ -20,6 +20,7 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.export import saved_model
 from retinanet_tf.export.saved_model import export, with_precision
 from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.saved_model import SavedModelDetector
 from retinanet_tf.models.layers import precision_policy
 
 LABELS = LabelMap([3, 18, 44], ["ellipse", "étoile", "cross"])
@@ -75,6 +76,31 @@ def test_image_tensor_answers_as_the_detector(detector, signatures):
     images = np.stack([clutter(0), clutter(1), clutter(2)])
     answer = signatures["image_tensor"](input_tensor=tf.constant(images))
     check_equal(answer, detector(images), [(50, 70)] * 3)
+
+
+def test_a_saved_model_is_a_detector_of_pictures(detector, exported):
+    """As `retinanet predict` takes it: pictures of several sizes, in their own pixels, ids as class indices again."""
+    images = [clutter(number, *size) for number, size in enumerate([(60, 80), (80, 60), (200, 30)])]
+    expected = detector(images)
+    loaded = SavedModelDetector(exported)
+    assert loaded.label_map == LABELS
+    for index, found in loaded.detect_all(images):
+        count = int(expected["num_detections"][index])
+        assert count and found["labels"].tolist() == expected["labels"][index, :count].numpy().tolist()
+        np.testing.assert_allclose(found["scores"], expected["scores"][index, :count], atol=1e-5)
+        np.testing.assert_allclose(found["boxes"], expected["boxes"][index, :count], atol=2e-3)
+
+
+@pytest.mark.parametrize("damage", ["other", "broken"])
+def test_other_saved_models_are_no_detector(damage, tmp_path):
+    (tmp_path / "assets").mkdir()
+    LABELS.save(tmp_path / "assets/labels.json")
+    if damage == "other":
+        tf.saved_model.save(tf.Module(), tmp_path)
+    else:
+        (tmp_path / "saved_model.pb").write_bytes(b"broken")
+    with pytest.raises(InputError, match="can't be loaded as an exported detector"):
+        SavedModelDetector(tmp_path)
 
 
 @pytest.mark.slow
