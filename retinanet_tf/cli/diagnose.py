@@ -1,4 +1,4 @@
-"""Loss distribution of a trained model (Figure 4): `retinanet diagnose --checkpoint=runs/mine --data=… --output=…`.
+"""Loss distribution of a trained model (Figure 4): `retinanet diagnose --model=runs/mine --data=… --output=…`.
 
 Writes loss_distribution.png and loss_distribution.json: the cumulative loss of foreground and background examples.
 """
@@ -7,9 +7,13 @@ from absl import flags
 
 from retinanet_tf.errors import InputError
 
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A training job's run_dir, or what `retinanet import-weights` wrote.", required=True
+MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    "Name that `retinanet models` lists, a training job's run_dir, or imported weights.",
+    required=True,
 )
+flags.DEFINE_alias("checkpoint", "model")
 DATA = flags.DEFINE_string("data", None, "Pattern of shards; labels.json is beside them.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the two files.", required=True)
 GAMMAS = flags.DEFINE_list("gammas", ["0", "0.5", "1", "2"], "Values of γ (Figure 4's by default).")
@@ -20,10 +24,11 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images that go through the n
 def main() -> None:
     """Runs the diagnosis."""
     from retinanet_tf.cli.diagnosis import diagnose
+    from retinanet_tf.pretrained.by_name import resolve
 
     try:
         gammas = [float(value) for value in GAMMAS.value]
     except ValueError:
         raise InputError(f"--gammas={','.join(GAMMAS.value)} must be a list of numbers.") from None
-    paths = (CHECKPOINT.value, DATA.value, OUTPUT.value)
+    paths = (resolve(MODEL.value), DATA.value, OUTPUT.value)
     diagnose(*paths, gammas, limit=LIMIT.value, batch_size=BATCH_SIZE.value)

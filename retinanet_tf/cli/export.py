@@ -1,6 +1,6 @@
 """Export of a trained detector as a SavedModel for TensorFlow Serving.
 
-    retinanet export --checkpoint=runs/mine --output=export/retinanet
+    retinanet export --model=runs/mine --output=export/retinanet
 
 writes the next version, export/retinanet/1 at first. It loads with tensorflow alone; serving/ shows how to serve it.
 """
@@ -10,7 +10,13 @@ from absl import flags
 from retinanet_tf.errors import InputError
 
 _PRECISIONS = ("float32", "float16", "bfloat16")  # as in export/saved_model.py, which imports TensorFlow
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run directory of a training job or .keras file.", required=True)
+_MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    "Name that `retinanet models` lists, run directory, imported weights, or a .keras file.",
+    required=True,
+)
+flags.DEFINE_alias("checkpoint", "model")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of the model's versions; ending in a number, that version itself.", required=True
 )
@@ -33,8 +39,8 @@ def main() -> None:
     """Exports and prints the folder."""
     from retinanet_tf.export.saved_model import export, fixed_name
     from retinanet_tf.files import read_bytes, read_json
-    from retinanet_tf.inference.checkpoint import load_detector
     from retinanet_tf.patterns import matching
+    from retinanet_tf.pretrained.by_name import load_detector
 
     paths = matching(_WARMUP.value) if _WARMUP.value else []
     if _WARMUP.value and not paths:
@@ -47,7 +53,7 @@ def main() -> None:
         shapes.append((int(sides[0]), int(sides[1]), int(sides[2])))
     metrics = read_json(_METRICS.value, "the metrics file") if _METRICS.value else None
     version = export(
-        load_detector(_CHECKPOINT.value),
+        load_detector(_MODEL.value),
         _OUTPUT.value,
         metrics=metrics,
         warmup_images=[read_bytes(path, "the warm-up image") for path in paths],
