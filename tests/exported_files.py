@@ -66,8 +66,7 @@ def write_onnx(path, batch=None, metadata=METADATA, **names):
     for old, new in names.items():
         text = text.replace(old, new)
     onnx.save(onnx.parser.parse_model(text), path)
-    if metadata is not None:
-        write_metadata(path, metadata)
+    _write_metadata(path, metadata, batch)
 
 
 def write_litert(path, batch=1, metadata=METADATA):
@@ -101,5 +100,9 @@ def write_litert(path, batch=1, metadata=METADATA):
         content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
     with open(path, "wb") as file:
         file.write(content)
+    _write_metadata(path, metadata, batch)
+
+
+def _write_metadata(path, metadata, batch):
     if metadata is not None:
-        write_metadata(path, metadata)
+        write_metadata(path, {**metadata, "input": {**metadata["input"], "batch": batch}})

@@ -39,7 +39,7 @@ def test_what_the_file_says_goes_with_it(folder, tmp_path):
     for name, batch in BATCHES.items():
         shutil.copy(folder / name, tmp_path / name)
         detector = ExportedDetector(tmp_path / name, threads=1)
-        assert detector.metadata == METADATA
+        assert detector.metadata == {**METADATA, "input": {"batch": batch, "height": HEIGHT, "width": WIDTH}}
         assert detector.label_map == LabelMap([1, 18, 90], ["a,b", "żółw", '"x"'])
         assert detector.label_map.to_json() == LABELS
         assert detector.input_shape == (batch, HEIGHT, WIDTH)

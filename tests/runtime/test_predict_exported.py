@@ -1,6 +1,7 @@
 """`retinanet predict` with exported files, without TensorFlow and Keras, and what else it refuses."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from retinanet_tf.inference.results import to_results
+from retinanet_tf.runtime.exported import ExportedDetector
+from retinanet_tf.runtime.preprocess import resize, to_pixels
 from tests.exported_files import write_litert, write_onnx
 from tests.small_detectors import clutter
 
@@ -20,6 +24,7 @@ never = ("tensorflow", "keras", "h5py", "pycocotools", "tensorboard")
 later = ("absl", "matplotlib", "tqdm", "requests")
 sys.modules.update(dict.fromkeys([*never, *later]))
 from retinanet_tf.runtime.exported import ExportedDetector
+from retinanet_tf.runtime.preprocess import resize, to_pixels
 folder = sys.argv[1]
 for suffix in ("onnx", "tflite"):
     answer = ExportedDetector(f"{folder}/a.{suffix}")(f"{folder}/photos/turned.jpg")
@@ -94,3 +99,24 @@ def test_other_models_are_refused_in_a_sentence(folder, arguments, message, fork
     status, text = forked.run("predict", [*(argument.format(folder) for argument in arguments), *images])
     assert status == 1 and message in text and "Traceback" not in text
     assert not (folder / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.tflite"])
+def test_the_example_of_serving_finds_what_the_runtime_finds(folder, name, monkeypatch, capsys):
+    """It has the resizing of its own; a photo is shrunk to less than half."""
+    photos, expected = [str(folder / "photos/turned.jpg"), str(folder / "large.png")], []
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (97, 131, 3), np.uint8)).save(photos[1])
+    monkeypatch.setattr(sys, "argv", ["run_exported.py", str(folder / name), *photos])
+    example = runpy.run_path(str(ROOT / "serving/run_exported.py"), run_name="__main__")
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    detector = ExportedDetector(folder / name)
+    pixels = [to_pixels(photo) for photo in photos]
+    for index, found in detector.detect_all(pixels):
+        np.testing.assert_array_equal(example["resize"](pixels[index], 32, 43), resize(pixels[index], 32, 43))
+        results = to_results(found, photos[index], detector.label_map.ids)
+        expected += [row for row in results if row["score"] >= 0.3]
+    assert len(rows) == len(expected) == 2
+    for row, other in zip(rows, expected, strict=True):
+        assert (row["file"], row["category_id"]) == (other["image_id"], other["category_id"])
+        np.testing.assert_allclose(row["bbox"], other["bbox"], atol=0.01)
+        assert row["score"] == pytest.approx(other["score"], abs=1e-4)
