@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _base() -> Config:
-    """The preset, with the settings that go with --init_weights; those that differ are printed."""
+    """The preset, with the settings that go with --init_weights; those that change it are printed."""
     from retinanet_tf.pretrained.by_name import resolve
     from retinanet_tf.pretrained.loading import settings
 
@@ -49,7 +49,7 @@ def _base() -> Config:
     if not INIT_WEIGHTS.value:
         return preset
     before, given = preset.flat(), settings(resolve(INIT_WEIGHTS.value))
-    changed = {name: value for name, value in given.items() if value != before[name]}
+    changed = {name: value for name, value in given.items() if value != before[name] and not flags.FLAGS[name].present}
     if changed:
         print(f"From init_weights={INIT_WEIGHTS.value}:", *(line.strip() for line in flag_lines(changed)))
     return preset.replace(**given)

@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 from published import write
 from small_detectors import TINY_NETWORK, clutter
+from small_jobs import TINY, write_shards
 
 import retinanet_tf as rn
 from retinanet_tf.models.retinanet import variables
 from retinanet_tf.pretrained import cache, download, import_weights, zoo
 from retinanet_tf.pretrained.by_name import resolve
+from retinanet_tf.pretrained.loading import initialize, settings
+from retinanet_tf.training.job import open_job
 
 CONTENT = np.random.default_rng(0).bytes(50_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -268,6 +271,22 @@ def test_from_a_name_to_a_detector(server, tiny, tiny_row, tmp_path):
     assert asked == server.asked == ["/tiny.pkl"]
     assert before == {path: path.stat().st_mtime_ns for path in leftovers()}
     assert {path.parent.name for path in before} == {"tiny", cache.converted_folder(tiny_row).name}
+
+
+def test_a_job_starts_from_a_name(tiny_row, tmp_path):
+    """The network's settings come with the weights; the classes are replaced, all else is kept."""
+    write_shards(tmp_path / "data")
+    given = settings(resolve("tests/tiny"))
+    assert given["subnet_depth"] == 1 and given["anchor_style"] == "torchvision" and "num_classes" not in given
+    config = TINY.replace(**given, num_classes=5)
+    job = open_job(config, data=str(tmp_path / "data" / "train-*"), init_weights="tests/tiny")
+    assert job.paths["init_weights"] == "tests/tiny"
+    model = rn.RetinaNet.from_config(config)
+    report = initialize(model, resolve("tests/tiny"), job.label_map)
+    assert report.missing == ["class_subnet/predictor/kernel", "class_subnet/predictor/bias"]
+    before = variables(rn.load_detector("tests/tiny").model)
+    for name, value in variables(model).items():
+        assert name in report.missing or np.array_equal(value, before[name])
 
 
 def test_the_tensors_must_be_those_of_the_row(server, tiny_row, tiny):
