@@ -1,0 +1,89 @@
+"""A page to try a detector: one HTML file that runs an ONNX export in the browser, by onnxruntime-web, offline."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from retinanet_tf.errors import InputError
+from retinanet_tf.files import read_bytes, write_text
+from retinanet_tf.runtime.exported import ExportedDetector
+from retinanet_tf.runtime.metadata import is_onnx
+
+PACKAGE = "onnxruntime-web@1.30.0"
+"""npm's package of ONNX Runtime for browsers (MIT licence), in the version that the page is tested with."""
+LIBRARY, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
+"""The files of its folder dist that become part of the page."""
+_LARGEST = 350 * 2**20  # a browser's longest text, in base64, is about 512 million letters
+
+
+def write_page(
+    model: str | os.PathLike, page: str | os.PathLike | None = None, runtime: str | os.PathLike | None = None
+) -> Path:
+    """Writes an HTML page with an exported detector in it: it needs no server, loads nothing and sends nothing.
+
+    A picture that is dropped on it, or the camera's, is shown with boxes and names; a slider sets the least score.
+
+    Args:
+        model: an ONNX file of `retinanet export`.
+        page: the file to write; by default the model's name with the suffix .html.
+        runtime: folder with the files LIBRARY and WASM; by default `npm pack` downloads PACKAGE.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InputError: the model isn't such a file or too large, npm is missing or fails, or the page can't be written.
+    """
+    if not is_onnx(model):
+        raise InputError(f"{os.fspath(model)} can't be run by a page; export with format='onnx'.")
+    metadata = ExportedDetector(model).metadata
+    content = read_bytes(model, "the exported detector")
+    if len(content) > _LARGEST:
+        raise InputError(f"{os.fspath(model)} has more than {_LARGEST >> 20} MiB, too much for a page.")
+    if runtime is None:
+        with tempfile.TemporaryDirectory() as folder:
+            library, wasm = _read(_downloaded(folder))
+    else:
+        library, wasm = _read(Path(runtime))
+    needed = {name: metadata[name] for name in ("labels", "input", "preprocessing")}
+    text = resources.files("retinanet_tf.runtime").joinpath("page.html").read_text(encoding="utf-8")
+    parts = {
+        "__METADATA__": json.dumps(needed, ensure_ascii=False).replace("<", "\\u003c"),
+        "__LIBRARY__": base64.b64encode(library).decode(),
+        "__WASM__": base64.b64encode(wasm).decode(),
+        "__MODEL__": base64.b64encode(content).decode(),
+    }
+    text = re.sub("|".join(parts), lambda place: parts[place[0]], text)
+    target = Path(page) if page is not None else Path(model).with_suffix(".html")
+    write_text(target, text)
+    return target
+
+
+def _read(folder: Path) -> list[bytes]:
+    return [read_bytes(folder / name, "onnxruntime-web's") for name in (LIBRARY, WASM)]
+
+
+def _downloaded(folder: str) -> Path:
+    """The two files of PACKAGE, downloaded into a folder."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise InputError(f"the page needs {PACKAGE}, which npm downloads, and npm isn't installed: install Node.js.")
+    command = [npm, "pack", PACKAGE, "--prefer-offline", "--silent", f"--pack-destination={folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    packed = list(Path(folder).glob("*.tgz"))
+    if done.returncode or len(packed) != 1:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise InputError(f"the page needs {PACKAGE}, and npm can't download it: {reason}.")
+    with tarfile.open(packed[0]) as archive:
+        for name in (LIBRARY, WASM):
+            file = archive.extractfile(f"package/dist/{name}")
+            assert file is not None
+            Path(folder, name).write_bytes(file.read())
+    return Path(folder)
