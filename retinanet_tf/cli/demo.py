@@ -79,10 +79,12 @@ def main() -> None:
         f"  metrics     {output / 'metrics.json'}\n"
         f"  curves      {output / 'training.png'}\n"
         f"  SavedModel  {exported}\n"
+        "A detector of COCO's 80 classes:\n"
+        "  retinanet predict --model=torchvision/retinanet_resnet50_fpn_v2 --images=photo.jpg --output=found\n"
         "Your own data (README.md has every step):\n"
         "  retinanet prepare --annotations=train.json --images=photos --output=data --name=train\n"
-        "  retinanet train --preset=detectron --num_classes=N --data='data/train-*.tfrecord' "
-        "--run_dir=runs/mine"
+        "  retinanet train --init_weights=torchvision/retinanet_resnet50_fpn_v2 --num_classes=N "
+        "--data='data/train-*.tfrecord' --run_dir=runs/mine"
     )
 
 

@@ -1,6 +1,6 @@
 """COCO's twelve numbers of a trained detector, or of a file of detections.
 
-    retinanet evaluate --checkpoint=runs/mine --data='data/coco/val-*.tfrecord' --output=runs/mine/val
+    retinanet evaluate --model=runs/mine --data='data/coco/val-*.tfrecord' --output=runs/mine/val
     retinanet evaluate --results=detections.json --annotations=instances_val2017.json
 
 writes to OUTPUT metrics.json (the numbers, AP by category), detections.json (COCO's result format), and the plots

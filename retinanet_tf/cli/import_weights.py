@@ -2,7 +2,7 @@
 
     retinanet import-weights --source=torchvision --file=retinanet_resnet50_fpn_coco.pth --output=weights/tv
 
-The settings the weights were trained under go with them: `--checkpoint=weights/tv` evaluates, predicts and exports,
+The settings the weights were trained under go with them: `--model=weights/tv` evaluates, predicts and exports,
 `train --flagfile=weights/tv/flags.txt --init_weights=weights/tv` fine-tunes. Every setting that the tensors don't
 determine can be given as a flag, e.g. --norm_epsilon=1e-5.
 

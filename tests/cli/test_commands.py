@@ -156,7 +156,7 @@ def test_bad_input_is_one_sentence_and_status_1(coco, tmp_path, forked):
         "lost.jpg": prepare(tmp_path / "missing.json"),
         "blocked": prepare(coco / "train.json", tmp_path / "blocked" / "out"),
         "none-*.tfrecord": forked.run("train", [f"--data={tmp_path}/none-*.tfrecord", f"--run_dir={out}"]),
-        "run.json": forked.run("export", [f"--checkpoint={tmp_path}", f"--output={out}"]),
+        "run.json": forked.run("export", [f"--model={tmp_path}", f"--output={out}"]),
     }
     for culprit, (status, err) in cases.items():
         lines = [line for line in err.splitlines() if line.startswith("error: ")]

@@ -143,7 +143,7 @@ def test_your_own_data_as_the_readme_has_it(forked, folder):
     assert {row["category_id"] for row in detections} <= set(ids)
     assert [row["id"] for row in json.loads((folder / "runs/mine/labels.json").read_text())] == sorted(ids)
     assert len(list((folder / "runs/mine/pictures/pictures").iterdir())) == 1
-    arguments = ["--checkpoint=runs/mine", "--data=data/val-*.tfrecord", "--output=runs/mine/loss", "--limit=4"]
+    arguments = ["--model=runs/mine", "--data=data/val-*.tfrecord", "--output=runs/mine/loss", "--limit=4"]
     status, output = forked.run("diagnose", arguments, folder)
     assert status == 0 and (folder / "runs/mine/loss/loss_distribution.json").exists(), output[-3000:]
     check_library(folder, len(ids))

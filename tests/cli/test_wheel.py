@@ -68,5 +68,5 @@ def test_help_training_and_export(installed):
     split = shapes.generate(installed / "coco", num_train=4, num_val=1, image_size=64)["train"]
     prepare(split.annotations, split.images, installed / "shards", progress=False)
     run(installed, "train", "--data=shards/train-*", "--run_dir=runs/tiny", *TINY)
-    run(installed, "export", "--checkpoint=runs/tiny", "--output=export")
+    run(installed, "export", "--model=runs/tiny", "--output=export")
     assert (installed / "export/1/saved_model.pb").exists()
