@@ -15,22 +15,28 @@ STAGES = {
     "resnext50_32x4d": (3, 4, 6, 3),
     "resnext101_32x8d": (3, 4, 23, 3),
     "resnext101_64x4d": (3, 4, 23, 3),
+    "resnet_small": (1, 2, 1, 1),
+    "resnext_small": (1, 2, 1, 1),
 }
+"""Blocks of the stages 2 to 5; two more that nobody published, for tests that would take long with a whole network."""
 GROUPS = {
     "resnet50": (1, 64),
     "resnet101": (1, 64),
     "resnext50_32x4d": (32, 4),
     "resnext101_32x8d": (32, 8),
     "resnext101_64x4d": (64, 4),
+    "resnet_small": (1, 8),
+    "resnext_small": (4, 2),
 }
+"""(groups, channels of each in stage 2)."""
 
 
 class Published:
     """`tensors` after `outputs(image)`: the checkpoint. `source`: detectron, detectron2, torchvision, torchvision2."""
 
-    def __init__(self, source, backbone="resnet50", columns=80, seed=0):
-        self.source, self.backbone, self.columns = source, backbone, columns
-        self.tensors, self.rng = {}, np.random.default_rng(seed)
+    def __init__(self, source, backbone="resnet50", columns=80, channels=256):
+        self.source, self.backbone, self.columns, self.channels = source, backbone, columns, channels
+        self.tensors, self.rng = {}, np.random.default_rng(0)
         self.endings = ("_w", "_b") if source == "detectron" else (".weight", ".bias")
         self.stride_first = not source.startswith("torchvision") and not backbone.startswith("resnext")
         self.p6_from_c5 = source != "torchvision"
@@ -113,7 +119,7 @@ class Published:
         return result[1:]
 
     def pyramid_name(self, kind, level):
-        last = {3: 3, 4: STAGES[self.backbone][2] - 1, 5: 2}.get(level)
+        last = STAGES[self.backbone][level - 2] - 1 if level < 6 else None
         if self.source == "detectron":
             if kind == "coarse":
                 return f"fpn_{level}"
@@ -128,14 +134,14 @@ class Published:
     def pyramid(self, stages):
         inner, result = None, []
         for level in (5, 4, 3):
-            lateral = self.conv(stages[level - 3], self.pyramid_name("lateral", level), 256, 1, gain=0.5)
+            lateral = self.conv(stages[level - 3], self.pyramid_name("lateral", level), self.channels, 1, gain=0.5)
             if inner is not None:
                 inner = inner.repeat(2, axis=1).repeat(2, axis=2)[:, : lateral.shape[1], : lateral.shape[2]]
             inner = lateral if inner is None else lateral + inner
-            result.insert(0, self.conv(inner, self.pyramid_name("output", level), 256, 3, gain=0.5))
+            result.insert(0, self.conv(inner, self.pyramid_name("output", level), self.channels, 3, gain=0.5))
         source = stages[2] if self.p6_from_c5 else result[2]
-        p6 = self.conv(source, self.pyramid_name("coarse", 6), 256, 3, 2)
-        return [*result, p6, self.conv(np.maximum(p6, 0), self.pyramid_name("coarse", 7), 256, 3, 2)]
+        p6 = self.conv(source, self.pyramid_name("coarse", 6), self.channels, 3, 2)
+        return [*result, p6, self.conv(np.maximum(p6, 0), self.pyramid_name("coarse", 7), self.channels, 3, 2)]
 
     def head(self, x, kind, outputs):
         """Logits `(cells, outputs)` of one level, by `kind` 'cls' or 'bbox'."""
@@ -145,15 +151,15 @@ class Published:
                 "detectron": f"retnet_{kind}_conv_n{i}_fpn3",
                 "detectron2": f"head.{kind}_subnet.{2 * i}",
             }.get(self.source, f"{torch_name}.conv.{i}.0")
-            x = self.conv(x, name, 256, 3, bias=not self.group_norm)
+            x = self.conv(x, name, self.channels, 3, bias=not self.group_norm)
             if self.group_norm:
-                grouped = x.reshape(*x.shape[:3], 32, 8)
+                grouped = x.reshape(*x.shape[:3], 32, -1)
                 mean = grouped.mean(axis=(1, 2, 4), keepdims=True)
                 variance = grouped.var(axis=(1, 2, 4), keepdims=True)
                 x = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape)
                 norm = f"{torch_name}.conv.{i}.1"
-                x = x * self.take(norm + ".weight", lambda: self.rng.uniform(0.5, 1.5, 256))
-                x = x + self.take(norm + ".bias", lambda: self.rng.normal(0, 0.1, 256))
+                x = x * self.take(norm + ".weight", lambda: self.rng.uniform(0.5, 1.5, self.channels))
+                x = x + self.take(norm + ".bias", lambda: self.rng.normal(0, 0.1, self.channels))
             x = np.maximum(x, 0)
         last = {
             "detectron": f"retnet_{kind}_pred_fpn3",

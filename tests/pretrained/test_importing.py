@@ -9,27 +9,37 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from published import Published, write
+from published import STAGES, Published, write
+from small_detectors import TINY_NETWORK
 
 import retinanet_tf as rn
 from retinanet_tf import pretrained
 from retinanet_tf.config.config import AnchorConfig, ModelConfig
-from retinanet_tf.inference import checkpoint
-from retinanet_tf.pretrained.importing import COCO, class_columns, convert
+from retinanet_tf.models.resnet import VARIANTS, Variant
+from retinanet_tf.pretrained.architecture import identify
+from retinanet_tf.pretrained.importing import COCO, class_columns, convert, describe
 from retinanet_tf.pretrained.loading import check
 
 pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
+SMALL = {"resnet_small": Variant((1, 2, 1, 1), group_width=8), "resnext_small": Variant((1, 2, 1, 1), True, 4, 2)}
+"""The published layouts' small networks, which the tables here lack."""
 CASES = {
-    "detectron": ("detectron", "detectron", "resnet50", 80),
-    "detectron X101-32x8d": ("detectron", "detectron", "resnext101_32x8d", 80),
-    "detectron X101-64x4d": ("detectron", "detectron", "resnext101_64x4d", 80),
-    "detectron2 R101": ("detectron2", "detectron2", "resnet101", 80),
-    "torchvision v1": ("torchvision", "torchvision", "resnet50", 91),
-    "torchvision v2": ("torchvision", "torchvision2", "resnet50", 91),
-    "mlperf": ("torchvision", "torchvision", "resnext50_32x4d", 10),
+    "detectron": ("detectron", "detectron", "resnet_small", 80, 32),
+    "detectron X101-32x8d": ("detectron", "detectron", "resnext101_32x8d", 80, 256),
+    "torchvision v1": ("torchvision", "torchvision", "resnet50", 91, 256),
+    "torchvision v2": ("torchvision", "torchvision2", "resnet_small", 91, 64),
+    "mlperf": ("torchvision", "torchvision", "resnext_small", 264, 32),
 }
-"""(source, kind, backbone, class columns); what detections add is tested once per source."""
+"""(source, kind, backbone, class columns, channels); what detections add is tested once per source."""
+WHOLE = {
+    "detectron R50": ("detectron", "resnet50", 80),
+    "detectron X101-64x4d": ("detectron", "resnext101_64x4d", 80),
+    "detectron2 R101": ("detectron2", "resnet101", 80),
+    "torchvision v2": ("torchvision2", "resnet50", 91),
+    "mlperf": ("torchvision", "resnext50_32x4d", 264),
+}
+"""(kind, backbone, class columns) of published networks whose tensors are matched without building the network."""
 TRAINED = {
     "detectron": ("smooth_l1", "replica", "above_negative"),
     "detectron2": ("l1", "global", "always"),
@@ -51,10 +61,19 @@ def picture():
 IMAGE = picture()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_backbones():
+    """SMALL among the backbones that are known."""
+    VARIANTS.update(SMALL)
+    yield
+    for name in SMALL:
+        del VARIANTS[name]
+
+
 @pytest.fixture(scope="module")
 def detectron2():
     """A checkpoint of detectron2 and its class logits and box deltas on IMAGE."""
-    published = Published("detectron2")
+    published = Published("detectron2", "resnet_small", channels=32)
     return published, *published.outputs(IMAGE)
 
 
@@ -73,10 +92,7 @@ def test_the_imported_network_is_the_published_one(case):
     model, config, label_map, report = convert(source, {**published.tensors, **extra}, "file.pkl")
     assert not report.missing and report.unused == list(extra)
     assert set(report.matched.values()) == set(published.tensors)
-    p6_from = "c5" if published.p6_from_c5 else "p5"
-    assert (config.model.backbone, config.model.p6_from) == (published.backbone, p6_from)
-    assert (config.loss.box, config.loss.normalizer, config.assign.promote) == TRAINED[published.source]
-    assert config.model.norm_epsilon == published.epsilon
+    check_settings(config, published)
     out = model(IMAGE, training=False)
     if published.columns == 91:
         logits = logits[:, list(COCO.ids)]
@@ -84,6 +100,53 @@ def test_the_imported_network_is_the_published_one(case):
     close(out["box_deltas"][0], deltas)
     if case in ("detectron", "torchvision v1"):
         check_detections(source, rn.Detector.from_config(config, model, label_map), logits, deltas)
+
+
+def weights_of(published):
+    """The names of our weights for a published network, written from its architecture."""
+    stages = list(enumerate(STAGES[published.backbone], start=2))
+    units = [f"stage{stage}_block{i}_{n}" for stage, count in stages for i in range(count) for n in (1, 2, 3)]
+    units += ["stem", *(f"stage{stage}_block0_shortcut" for stage, _ in stages)]
+    statistics = ("gamma", "beta", "moving_mean", "moving_variance")
+    names = {f"{unit}_{end}" for unit in units for end in ("conv/kernel", *(f"norm/{name}" for name in statistics))}
+    convs = [
+        f"fpn_{part}" for part in ("p6", "p7", *(f"lateral{i}" for i in (3, 4, 5)), "output3", "output4", "output5")
+    ]
+    for subnet in ("class_subnet", "box_subnet"):
+        convs.append(f"{subnet}/predictor")
+        if published.group_norm:
+            names |= {f"{subnet}/conv{i}/kernel" for i in range(4)}
+            names |= {f"{subnet}/norm{i}_0/{name}" for i in range(4) for name in ("gamma", "beta")}
+        else:
+            convs += [f"{subnet}/conv{i}" for i in range(4)]
+    return names | {f"{conv}/{weight}" for conv in convs for weight in ("kernel", "bias")}
+
+
+@pytest.mark.parametrize("case", list(WHOLE))
+def test_published_networks_are_identified(case):
+    """Every tensor of the whole network is one of its weights, and none of them lacks one."""
+    published = Published(*WHOLE[case])
+    published.outputs(np.full((1, 32, 32, 3), 128, np.float32))
+    source = published.source.removesuffix("2") if published.group_norm else published.source
+    architecture = identify(published.tensors, source, "file.pkl")
+    config = describe(architecture, source, published.tensors)
+    check_settings(config, published)
+    assert (architecture.anchors_per_cell, architecture.class_columns) == (9, published.columns)
+    assert not architecture.fold(source, config.model.norm_epsilon, "file.pkl")
+    assert set(architecture.arrays) == weights_of(published)
+    assert set(architecture.sources.values()) == set(published.tensors)
+
+
+def check_settings(config, published):
+    """Network and training of a published kind."""
+    p6_from = "c5" if published.p6_from_c5 else "p5"
+    assert (config.model.backbone, config.model.p6_from) == (published.backbone, p6_from)
+    assert config.model.subnet_depth == 4 and config.model.fpn_channels == published.channels
+    assert config.model.subnet_channels == published.channels
+    assert config.model.subnet_norm == ("group" if published.group_norm else "none")
+    assert config.model.stride_in == ("1x1" if published.stride_first else "3x3")
+    assert (config.loss.box, config.loss.normalizer, config.assign.promote) == TRAINED[published.source]
+    assert config.model.norm_epsilon == published.epsilon
 
 
 def check_detections(source, detector, logits, deltas):
@@ -112,16 +175,13 @@ def check_detections(source, detector, logits, deltas):
 @pytest.mark.parametrize("source", ["detectron", "detectron2"])
 def test_imagenet_backbones_of_the_two_programs(source):
     """The tensors that training starts from, classifier included: C3–C5 are those of the published backbone."""
-    published = Published(source)
+    published = Published(source, "resnet_small")
     stages = published.backbone_outputs(IMAGE)
     classifier = {"fc1000_w": np.ones((3, 2), np.float32), "fc1000_b": np.ones(3, np.float32)}
     bias = {"conv1_b": np.zeros(64, np.float32)} if source == "detectron" else {}
     imported = convert(source, {**published.tensors, **classifier, **bias}, "R-50.pkl")
     assert imported.report.parts == "backbone" and set(imported.report.unused) == {*classifier, *bias}
-    model = imported.model
-    taps = ("stage3_block3_relu", "stage4_block5_relu", "stage5_block2_relu")
-    ours = keras.Model(model.input, [model.get_layer(name).output for name in taps])
-    for mine, expected in zip(ours(IMAGE, training=False), stages, strict=True):
+    for mine, expected in zip(imported.model.backbone(IMAGE, training=False), stages, strict=True):
         close(mine, expected)
 
 
@@ -144,44 +204,28 @@ def keras_file(path):
     return model
 
 
-@pytest.fixture(scope="module")
-def imagenet(tmp_path_factory):
-    """(keras.applications' model, the folder its file was imported into)."""
-    folder = tmp_path_factory.mktemp("imagenet")
-    published = keras_file(folder / "resnet50.h5")
-    report = pretrained.import_weights("keras", folder / "resnet50.h5", folder / "out")
+def test_the_backbone_of_keras_applications_starts_a_detector_and_is_no_detector(tmp_path):
+    """Imported, written, read again and put into a detector, it gives the published stages."""
+    published, folder = keras_file(tmp_path / "resnet50.h5"), tmp_path / "out"
+    report = pretrained.import_weights("keras", tmp_path / "resnet50.h5", folder)
     assert report.parts == "backbone" and not report.unused
-    assert "--box=" not in (folder / "out" / "flags.txt").read_text(), "no detector, no detector's losses"
-    return published, folder / "out"
-
-
-def test_keras_applications_gives_the_same_stages(imagenet):
-    reference, folder = imagenet
-    model = checkpoint.load_model(folder)
-    taps = ("stage3_block3_relu", "stage4_block5_relu", "stage5_block2_relu")
-    ours = keras.Model(model.input, [model.get_layer(name).output for name in taps])
-    taps = ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
-    reference = keras.Model(reference.input, [reference.get_layer(name).output for name in taps])
-    prepared = keras.applications.resnet50.preprocess_input(IMAGE.copy())
-    for mine, expected in zip(ours(IMAGE, training=False), reference(prepared, training=False), strict=True):
-        np.testing.assert_allclose(mine, expected, atol=1e-4 * np.abs(expected).max())
-
-
-def test_a_backbone_starts_a_detector_and_is_no_detector(imagenet):
-    reference, folder = imagenet
+    assert "--box=" not in (folder / "flags.txt").read_text(), "no detector, no detector's losses"
     with pytest.raises(rn.InputError, match="backbone alone"):
         rn.load_detector(folder)
-    model = rn.RetinaNet(num_classes=3, norm_epsilon=1.001e-5)
+    with pytest.raises(rn.InputError, match="pixel_mean.*flags.txt"):
+        check(ModelConfig(norm_epsilon=1.001e-5, pixel_mean=(0.0, 0.0, 0.0)), AnchorConfig(), folder)
+
+    settings = {**TINY_NETWORK, "backbone": "resnet50", "norm_epsilon": 1.001e-5}
+    model = rn.RetinaNet(num_classes=3, **settings)
     report = pretrained.initialize(model, folder)
     assert {name.split("/")[0] for name in report.missing} >= {"class_subnet", "box_subnet", "fpn_p6"}
     assert not [name for name in report.missing if name.startswith(("stem", "stage"))]
-    kernels = [
-        network.get_layer(name).get_weights()[0]
-        for network, name in ((model, "stage5_block2_3_conv"), (reference, "conv5_block3_3_conv"))
-    ]
-    np.testing.assert_array_equal(*kernels)
-    with pytest.raises(rn.InputError, match="pixel_mean.*flags.txt"):
-        check(ModelConfig(norm_epsilon=1.001e-5, pixel_mean=(0.0, 0.0, 0.0)), AnchorConfig(), folder)
+    taps = ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
+    reference = keras.Model(published.input, [published.get_layer(name).output for name in taps])
+    prepared = keras.applications.resnet50.preprocess_input(IMAGE.copy())
+    stages = zip(model.backbone(IMAGE, training=False), reference(prepared, training=False), strict=True)
+    for mine, expected in stages:
+        np.testing.assert_allclose(mine, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_detectron2s_network_as_one_file(detectron2, tmp_path):
@@ -235,8 +279,8 @@ def without(name):
         ("detectron2", lambda tensors: {**tensors, "pixel_std": np.zeros(3)}, "pixel_std=0.0"),
         (
             "detectron2",
-            lambda tensors: {**tensors, "backbone.bottom_up.res4.1.conv3.norm.weight": np.ones(7)},
-            r"res4.1.conv3.norm.weight has shape \(7,\).*wants \(1024,\)",
+            lambda tensors: {**tensors, "backbone.bottom_up.res4.0.conv3.norm.weight": np.ones(7)},
+            r"res4.0.conv3.norm.weight has shape \(7,\).*wants \(1024,\)",
         ),
     ],
 )

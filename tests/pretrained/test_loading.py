@@ -14,9 +14,10 @@ from retinanet_tf.training import run_directory
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture
-def trained(tmp_path):
-    """A run directory of a small detector of 3 classes, as training leaves it."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(model, run directory, label map) of a small detector of 3 classes, as training leaves it."""
+    tmp_path = tmp_path_factory.mktemp("trained")
     config = rn.presets["paper"].replace(num_classes=3, **TINY_NETWORK)
     label_map = rn.data.LabelMap([1, 2, 3], ["a", "b", "c"])
     run_directory.start(tmp_path / "run", config, label_map, data="data", validation="")
@@ -67,8 +68,8 @@ def test_other_classes_change_only_the_last_class_convolution(trained):
         ({"fpn_p8/bias": np.ones(16)}, "is for fpn_p8/bias, which this network doesn't have"),
     ],
 )
-def test_nothing_is_assigned_if_one_tensor_is_wrong(arrays, sentence):
-    model = rn.RetinaNet(num_classes=3, **TINY_NETWORK)
+def test_nothing_is_assigned_if_one_tensor_is_wrong(trained, arrays, sentence):
+    model = trained[0]
     before = model.get_layer("fpn_p7").get_weights()[1]
     with pytest.raises(rn.InputError, match=f"f.pkl: its.b {sentence}"):
         assign(model, {"fpn_p7/bias": np.ones(16), **arrays}, "f.pkl", dict.fromkeys(arrays, "its.b"))
