@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Name that `retinanet models` lists, run directory, imported weights, or a .keras file; for predict also what export "
-    "wrote: a SavedModel's folder, a .onnx or .tflite file.",
+    "Name that `retinanet models` lists, run directory, imported weights, or a .keras file; for predict also what "
+    "export wrote: a SavedModel's folder, a .onnx or .tflite file.",
 )
 flags.DEFINE_alias("checkpoint", "model")
 TEST_SIZES = flags.DEFINE_list(
