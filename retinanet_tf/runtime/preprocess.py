@@ -68,10 +68,13 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     This is `tf.image.resize` to thousandths; Pillow's own filters differ, since they antialias when they shrink.
     """
-    rows, columns = _neighbours(image.shape[0], height), _neighbours(image.shape[1], width)
-    upper, lower = (image[index].astype(np.float32) for index in rows[:2])
-    top, bottom = (part[:, columns[0]] + _between(part, columns) for part in (upper, lower))
-    return top + (bottom - top) * rows[2][:, None, None]
+    first, second, fraction = _neighbours(image.shape[0], height)
+    columns = _neighbours(image.shape[1], width)
+    top, bottom = (_across(image.take(rows, axis=0), *columns) for rows in (first, second))
+    bottom -= top
+    bottom *= fraction[:, None, None]
+    bottom += top
+    return bottom
 
 
 def fit(image: np.ndarray, height: int, width: int, padding: Sequence[int]) -> Canvas:
@@ -100,6 +103,9 @@ def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return first, second, position - below
 
 
-def _between(part: np.ndarray, columns: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
-    first, second, fraction = columns
-    return (part[:, second] - part[:, first]) * fraction[:, None]
+def _across(rows: np.ndarray, first: np.ndarray, second: np.ndarray, fraction: np.ndarray) -> np.ndarray:
+    left, right = (rows.take(columns, axis=1).astype(np.float32) for columns in (first, second))
+    right -= left
+    right *= fraction[:, None]
+    right += left
+    return right
