@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pooch
 import requests
+from tqdm import tqdm
 
 from retinanet_tf import files
 from retinanet_tf.data.sources.labels import LabelMap
@@ -31,10 +32,11 @@ def fetch(entry: Entry) -> Path:
         _check_digest(entry, path, f"{path} is not the file that was published as {entry.name}", "delete it")
         return path
     files.make_folder(path.parent, "the folder for downloaded weights (RETINANET_TF_HOME)")
-    get = pooch.HTTPDownloader(progressbar=True, chunk_size=2**20, timeout=TIMEOUT)
-    with files.written_aside(path) as aside:
+    expected = int(1e6 * (entry.megabytes or 1))  # until the server says
+    bar = tqdm(total=expected, desc=entry.name, unit="B", unit_scale=True, mininterval=0.5)
+    with files.written_aside(path) as aside, bar:
         try:
-            get(entry.url, aside, None)
+            pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20, timeout=TIMEOUT)(entry.url, aside, None)
         except requests.RequestException as error:
             raise InputError(
                 f"{entry.name} can't be downloaded ({_reason(error)}); fetch {entry.url} by other means and put it at "
