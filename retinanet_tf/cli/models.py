@@ -50,7 +50,7 @@ def facts(entry: Entry) -> str:
     if entry.detects:
         lines += ["Detections:", f"  retinanet predict --model={entry.name} --images=photo.jpg --output=found"]
     if command := entry.check_command():
-        lines += ["Check of the published value:", f"  {command}", f"  should print AP {entry.value:g}"]
+        lines += ["Check of the published value:", f"  {command}", f"  should print about AP {entry.value:g}"]
     lines += [
         "Training from it:",
         f"  retinanet train --init_weights={entry.name} --num_classes=N --data=… --run_dir=…",
@@ -70,7 +70,7 @@ def markdown() -> str:
     ]
     for entry in ZOO.values():
         command = entry.check_command()
-        check = f"`{command}` should print AP {entry.value:g}" if command else ""
+        check = f"`{command}` should print about AP {entry.value:g}" if command else ""
         known = {**_facts(entry), "check": check}
         lines += ["", f"## {entry.name}", "", *(f"- {name}: {text}" for name, text in known.items() if text)]
     return "\n".join(lines) + "\n"

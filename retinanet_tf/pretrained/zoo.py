@@ -81,7 +81,10 @@ class Entry:
 
 NEVER_RUN = "never run here with the original file"
 """Of every row: the files couldn't be downloaded where this was written."""
-_REBUILT = "this layout, rebuilt independently of the package, with random weights (tests/pretrained/test_importing.py)"
+_REBUILT = (
+    "networks in this layout with random weights, rebuilt independently of the package and some of them smaller "
+    "(tests/pretrained/test_importing.py)"
+)
 _SAME_OUTPUTS = f"class logits and box deltas equal those of {_REBUILT}"
 _SAME_DETECTIONS = f"class logits, box deltas and detections equal those of {_REBUILT}"
 _VAL = "COCO val2017, shorter side 800, longer at most 1333"
