@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from retinanet_tf.pretrained.cache import published_file
-from retinanet_tf.pretrained.zoo import NEVER_RUN, ZOO, Entry, find
+from retinanet_tf.pretrained.zoo import INPUTS, NEVER_RUN, ZOO, Entry, find
 
 _NAME = flags.DEFINE_string("name", None, "The model whose facts are shown; `retinanet models NAME` is the same.")
 _MARKDOWN = flags.DEFINE_boolean("markdown", False, "Print all facts of all models, as docs/models.md has them.")
@@ -93,6 +93,7 @@ def _facts(entry: Entry) -> dict[str, str]:
     classes = [category["name"] for category in entry.categories()]
     return {
         "network": entry.network,
+        "input": INPUTS[entry.source],
         "trained on": _data(entry),
         "classes": ", ".join([*classes[:8], "…"] if len(classes) > 8 else classes),
         "published": f"{_value(entry)} ({entry.conditions})" if entry.value is not None else "",

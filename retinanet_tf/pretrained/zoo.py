@@ -79,6 +79,13 @@ class Entry:
         return f"retinanet evaluate --model={self.name} {files}"
 
 
+INPUTS = {
+    "torchvision": "RGB scaled to 0–1, less ImageNet's mean, divided by its standard deviation",
+    "detectron2": "BGR in 0–255 less 103.53, 116.28, 123.675",
+    "detectron": "BGR in 0–255 less 102.9801, 115.9465, 122.7717",
+    "keras": "BGR in 0–255 less 103.939, 116.779, 123.68",
+}
+"""What each source's networks take; the settings that `import_weights` keeps say the same."""
 NEVER_RUN = "never run here with the original file"
 """Of every row: the files couldn't be downloaded where this was written."""
 _REBUILT = (

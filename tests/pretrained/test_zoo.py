@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import retinanet_tf as rn
@@ -12,9 +13,11 @@ from retinanet_tf.cli import models
 from retinanet_tf.config.config import Config
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.models.resnet import VARIANTS
+from retinanet_tf.pretrained.architecture import Architecture
 from retinanet_tf.pretrained.cache import converted_folder, home, published_file
+from retinanet_tf.pretrained.importing import describe
 from retinanet_tf.pretrained.names import SOURCES
-from retinanet_tf.pretrained.zoo import ZOO, find
+from retinanet_tf.pretrained.zoo import INPUTS, ZOO, find
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = (".pth", ".pkl", ".h5", ".safetensors")
@@ -58,6 +61,20 @@ def test_label_maps():
     mlperf = LabelMap.from_json(ZOO["mlperf/retinanet_resnext50_32x4d"].categories())
     assert mlperf.ids == tuple(range(264)) and list(mlperf.names) == sorted(mlperf.names)
     assert ZOO["deepforest/tree"].categories() == [{"id": 1, "name": "Tree"}]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_inputs_that_are_told_are_those_of_the_settings(source):
+    network = Architecture({}, {}, "resnet50", detects=False)
+    config = describe(network, source, {}).model
+    numbers = [float(number) for number in re.findall(r"\d+\.\d+", INPUTS[source])]
+    if config.channel_order == "rgb":
+        assert INPUTS[source].startswith("RGB") and not numbers
+        np.testing.assert_allclose(config.pixel_mean, 255 * np.array([0.485, 0.456, 0.406]))
+        np.testing.assert_allclose(config.pixel_std, 255 * np.array([0.229, 0.224, 0.225]))
+    else:
+        assert INPUTS[source].startswith("BGR") and numbers == list(config.pixel_mean)[::-1]
+        assert config.pixel_std == (1.0, 1.0, 1.0)
 
 
 def test_a_wrong_name_gets_a_suggestion():
