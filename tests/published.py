@@ -48,7 +48,7 @@ class Published:
             self.tensors[name] = np.asarray(draw(), np.float32)
         return self.tensors[name]
 
-    def conv(self, x, name, out, size, stride=1, groups=1, bias=True, gain=1.0):
+    def conv(self, x, name, out, size, stride=1, groups=1, bias=True, gain=1.0, shift=0.0):
         wide = x.shape[-1] // groups
         deviation = gain * (2 / (wide * size * size)) ** 0.5
         kernel = self.take(name + self.endings[0], lambda: self.rng.normal(0, deviation, (out, wide, size, size)))
@@ -65,7 +65,7 @@ class Published:
             for g in range(groups)
         ]
         result = np.concatenate(parts, axis=-1)
-        return result + self.take(name + self.endings[1], lambda: self.rng.normal(0, 0.1, out)) if bias else result
+        return result + self.take(name + self.endings[1], lambda: self.rng.normal(shift, 0.1, out)) if bias else result
 
     def norm(self, x, name, last=False):
         width, draw = x.shape[-1], self.rng
@@ -165,7 +165,9 @@ class Published:
             "detectron": f"retnet_{kind}_pred_fpn3",
             "detectron2": "head.cls_score" if kind == "cls" else "head.bbox_pred",
         }.get(self.source, f"{torch_name}.{'cls_logits' if kind == 'cls' else 'bbox_reg'}")
-        return self.conv(x, last, 9 * outputs, 3, gain=0.3).reshape(-1, outputs)
+        # Few detections, as trained networks have.
+        shift = -4.0 if kind == "cls" else 0.0
+        return self.conv(x, last, 9 * outputs, 3, gain=0.3, shift=shift).reshape(-1, outputs)
 
     def pixels(self, image):
         """What the source feeds its network for an RGB image 0–255 `(1, H, W, 3)`."""

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +11,21 @@ from typing import Any
 
 import keras
 import numpy as np
+import safetensors
 
 from retinanet_tf.errors import InputError, refusing
 from retinanet_tf.files import read_bytes
 from retinanet_tf.hdf5 import opened
+from retinanet_tf.pretrained import torch_files
 
-_CONTAINERS = ("model", "state_dict", "blobs")
-"""Keys of the weights in files that also hold optimizers and counters."""
+_CONTAINERS = ("model", "state_dict", "model_state_dict", "blobs", "ema")
+"""Keys of the weights in files that also hold optimizers and counters; the average only if it is alone."""
+_WRAPPERS = re.compile(r"^((module|model|net|_orig_mod)\.)+")
+"""Prefixes of torch's DataParallel and torch.compile, and of modules that hold a model."""
+_SAFETENSORS: dict[str, Any] = {
+    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": torch_files.BFLOAT16, "BOOL": np.bool_},
+    **{f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)},
+}
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -48,57 +57,78 @@ class _ArraysOnly(pickle.Unpickler):
         return _ALLOWED[module, name]
 
 
+_FORMATS = (".pkl", ".pth", ".pt", ".ckpt", ".safetensors", ".h5", ".hdf5")
+
+
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint by their names in the file.
+    """The arrays of a checkpoint by their names in the file, without the prefixes of wrappers such as `module.`.
 
     Args:
-        path: `.pkl` (Detectron, detectron2), `.pth` or `.pt` (needs torch), `.h5` (keras.applications).
+        path: `.pkl` (Detectron, detectron2), `.pth`, `.pt` or `.ckpt` (PyTorch, Lightning), `.safetensors`, or `.h5`
+            (keras.applications).
 
     Raises:
-        InputError: the file is missing, of another format, damaged, or holds anything but arrays.
+        InputError: the file is missing, of another format, damaged, or holds no tensors by name.
     """
     suffix = Path(path).suffix
     if suffix in (".h5", ".hdf5"):
         return _read_h5(path)
-    if suffix not in (".pkl", ".pth", ".pt"):
-        raise InputError(f"{path} ends in {suffix or 'nothing'}; known formats are .pkl, .pth, .pt and .h5.")
-    content = io.BytesIO(read_bytes(path, "the checkpoint"))
+    if suffix not in _FORMATS:
+        raise InputError(f"{path} ends in {suffix or 'nothing'}; known formats are {', '.join(_FORMATS)}.")
+    content = read_bytes(path, "the checkpoint")
+    if suffix == ".safetensors":
+        with refusing(f"{path} is no .safetensors file that can be read"):
+            return _named(_safetensors(content))
     if suffix != ".pkl":
-        return _load_torch(content, path)
+        with refusing(f"{path} can't be read"):
+            loaded, read = torch_files.load(content)
+            tensors = {
+                name: value for name, value in _unwrapped(loaded).items() if isinstance(value, torch_files.Tensor)
+            }
+            return _named({name: read(tensor) for name, tensor in tensors.items()})
     with refusing(f"{path} is not a pickle of arrays"):
         # Detectron wrote its own with Python 2.
-        return _arrays(_ArraysOnly(content, encoding="latin1").load())
+        loaded = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+        return _named({name: value for name, value in _unwrapped(loaded).items() if isinstance(value, np.ndarray)})
 
 
-def _load_torch(content: io.BytesIO, path: str | os.PathLike) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            f"{path} is in PyTorch's format; `pip install torch --index-url https://download.pytorch.org/whl/cpu` "
-            "installs what reads it (only for the import)."
-        ) from None
-    with refusing(f"{path} can't be read by torch.load(weights_only=True)"):
-        return _arrays(torch.load(content, map_location="cpu", weights_only=True))
+def _safetensors(content: bytes) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, tensor in safetensors.deserialize(content):
+        if tensor["dtype"] not in _SAFETENSORS:
+            raise InputError(f"{name} has the type {tensor['dtype']}, which no weights have")
+        arrays[name] = np.frombuffer(tensor["data"], _SAFETENSORS[tensor["dtype"]]).reshape(tensor["shape"])
+    return arrays
 
 
-def _arrays(content: Any) -> dict[str, np.ndarray]:
-    """Unwraps the container and keeps the arrays."""
-    for key in _CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        raise InputError(f"it holds a {type(content).__name__}, not tensors by name")
-    tensors = {}
-    for name, value in content.items():
-        if hasattr(value, "detach"):
-            value = value.detach()
-            value = (value.float() if value.is_floating_point() else value).numpy()
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-            tensors[str(name)] = value
-    if not tensors:
+def _unwrapped(content: Any) -> Mapping:
+    """The mapping with the weights in what a program saved."""
+    for _ in range(len(_CONTAINERS)):
+        inner = [content[key] for key in _CONTAINERS if key in content] if isinstance(content, Mapping) else []
+        content = next((value for value in inner if isinstance(value, Mapping) and value), content)
+    values = list(content.values()) if isinstance(content, Mapping) else [content]
+    if isinstance(content, Mapping) and any(isinstance(value, (np.ndarray, torch_files.Tensor)) for value in values):
+        return content
+    for kind in (type(value) for value in values if isinstance(value, torch_files.Foreign)):
+        raise InputError(f"it holds an object of {kind.__module__}.{kind.__name__}; save its state_dict() instead")
+    raise InputError("it holds no tensors by name")
+
+
+def _named(tensors: Mapping[Any, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays of numbers by their names without wrappers' prefixes; 16-bit floats become 32-bit ones."""
+    named: dict[str, np.ndarray] = {}
+    for name, value in tensors.items():
+        if value.dtype in (np.float16, torch_files.BFLOAT16):
+            value = value.astype(np.float32)
+        if value.dtype.kind not in "fiu":
+            continue
+        plain = _WRAPPERS.sub("", str(name))
+        if plain in named:
+            raise InputError(f"it holds {plain} twice, once as {name}; keep one of the two networks")
+        named[plain] = value
+    if not named:
         raise InputError("it holds no tensors by name")
-    return tensors
+    return named
 
 
 def _read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from retinanet_tf.models.resnet import VARIANTS, Variant
 from retinanet_tf.pretrained.architecture import identify
 from retinanet_tf.pretrained.importing import COCO, class_columns, convert, describe
 from retinanet_tf.pretrained.loading import check
+from retinanet_tf.pretrained.reading import read_tensors
 
 pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
@@ -172,14 +173,13 @@ def check_detections(source, detector, logits, deltas):
         assert (near & (np.abs(found["scores"][0][:count] - score) < 1e-3)).any()
 
 
-@pytest.mark.parametrize("source", ["detectron", "detectron2"])
-def test_imagenet_backbones_of_the_two_programs(source):
+def test_an_imagenet_backbone_of_detectron():
     """The tensors that training starts from, classifier included: C3–C5 are those of the published backbone."""
-    published = Published(source, "resnet_small")
+    published = Published("detectron", "resnet_small")
     stages = published.backbone_outputs(IMAGE)
     classifier = {"fc1000_w": np.ones((3, 2), np.float32), "fc1000_b": np.ones(3, np.float32)}
-    bias = {"conv1_b": np.zeros(64, np.float32)} if source == "detectron" else {}
-    imported = convert(source, {**published.tensors, **classifier, **bias}, "R-50.pkl")
+    bias = {"conv1_b": np.zeros(64, np.float32)}
+    imported = convert("detectron", {**published.tensors, **classifier, **bias}, "R-50.pkl")
     assert imported.report.parts == "backbone" and set(imported.report.unused) == {*classifier, *bias}
     for mine, expected in zip(imported.model.backbone(IMAGE, training=False), stages, strict=True):
         close(mine, expected)
@@ -204,28 +204,36 @@ def keras_file(path):
     return model
 
 
-def test_the_backbone_of_keras_applications_starts_a_detector_and_is_no_detector(tmp_path):
+def test_keras_applications_gives_the_same_stages(tmp_path):
+    published = keras_file(tmp_path / "resnet50.h5")
+    imported = convert("keras", read_tensors(tmp_path / "resnet50.h5"), "resnet50.h5")
+    assert imported.report.parts == "backbone" and not imported.report.unused
+    taps = ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
+    reference = keras.Model(published.input, [published.get_layer(name).output for name in taps])
+    prepared = keras.applications.resnet50.preprocess_input(IMAGE.copy())
+    stages = zip(imported.model.backbone(IMAGE, training=False), reference(prepared, training=False), strict=True)
+    for mine, expected in stages:
+        np.testing.assert_allclose(mine, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_backbone_starts_a_detector_and_is_no_detector(tmp_path):
     """Imported, written, read again and put into a detector, it gives the published stages."""
-    published, folder = keras_file(tmp_path / "resnet50.h5"), tmp_path / "out"
-    report = pretrained.import_weights("keras", tmp_path / "resnet50.h5", folder)
+    published, folder = Published("detectron2", "resnet_small"), tmp_path / "out"
+    stages = published.backbone_outputs(IMAGE)
+    report = pretrained.import_weights("detectron2", write(tmp_path / "R.pkl", published.tensors), folder)
     assert report.parts == "backbone" and not report.unused
     assert "--box=" not in (folder / "flags.txt").read_text(), "no detector, no detector's losses"
     with pytest.raises(rn.InputError, match="backbone alone"):
         rn.load_detector(folder)
+    own = {**TINY_NETWORK, "backbone": "resnet_small", "pixel_mean": (123.675, 116.28, 103.53)}
+    model = rn.RetinaNet(num_classes=3, **own)
     with pytest.raises(rn.InputError, match="pixel_mean.*flags.txt"):
-        check(ModelConfig(norm_epsilon=1.001e-5, pixel_mean=(0.0, 0.0, 0.0)), AnchorConfig(), folder)
-
-    settings = {**TINY_NETWORK, "backbone": "resnet50", "norm_epsilon": 1.001e-5}
-    model = rn.RetinaNet(num_classes=3, **settings)
+        check(ModelConfig(**{**own, "pixel_mean": (0.0, 0.0, 0.0)}), AnchorConfig(), folder)
     report = pretrained.initialize(model, folder)
     assert {name.split("/")[0] for name in report.missing} >= {"class_subnet", "box_subnet", "fpn_p6"}
     assert not [name for name in report.missing if name.startswith(("stem", "stage"))]
-    taps = ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
-    reference = keras.Model(published.input, [published.get_layer(name).output for name in taps])
-    prepared = keras.applications.resnet50.preprocess_input(IMAGE.copy())
-    stages = zip(model.backbone(IMAGE, training=False), reference(prepared, training=False), strict=True)
-    for mine, expected in stages:
-        np.testing.assert_allclose(mine, expected, atol=1e-4 * np.abs(expected).max())
+    for mine, expected in zip(model.backbone(IMAGE, training=False), stages, strict=True):
+        close(mine, expected)
 
 
 def test_detectron2s_network_as_one_file(detectron2, tmp_path):
