@@ -21,7 +21,8 @@ class Browser:
     def __enter__(self):
         command_in, self.commands = os.pipe()
         self.answers, answer_out = os.pipe()
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "about:blank"]
+        camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", *camera, "about:blank"]
 
         def pipes():  # the protocol's descriptors are 3 and 4; copies first, since these may be among them
             ends = [os.dup(command_in), os.dup(answer_out)]

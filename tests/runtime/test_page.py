@@ -64,6 +64,12 @@ def test_the_page_finds_what_the_file_finds(batch, tmp_path):
                 f"document.getElementById('score').value = {score}; document.getElementById('score').oninput()"
             )
             assert browser.value(rows) == shown
+        # A camera that shows green and a dot.
+        browser.value("window.result = null; camera.click()")
+        browser.wait("window.result")
+        assert browser.value("[result.width, result.height, camera.innerText]") == [640, 480, "Stop the camera"]
+        browser.value("camera.click()")
+        assert browser.value("camera.innerText") == "Use the camera"
         assert browser.value("fetch('data:,x').then(() => false, () => true)"), "the page's policy forbids any request"
 
 
