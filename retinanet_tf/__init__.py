@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from retinanet_tf.config.presets import presets
     from retinanet_tf.errors import InputError
     from retinanet_tf.evaluation.evaluator import CocoEvaluation, evaluate
-    from retinanet_tf.export.saved_model import export
+    from retinanet_tf.export.formats import export
     from retinanet_tf.inference.detector import Detector
     from retinanet_tf.inference.test_time_augmentation import AugmentedDetector
     from retinanet_tf.losses.box import GIoULoss, L1Loss, SmoothL1Loss
@@ -44,7 +44,7 @@ _MODULES = {
     "SmoothL1Loss": "losses.box",
     "data": "data",
     "evaluate": "evaluation.evaluator",
-    "export": "export.saved_model",
+    "export": "export.formats",
     "load_detector": "pretrained.by_name",
     "presets": "config.presets",
     "retinanet_losses": "losses.classification",

@@ -1,15 +1,22 @@
-"""Export of a trained detector as a SavedModel for TensorFlow Serving.
+"""Export of a trained detector as a SavedModel for TensorFlow Serving, or as an ONNX or LiteRT file.
 
     retinanet export --model=runs/mine --output=export/retinanet
+    retinanet export --model=runs/mine --format=onnx --fixed_shapes=1x640x640 --output=mine.onnx
+    retinanet export --model=runs/mine --format=litert --precision=int8 --calibration='data/train-*' --output=m.tflite
 
-writes the next version, export/retinanet/1 at first. It loads with tensorflow alone; serving/ shows how to serve it.
+The first writes the next version, export/retinanet/1 at first, which loads with tensorflow alone; serving/ shows how
+to serve it. The others write a file, NMS included, that runs without TensorFlow. Before a file gets its name it is run
+beside the detector, and a table, kept in OUTPUT.parity.json, tells how their answers differ; a file whose answers
+aren't the detector's isn't left, and the status is 1.
 """
 
 from absl import flags
 
 from retinanet_tf.errors import InputError
 
-_PRECISIONS = ("float32", "float16", "bfloat16")  # as in export/saved_model.py, which imports TensorFlow
+# As in export/formats.py, saved_model.py and litert_file.py, which import TensorFlow.
+_FORMATS = ("saved_model", "onnx", "litert")
+_PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 _MODEL = flags.DEFINE_string(
     "model",
     None,
@@ -18,26 +25,46 @@ _MODEL = flags.DEFINE_string(
 )
 flags.DEFINE_alias("checkpoint", "model")
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder of the model's versions; ending in a number, that version itself.", required=True
+    "output",
+    None,
+    "The .onnx or .tflite file, or the folder of a SavedModel's versions; ending in a number, that version itself.",
+    required=True,
 )
+_FORMAT = flags.DEFINE_enum("format", "saved_model", _FORMATS, "What to write.")
 _METRICS = flags.DEFINE_string("metrics", None, "metrics.json of an evaluation, kept with the model.")
 _WARMUP = flags.DEFINE_string(
     "warmup", None, "Pattern of images for the warm-up requests; by default two generated ones."
 )
-_PRECISION = flags.DEFINE_enum("precision", "float32", _PRECISIONS, "Precision of the network; answers are float32.")
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    _PRECISIONS,
+    "Precision of the network; answers are float32. A SavedModel has no int8, LiteRT no bfloat16, ONNX float32 alone.",
+)
 _NAME = flags.DEFINE_string("name", "retinanet", "The model's name at the server, for the warm-up requests.")
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", 50_000_000, "The server refuses larger images from their header.", lower_bound=1
 )
 _FIXED = flags.DEFINE_list(
-    "fixed_shapes", [], "Further signatures for one batch, height and width each, such as 1x800x1344,8x800x1344."
+    "fixed_shapes",
+    [],
+    "Further signatures for one batch, height and width each, such as 1x800x1344,8x800x1344. An ONNX or LiteRT file "
+    "has one such shape, by default of one square image; Nx640x640 makes an ONNX file take any number of images.",
 )
 _COMPILE = flags.DEFINE_boolean("compile", False, "Compile the signatures of --fixed_shapes with XLA.")
+_CALIBRATION = flags.DEFINE_string(
+    "calibration", None, "Pattern of shards that int8 takes the scales of its integers from: training data."
+)
+_VALIDATION = flags.DEFINE_string(
+    "validation", None, "Pattern of shards that a file is compared with the detector on, AP included."
+)
+_SAVED_MODEL_ONLY = ("metrics", "warmup", "name", "max_pixels", "compile")
 
 
 def main() -> None:
-    """Exports and prints the folder."""
-    from retinanet_tf.export.saved_model import export, fixed_name
+    """Exports and prints the folder, or how the file's answers compare."""
+    from retinanet_tf.export.formats import export, export_file
+    from retinanet_tf.export.saved_model import fixed_name
     from retinanet_tf.files import read_bytes, read_json
     from retinanet_tf.patterns import matching
     from retinanet_tf.pretrained.by_name import load_detector
@@ -48,9 +75,16 @@ def main() -> None:
     shapes = []
     for text in _FIXED.value:
         sides = text.split("x")
-        if len(sides) != 3 or not all(side.isdecimal() for side in sides):
+        if len(sides) != 3 or not all(side.isdecimal() for side in sides[sides[0] == "N" :]):
             raise InputError(f"--fixed_shapes={text} must be batch x height x width, such as 8x800x1344.")
-        shapes.append((int(sides[0]), int(sides[1]), int(sides[2])))
+        shapes.append((None if sides[0] == "N" else int(sides[0]), int(sides[1]), int(sides[2])))
+    if _FORMAT.value != "saved_model":
+        for name in _SAVED_MODEL_ONLY:
+            if flags.FLAGS[name].present:
+                raise InputError(f"--{name} is for --format=saved_model.")
+        settings = _FORMAT.value, _PRECISION.value, shapes, _CALIBRATION.value, _VALIDATION.value
+        print(export_file(load_detector(_MODEL.value), _OUTPUT.value, *settings)[1].table())
+        return
     metrics = read_json(_METRICS.value, "the metrics file") if _METRICS.value else None
     version = export(
         load_detector(_MODEL.value),
@@ -62,6 +96,8 @@ def main() -> None:
         precision=_PRECISION.value,
         fixed_shapes=shapes,
         jit_compile=_COMPILE.value,
+        calibration=_CALIBRATION.value,
+        validation=_VALIDATION.value,
     )
     names = ["serving_default (encoded images)", "image_tensor", "tf_example", *map(fixed_name, shapes)]
     print(f"{version}: signatures {', '.join(names)}")

@@ -189,7 +189,8 @@ def _without_rare_nan(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _shape(tensor: tf.Tensor, static_shapes: bool) -> Sequence:
-    return tensor.shape if static_shapes else tf.unstack(tf.shape(tensor))
+    """The sides; with static shapes only the batch may be unknown, which is −1 then, as `tf.reshape` takes it."""
+    return [-1 if side is None else side for side in tensor.shape] if static_shapes else tf.unstack(tf.shape(tensor))
 
 
 _EXPONENTS = np.arange(32)
@@ -244,5 +245,5 @@ def _greedy_nms(merged: Candidates, config: DetectConfig) -> tf.Tensor:
         dropped = (same_class & (overlap > config.nms_iou)) | (indices == best)
         return turn + 1, tf.where(dropped, -math.inf, left), tf.where(exists & (turns == turn), best, kept)
 
-    start = (tf.constant(0), logits, tf.fill([logits.shape[0], depth], count))
+    start = (tf.constant(0), logits, tf.fill([tf.shape(logits)[0], depth], count))
     return tf.while_loop(lambda turn, *_: turn < depth, take_best, start, maximum_iterations=depth)[2]

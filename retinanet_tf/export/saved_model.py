@@ -19,9 +19,10 @@ from PIL import Image
 
 from retinanet_tf.errors import InputError
 from retinanet_tf.export import image_decoding as decoding
+from retinanet_tf.export.frozen_graph import Shape, check_shape, shape_name
 from retinanet_tf.export.signatures import SIGNATURES, ServedDetector
 from retinanet_tf.files import make_folder, write_json
-from retinanet_tf.inference.detector import CANVAS_MULTIPLE, Detector
+from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.provenance import provenance
@@ -39,7 +40,7 @@ def export(
     model_name: str = "retinanet",
     max_pixels: int = decoding.MAX_PIXELS,
     precision: str = "float32",
-    fixed_shapes: Sequence[tuple[int, int, int]] = (),
+    fixed_shapes: Sequence[Shape] = (),
     jit_compile: bool = False,
 ) -> Path:
     """Writes a SavedModel that needs tensorflow alone; see `ServedDetector` for its signatures.
@@ -74,11 +75,7 @@ def export(
     if jit_compile and not fixed_shapes:
         raise InputError("jit_compile needs fixed_shapes: XLA compiles a graph for one batch and one size of images.")
     for shape in fixed_shapes:
-        if len(shape) != 3 or min(shape) < 1 or shape[1] % CANVAS_MULTIPLE or shape[2] % CANVAS_MULTIPLE:
-            raise InputError(
-                f"fixed_shapes={'x'.join(map(str, shape))} must be batch x height x width above 0, the sides multiples "
-                f"of {CANVAS_MULTIPLE}."
-            )
+        check_shape(shape)
     directory = _version_folder(Path(directory))
     too_large = [category for category in detector.label_map.ids if abs(category) > _LARGEST_ID]
     if too_large:
@@ -120,9 +117,9 @@ def export(
     return directory
 
 
-def fixed_name(shape: Sequence[int]) -> str:
+def fixed_name(shape: Shape) -> str:
     """The name of the signature for images of one batch and size (B, H, W)."""
-    return f"fixed_{'x'.join(map(str, shape))}"
+    return f"fixed_{shape_name(shape)}"
 
 
 @contextmanager

@@ -1,0 +1,120 @@
+"""LiteRT (TensorFlow Lite): a detector as a .tflite file of builtin operators, in float32, float16 or INT8."""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from retinanet_tf.errors import InputError
+from retinanet_tf.export.frozen_graph import NETWORK, Shape, detection_graph, network_graph
+from retinanet_tf.export.quiet import quiet
+from retinanet_tf.inference.detector import Detector
+
+PRECISIONS = ("float32", "float16", "int8")
+_SIGNATURE = "serving_default"
+
+Calibration = dict[str, Any]
+"""The range of each tensor of the network, as ai-edge-quantizer has it."""
+
+
+def convert(
+    detector: Detector, shape: Shape, precision: str = "float32", calibration: Calibration | None = None
+) -> tuple[bytes, dict[str, Any]]:
+    """The detector as a LiteRT model, serialised, with one signature of named inputs and outputs.
+
+    Args:
+        detector: computes in float32.
+        shape: of the canvases.
+        precision: one of PRECISIONS; see `quantize`.
+        calibration: what `calibrate` returned, for 'int8'.
+
+    Returns:
+        The file's content and what its metadata say about it.
+
+    Raises:
+        InputError: ai-edge-quantizer isn't installed, for 'float16' and 'int8'.
+    """
+    content = _converted(detection_graph(detector, shape))
+    if precision != "float32":
+        content = quantize(content, precision, calibration)
+    return content, {"oldest_runtime": _oldest_runtime(content)}
+
+
+def quantize(content: bytes, precision: str, calibration: Calibration | None = None) -> bytes:
+    """A model in float32 with its network in 'float16' or 'int8'; from logits and deltas on all stays float32.
+
+    In 'float16' the weights of convolutions are stored in half; the runtime computes in float32 (on a GPU it may not).
+    In 'int8' weights and activations are 8-bit integers, and each head has its own scale on each level.
+    """
+    quantizer = _quantizer(content, _float16 if precision == "float16" else _int8)
+    with quiet():
+        return bytes(quantizer.quantize(calibration, enable_progress_bar=False).quantized_model)
+
+
+def calibrate(detector: Detector, shape: Shape, canvases: Iterable[np.ndarray]) -> Calibration:
+    """The range of each tensor of the network over some canvases `(H, W, 3)` uint8, which INT8 needs.
+
+    The network is run alone: the calibration can't follow the loop of NMS, which stays float32 anyhow.
+    """
+    quantizer = _quantizer(_converted(network_graph(detector, (1, *shape[1:]))), _int8)
+    with quiet():
+        return quantizer.calibrate({_SIGNATURE: [{"images": canvas[None]} for canvas in canvases]})
+
+
+def _converted(function: tf.types.experimental.GenericFunction) -> bytes:
+    """A function with variables as a LiteRT model; by a SavedModel, which is how the converter finds the variables."""
+    concrete = function.get_concrete_function()
+    module = tf.Module()
+    module.state = list(concrete.variables)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        tf.saved_model.save(module, folder, signatures={_SIGNATURE: concrete})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        return converter.convert()
+
+
+def _quantizer(content: bytes, recipe: Callable[[Any], None]) -> Any:
+    try:
+        from ai_edge_quantizer import quantizer
+    except ImportError as error:
+        raise InputError(
+            f"precision='float16' and 'int8' need ai-edge-quantizer ({error}): pip install 'retinanet_tf[litert]'."
+        ) from None
+    result = quantizer.Quantizer(bytearray(content))
+    recipe(result)
+    return result
+
+
+def _float16(quantizer: Any) -> None:
+    from ai_edge_quantizer import algorithm_manager, qtyping
+
+    quantizer.add_weight_only_config(
+        f"^{NETWORK}/",
+        qtyping.TFLOperationName.CONV_2D,
+        num_bits=16,
+        algorithm_key=algorithm_manager.AlgorithmName.FLOAT_CASTING,
+    )
+
+
+def _int8(quantizer: Any) -> None:
+    from ai_edge_quantizer import qtyping
+
+    # An operator whose name begins with a later scope, such as the reshaping that continues a head's, isn't meant.
+    quantizer.add_static_config(
+        f"^{NETWORK}/", qtyping.TFLOperationName.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8
+    )
+
+
+def _oldest_runtime(content: bytes) -> str:
+    """The runtime that a file asks for, as the converter wrote into it."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content)
+    for index in range(model.MetadataLength()):
+        entry = model.Metadata(index)
+        if entry.Name() == b"min_runtime_version":
+            text = model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+            return f"LiteRT {text.rstrip(bytes(1)).decode()}"
+    return "LiteRT"

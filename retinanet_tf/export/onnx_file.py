@@ -1,0 +1,58 @@
+"""ONNX: a detector as a file for onnxruntime, of standard operators alone."""
+
+import os
+from collections import Counter
+from typing import Any
+
+from retinanet_tf.errors import InputError
+from retinanet_tf.export.frozen_graph import Shape, detection_graph
+from retinanet_tf.export.quiet import quiet
+from retinanet_tf.inference.detector import Detector
+
+OPSET = 18
+OLDEST_RUNTIME = "onnxruntime 1.14"
+"""The first with opset 18 and IR version 8, which the files have."""
+
+
+def convert(detector: Detector, shape: Shape) -> tuple[bytes, dict[str, Any]]:
+    """The detector as an ONNX model, serialised.
+
+    Args:
+        detector: computes in float32.
+        shape: of the canvases; with None for the batch the file takes any number of them.
+
+    Returns:
+        The file's content and what its metadata say about it.
+
+    Raises:
+        InputError: onnx or tf2onnx isn't installed.
+    """
+    try:
+        with quiet():
+            import tf2onnx
+    except ImportError as error:
+        raise InputError(
+            f"format='onnx' needs a package that isn't installed ({error}); pip install 'retinanet_tf[onnx]' has them."
+        ) from None
+    function = detection_graph(detector, shape)
+    # Without the copies of the graph by which tf2onnx would go on after an error in one of its optimizers, silently.
+    before = os.environ.get("TF2ONNX_CATCH_ERRORS")
+    os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"
+    try:
+        with quiet():
+            model, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
+    finally:
+        if before is None:
+            del os.environ["TF2ONNX_CATCH_ERRORS"]
+        else:
+            os.environ["TF2ONNX_CATCH_ERRORS"] = before
+    for value in [*model.graph.input, *model.graph.output]:
+        if value.type.tensor_type.shape.dim[0].dim_param:
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    operators = Counter(node.op_type for node in model.graph.node)
+    return model.SerializeToString(), {
+        "opset": OPSET,
+        "ir_version": model.ir_version,
+        "oldest_runtime": OLDEST_RUNTIME,
+        "operators": dict(sorted(operators.items())),
+    }

@@ -1,0 +1,263 @@
+"""Parity: an exported file in its own runtime beside the detector, on the same pictures, as a report that can fail.
+
+Three comparisons: of the file and the detector on the same canvases; of the same conversion without a score
+threshold, where every level of the pyramid answers with its best 100 pairs, whatever is in the pictures; and of the
+file with the detector on the detector's own canvases, which are resized and padded otherwise. The first two must
+agree.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from retinanet_tf.data.decoding import decode_image
+from retinanet_tf.evaluation.evaluator import evaluate, score_results
+from retinanet_tf.evaluation.source import Source, category_ids
+from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.results import to_results
+from retinanet_tf.runtime.exported import ExportedDetector
+
+FEWEST_PAIRS = 20
+"""Fewer compared pairs prove nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How far a file may be off.
+
+    Attributes:
+        box: largest difference of a coordinate in pixels of the canvas.
+        score: largest difference of a score.
+        off: share of the pairs that may be further off.
+        unmatched: share of the detections that may have no counterpart. Of two boxes that overlap by the limit to a
+            millionth, one side may drop another one.
+    """
+
+    box: float
+    score: float
+    off: float
+    unmatched: float
+
+
+LIMITS = {
+    "float32": Limits(box=0.5, score=1e-3, off=0.0, unmatched=0.01),
+    "float16": Limits(box=2.0, score=0.02, off=0.05, unmatched=0.05),
+    "int8": Limits(box=np.inf, score=np.inf, off=1.0, unmatched=0.5),
+}
+
+
+@dataclasses.dataclass
+class Comparison:
+    """Two answers to the same pictures.
+
+    Attributes:
+        name: what was compared.
+        limits: that the differences are held against.
+        compared: pairs of detections of one class at one place.
+        missing: detections of the detector alone.
+        extra: detections of the file alone.
+        off: pairs beyond the limits.
+        box: largest difference of a coordinate over all pairs, in pixels.
+        score: largest difference of a score over all pairs.
+    """
+
+    name: str
+    limits: Limits
+    compared: int = 0
+    missing: int = 0
+    extra: int = 0
+    off: int = 0
+    box: float = 0.0
+    score: float = 0.0
+
+    def fault(self) -> str | None:
+        """Why the answers aren't the same, or None."""
+        unmatched = max(self.missing, self.extra)
+        if unmatched > self.limits.unmatched * (self.compared + unmatched):
+            return f"{self.missing} of the detector's detections are missing in the file, and {self.extra} are extra"
+        if self.compared < FEWEST_PAIRS:
+            return (
+                f"{self.compared} pairs of detections are no proof, which takes {FEWEST_PAIRS}: give validation, "
+                "shards with objects that the detector finds"
+            )
+        if self.off > self.limits.off * self.compared:
+            return (
+                f"{self.off} of {self.compared} detections are off by more than {self.limits.box:g} pixels or "
+                f"{self.limits.score:g} in their score, by up to {self.box:.3g} pixels and {self.score:.2g}"
+            )
+        return None
+
+
+def without_threshold(detector: Detector) -> Detector:
+    """The detector with score threshold 0, at most 100 pairs a level and room for all of them."""
+    config = dataclasses.replace(detector.config, score_threshold=0.0, pre_nms_top_k=100, max_detections=500)
+    return Detector(detector.model, detector.label_map, config, detector.image_size, detector.max_size)
+
+
+def compare_file(
+    name: str, limits: Limits, file: ExportedDetector, detector: Detector, pictures: Sequence[np.ndarray]
+) -> Comparison:
+    """The file beside the detector, on the same canvases."""
+    result, prepared = Comparison(name, limits), [file.prepare(picture) for picture in pictures]
+    size = file.input_shape[0] or min(4, len(prepared))
+    for start in range(0, len(prepared), size):
+        part = [prepared[(start + row) % len(prepared)] for row in range(size)]
+        canvases, sizes = np.stack([one.canvas for one in part]), np.stack([one.size for one in part])
+        answer = file.run(canvases, sizes)
+        expected = detector.detect_canvases(tf.cast(canvases, tf.float32), tf.ones_like(sizes), tf.constant(sizes))
+        expected = {key: value.numpy() for key, value in expected.items()}
+        for row in range(min(size, len(prepared) - start)):
+            _compare(result, _row(expected, row), _row(answer, row), detector.config.score_threshold)
+    return result
+
+
+def compare_own(
+    name: str, limits: Limits, file: ExportedDetector, detector: Detector, pictures: Sequence[np.ndarray]
+) -> Comparison:
+    """The file beside the detector, each with its own canvas; boxes in the pictures' pixels."""
+    result = Comparison(name, limits)
+    for picture in pictures:
+        expected = {key: value.numpy() for key, value in detector([picture]).items()}
+        _compare(result, _row(expected, 0), _row(file([picture]), 0), detector.config.score_threshold)
+    return result
+
+
+def _row(answer: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+    return {name: value[index] for name, value in answer.items()}
+
+
+def _compare(result: Comparison, expected: dict, answer: dict, threshold: float) -> None:
+    """Adds one picture's detections to a comparison."""
+    ours, theirs = (
+        {name: row[name][: row["num_detections"]] for name in ("boxes", "scores", "labels")}
+        for row in (expected, answer)
+    )
+    limits = result.limits
+    distance = np.abs(ours["boxes"][:, None] - theirs["boxes"]).max(-1)
+    difference = np.abs(ours["scores"][:, None] - theirs["scores"])
+    pairs = _pairs(ours, theirs, distance, difference)
+    result.compared += len(pairs)
+    for pair in pairs:
+        result.box, result.score = max(result.box, float(distance[pair])), max(result.score, float(difference[pair]))
+        result.off += bool(distance[pair] > limits.box or difference[pair] > limits.score)
+    # A score at the threshold may be below it on the other side.
+    sure = [side["scores"] > threshold + min(limits.score, threshold) for side in (ours, theirs)]
+    for i, j in pairs:
+        sure[0][i] = sure[1][j] = False
+    result.missing += int(sure[0].sum())
+    result.extra += int(sure[1].sum())
+
+
+def _pairs(ours: dict, theirs: dict, distance: np.ndarray, difference: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (i, j) of one class whose boxes overlap by half or lie within a pixel, the most similar ones first."""
+    a, b = ours["boxes"][:, None], theirs["boxes"]
+    common = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - common
+    near = (common > 0.5 * union) | (distance <= 1)
+    rows, columns = np.nonzero(near & (ours["labels"][:, None] == theirs["labels"]))
+    cost = distance[rows, columns] / LIMITS["float32"].box + difference[rows, columns] / LIMITS["float32"].score
+    pairs: list[tuple[int, int]] = []
+    free = np.ones(len(a), bool), np.ones(len(b), bool)
+    for index in np.argsort(cost, kind="stable"):
+        i, j = int(rows[index]), int(columns[index])
+        if free[0][i] and free[1][j]:
+            free[0][i] = free[1][j] = False
+            pairs.append((i, j))
+    return pairs
+
+
+@dataclasses.dataclass
+class Report:
+    """What a file was shown to do.
+
+    Attributes:
+        file: its name.
+        precision: of its network.
+        pictures: how many were compared, and where they come from.
+        comparisons: by `compare_file` and `compare_own`.
+        ap: COCO's AP in [0, 1] of "detector" and "file" on a validation split, or nothing.
+        fault: why the file isn't equal, a sentence, or None.
+    """
+
+    file: str
+    precision: str
+    pictures: str
+    comparisons: list[Comparison]
+    ap: dict[str, float]
+    fault: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; a limit that there isn't is None."""
+
+        def plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+            return {name: None if value == np.inf else value for name, value in items}
+
+        return dataclasses.asdict(self, dict_factory=plain)
+
+    def table(self) -> str:
+        """As text."""
+        rows: list[tuple[str, ...]] = [("", "compared", "missing", "extra", "off", "box (px)", "score")]
+        for one in self.comparisons:
+            counts = map(str, (one.compared, one.missing, one.extra, one.off))
+            rows.append((one.name, *counts, f"{one.box:.2g}", f"{one.score:.2g}"))
+        name, *others = ([cell.rjust(max(map(len, column))) for cell in column] for column in zip(*rows, strict=True))
+        name = [cell.lstrip().ljust(len(cell)) for cell in name]
+        lines = [f"{self.file}, {self.precision}, beside the detector on {self.pictures}:"]
+        lines += ["  ".join(cells) for cells in zip(name, *others, strict=True)]
+        if self.ap:
+            ours, theirs = 100 * self.ap["detector"], 100 * self.ap["file"]
+            lines.append(f"AP {ours:.1f} of the detector, {theirs:.1f} of the file: it costs {ours - theirs:.1f}.")
+        return "\n".join(lines)
+
+
+def check(
+    file: ExportedDetector,
+    probe: ExportedDetector,
+    detector: Detector,
+    pictures: Sequence[np.ndarray],
+    precision: str = "float32",
+    origin: str = "",
+    validation: Source | None = None,
+) -> Report:
+    """Runs a file and the detector that it was made from.
+
+    Args:
+        file: the file.
+        probe: the same conversion of `without_threshold(detector)`.
+        detector: computes in float32.
+        pictures: uint8 RGB, of any sizes.
+        precision: of the file, which says how far it may be off.
+        origin: of the pictures, for the report.
+        validation: a split to compare AP on.
+    """
+    limits = LIMITS[precision]
+    # So many boxes overlap without a threshold that a few always do by just the limit of NMS.
+    probing = dataclasses.replace(limits, off=max(limits.off, limits.unmatched))
+    comparisons = [
+        compare_file("same canvas", limits, file, detector, pictures),
+        compare_file("same canvas, no threshold", probing, probe, without_threshold(detector), pictures),
+        compare_own("each its own canvas", limits, file, detector, pictures),
+    ]
+    fault = next((fault for one in comparisons[:2] if (fault := one.fault())), None)
+    ap = {}
+    if validation:
+        ap = {"detector": evaluate(detector, validation, progress=False)["AP"], "file": _ap(file, validation)}
+    name = os.path.basename(file.path)
+    return Report(name, precision, f"{len(pictures)} pictures{origin}", comparisons, ap, fault)
+
+
+def _ap(file: ExportedDetector, source: Source) -> float:
+    ids = category_ids(file.label_map, source.label_map, source.name)
+    known, records = set(source.label_map.ids), source.instances["images"]
+    pictures = (decode_image(tf.constant(encoded)).numpy() for encoded in source.encoded())
+    results = [
+        row
+        for index, detections in file.detect_all(pictures)
+        for row in to_results(detections, records[index]["id"], ids)
+        if row["category_id"] in known
+    ]
+    return score_results(source, results)["AP"]
