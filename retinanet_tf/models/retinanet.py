@@ -154,6 +154,16 @@ class RetinaNet(keras.Model):
         x, y = checked(x, y, sample_weight, num_classes=self.config.num_classes)
         return super().train_on_batch(x, y, **kwargs)
 
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """Keras' own.
+
+        Raises:
+            InputError: the older HDF5 layout, from which Keras can't load this model.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise InputError(f"{filepath}: a whole RetinaNet can't be saved as HDF5; save it as .keras.")
+        return super().save(filepath, *args, **kwargs)
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
         """The compiled losses on the targets that assignment makes of `y`, weighted by the normaliser.
 
@@ -269,6 +279,7 @@ class RetinaNet(keras.Model):
         }
         self.compute_loss(images, assigned, outputs)
 
+    @tf.autograph.experimental.do_not_convert  # as Keras 3 has it; to convert takes longer than to trace
     def train_step(self, data):
         """The step of `self.step`."""
         images, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)

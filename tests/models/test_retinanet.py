@@ -167,14 +167,13 @@ def test_a_compiled_model_is_saved_and_trains_on(two_devices, tmp_path):
     assert np.isfinite(loaded.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history["loss"][0])
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_the_step_is_traced_once(optimizer, monkeypatch):
+def test_the_step_is_traced_once(monkeypatch):
     """A trace that makes variables, as Keras' own does, is followed by another."""
     traced = []
     step = rn.RetinaNet.train_step
     monkeypatch.setattr(rn.RetinaNet, "train_step", lambda self, data: traced.append(1) or step(self, data))
     model = small()
-    model.compile(optimizer=optimizer, loss=rn.retinanet_losses())
+    model.compile(optimizer="adam", loss=rn.retinanet_losses())
     history = model.fit(tf.data.Dataset.from_tensors(batch()).repeat(2), epochs=2, steps_per_epoch=1, verbose=0).history
     assert len(traced) == 1
     for values in history.values():
@@ -227,8 +226,9 @@ def test_frozen_stages_are_out_of_the_backward_pass():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
-@pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
+@pytest.mark.parametrize(
+    ("name", "stride_in"), [("resnet18", "3x3"), ("resnet50", "3x3"), ("resnext50_32x4d", "1x1")]
+)
 def test_backbones_give_c3_to_c5(name, stride_in):
     inputs = keras.Input((None, None, 3))
     stages = resnet(inputs, ModelConfig(backbone=name, stride_in=stride_in))
@@ -244,15 +244,12 @@ def test_backbones_give_c3_to_c5(name, stride_in):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
-def test_backbones_are_keras_applications(name):
+def test_resnet50_is_keras_applications():
     """The same weights in both: C3, C4, C5 equal. keras.applications has a bias before every normalisation."""
-    theirs = {"resnet50": keras.applications.ResNet50, "resnet101": keras.applications.ResNet101}[name](
-        include_top=False, weights=None
-    )
+    theirs = keras.applications.ResNet50(include_top=False, weights=None)
     inputs = keras.Input((None, None, 3))
-    ours = keras.Model(inputs, resnet(inputs, ModelConfig(backbone=name, norm_epsilon=1.001e-5)))
-    blocks = VARIANTS[name].blocks
+    ours = keras.Model(inputs, resnet(inputs, ModelConfig(backbone="resnet50", norm_epsilon=1.001e-5)))
+    blocks = VARIANTS["resnet50"].blocks
     pairs = [("conv1", "stem")]
     for stage, count in enumerate(blocks, start=2):
         for index in range(count):
@@ -285,6 +282,13 @@ def test_a_clone_is_a_retinanet_or_refused():
         assert "from_config" in str(error)
     with pytest.raises(rn.InputError, match="by name"):
         rn.RetinaNet(3, "resnet18", AnchorConfig())
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+def test_a_whole_model_as_hdf5_is_refused(tmp_path, name):
+    with pytest.raises(rn.InputError, match=f"{name}: .* save it as .keras"):
+        small().save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_backbone_is_refused_by_name():
@@ -348,4 +352,6 @@ def test_a_copy_by_its_configuration_trains():
     x, y = batch()
     for each in (model, copy):
         each.compile("sgd", loss=rn.retinanet_losses())
-    assert copy.train_on_batch(x, y) == pytest.approx(model.train_on_batch(x, y))
+    loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
+    logs = copy.train_on_batch(x, y, return_dict=True)
+    assert logs["loss"] == pytest.approx(float(loss))
