@@ -58,6 +58,11 @@ _CALIBRATION = flags.DEFINE_string(
 _VALIDATION = flags.DEFINE_string(
     "validation", None, "Pattern of shards that a file is compared with the detector on, AP included."
 )
+_PAGE = flags.DEFINE_boolean(
+    "page",
+    False,
+    "Beside an ONNX file, also write an HTML page that runs it in the browser, offline. npm downloads onnxruntime-web.",
+)
 _SAVED_MODEL_ONLY = ("metrics", "warmup", "name", "max_pixels", "compile")
 
 
@@ -68,6 +73,7 @@ def main() -> None:
     from retinanet_tf.files import read_bytes, read_json
     from retinanet_tf.patterns import matching
     from retinanet_tf.pretrained.by_name import load_detector
+    from retinanet_tf.runtime.page import write_page
 
     paths = matching(_WARMUP.value) if _WARMUP.value else []
     if _WARMUP.value and not paths:
@@ -78,12 +84,16 @@ def main() -> None:
         if len(sides) != 3 or not all(side.isdecimal() for side in sides[sides[0] == "N" :]):
             raise InputError(f"--fixed_shapes={text} must be batch x height x width, such as 8x800x1344.")
         shapes.append((None if sides[0] == "N" else int(sides[0]), int(sides[1]), int(sides[2])))
+    if _PAGE.value and _FORMAT.value != "onnx":
+        raise InputError("--page is for --format=onnx.")
     if _FORMAT.value != "saved_model":
         for name in _SAVED_MODEL_ONLY:
             if flags.FLAGS[name].present:
                 raise InputError(f"--{name} is for --format=saved_model.")
         settings = _FORMAT.value, _PRECISION.value, shapes, _CALIBRATION.value, _VALIDATION.value
         print(export_file(load_detector(_MODEL.value), _OUTPUT.value, *settings)[1].table())
+        if _PAGE.value:
+            print(write_page(_OUTPUT.value))
         return
     metrics = read_json(_METRICS.value, "the metrics file") if _METRICS.value else None
     version = export(
