@@ -75,15 +75,23 @@ class Comparison:
     score: float = 0.0
 
     def fault(self) -> str | None:
-        """Why the answers aren't the same, or None."""
+        """Why the answers aren't shown to be the same, or None."""
+        return self.difference() or self.lack()
+
+    def lack(self) -> str | None:
+        """Why it is no proof, or None."""
+        if self.compared >= FEWEST_PAIRS:
+            return None
+        return (
+            f"{self.compared} pairs of detections are no proof, which takes {FEWEST_PAIRS}: give validation, shards "
+            "with objects that the detector finds"
+        )
+
+    def difference(self) -> str | None:
+        """How the answers differ by more than the limits, or None."""
         unmatched = max(self.missing, self.extra)
         if unmatched > self.limits.unmatched * (self.compared + unmatched):
             return f"{self.missing} of the detector's detections are missing in the file, and {self.extra} are extra"
-        if self.compared < FEWEST_PAIRS:
-            return (
-                f"{self.compared} pairs of detections are no proof, which takes {FEWEST_PAIRS}: give validation, "
-                "shards with objects that the detector finds"
-            )
         if self.off > self.limits.off * self.compared:
             return (
                 f"{self.off} of {self.compared} detections are off by more than {self.limits.box:g} pixels or "
@@ -208,6 +216,7 @@ class Report:
         name = [cell.lstrip().ljust(len(cell)) for cell in name]
         lines = [f"{self.file}, {self.precision}, beside the detector on {self.pictures}:"]
         lines += ["  ".join(cells) for cells in zip(name, *others, strict=True)]
+        lines += [f"{one.name}: {lack}." for one in self.comparisons if (lack := one.lack())]
         if self.ap:
             ours, theirs = 100 * self.ap["detector"], 100 * self.ap["file"]
             lines.append(f"AP {ours:.1f} of the detector, {theirs:.1f} of the file: it costs {ours - theirs:.1f}.")
@@ -242,7 +251,8 @@ def check(
         compare_file("same canvas, no threshold", probing, probe, without_threshold(detector), pictures),
         compare_own("each its own canvas", limits, file, detector, pictures),
     ]
-    fault = next((fault for one in comparisons[:2] if (fault := one.fault())), None)
+    # A detector may find nothing in the pictures; without a threshold it can't.
+    fault = comparisons[0].difference() or comparisons[1].fault()
     ap = {}
     if validation:
         ap = {"detector": evaluate(detector, validation, progress=False)["AP"], "file": _ap(file, validation)}
