@@ -254,6 +254,7 @@ _ROWS = (
         conditions="MLPerf's validation images of Open Images, resized to 800x800 without keeping proportions",
         expected={"p6_from": "p5", "subnet_norm": "none"},
         verified=_SAME_OUTPUTS,
+        notes=("here pictures keep their proportions: shorter side 800, longer at most 1333",),
     ),
     _DEEPFOREST(
         "deepforest/tree",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from published import write
+import torch_writer
 from small_detectors import TINY_NETWORK, clutter
 from small_jobs import TINY, write_shards
 
@@ -233,16 +233,16 @@ def tiny(tmp_path_factory):
         array = rng.uniform(0.5, 1.5, value.shape) if "norm" in name else rng.normal(0, 0.3, value.shape)
         array = array.astype(np.float32)
         tensors[torchvision_name(name)] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-    return write(tmp_path_factory.mktemp("tiny") / "tiny.pkl", tensors)
+    return torch_writer.save(tmp_path_factory.mktemp("tiny") / "tiny.pth", tensors)
 
 
 @pytest.fixture
 def tiny_row(server, tiny, monkeypatch):
     """Puts the small network on the server and into the zoo."""
     content = tiny.read_bytes()
-    monkeypatch.setitem(server.files, "/tiny.pkl", content)
+    monkeypatch.setitem(server.files, "/tiny.pth", content)
     entry = row(
-        server.url("/tiny.pkl"),
+        server.url("/tiny.pth"),
         f"sha256:{hashlib.sha256(content).hexdigest()[:8]}",
         labels=("cat", "dog"),
         backbone="resnet10_w16",
@@ -268,7 +268,7 @@ def test_from_a_name_to_a_detector(server, tiny, tiny_row, tmp_path):
     asked, before = list(server.asked), {path: path.stat().st_mtime_ns for path in leftovers()}
     again = rn.load_detector("tests/tiny")
     np.testing.assert_array_equal(again.model.get_weights()[0], detector.model.get_weights()[0])
-    assert asked == server.asked == ["/tiny.pkl"]
+    assert asked == server.asked == ["/tiny.pth"]
     assert before == {path: path.stat().st_mtime_ns for path in leftovers()}
     assert {path.parent.name for path in before} == {"tiny", cache.converted_folder(tiny_row).name}
 
@@ -299,20 +299,20 @@ def test_the_tensors_must_be_those_of_the_row(server, tiny_row, tiny):
         entry = dataclasses.replace(tiny_row, **changes)
         with pytest.raises(rn.InputError, match=f"tests/tiny can't be converted from .*{sentence}"):
             download.install(entry)
-        assert [path.name for path in leftovers()] == ["tiny.pkl"]
+        assert [path.name for path in leftovers()] == ["tiny.pth"]
     cache.published_file(tiny_row).write_bytes(tiny.read_bytes()[:5000])
-    with pytest.raises(rn.InputError, match="tests/tiny can't be converted.*not a pickle.*delete it"):
+    with pytest.raises(rn.InputError, match="tests/tiny can't be converted.*tiny.pth.*delete it"):
         download.install(dataclasses.replace(tiny_row, digest=""))
 
 
 def test_a_file_inside_a_zip_file(server, tiny, tiny_row, monkeypatch, tmp_path):
     with zipfile.ZipFile(tmp_path / "tiny.zip", "w") as archive:
-        archive.write(tiny, "inner.pkl")
+        archive.write(tiny, "inner.pth")
     monkeypatch.setitem(server.files, "/tiny.zip", (tmp_path / "tiny.zip").read_bytes())
-    entry = dataclasses.replace(tiny_row, url=server.url("/tiny.zip"), digest="", member="other.pkl")
-    with pytest.raises(rn.InputError, match=r"tiny.zip is not a zip file with other.pkl"):
+    entry = dataclasses.replace(tiny_row, url=server.url("/tiny.zip"), digest="", member="other.pth")
+    with pytest.raises(rn.InputError, match=r"tiny.zip is not a zip file with other.pth"):
         download.install(entry)
-    folder = download.install(dataclasses.replace(entry, member="inner.pkl"))
+    folder = download.install(dataclasses.replace(entry, member="inner.pth"))
     assert (folder / "run.json").exists() and {path.parent for path in leftovers()} == {folder, folder.parent}
 
 
@@ -328,7 +328,7 @@ def test_another_process_converts_first(tiny_row, tiny, monkeypatch):
     monkeypatch.setattr(download, "import_weights", slower)
     folder = download.install(tiny_row)
     assert (folder / "mark").exists()
-    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, "tiny.pkl"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, "tiny.pth"]
 
 
 def test_what_exists_is_a_path(tiny_row, monkeypatch, tmp_path):
