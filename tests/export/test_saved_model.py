@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from small_detectors import clutter, encode, small_detector
 
 from retinanet_tf.data.sources.labels import LabelMap
@@ -20,6 +21,7 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.export import saved_model
 from retinanet_tf.export.saved_model import export, with_precision
 from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.predict import predict
 from retinanet_tf.inference.saved_model import SavedModelDetector
 from retinanet_tf.models.layers import precision_policy
 
@@ -89,6 +91,21 @@ def test_a_saved_model_is_a_detector_of_pictures(detector, exported):
         assert count and found["labels"].tolist() == expected["labels"][index, :count].numpy().tolist()
         np.testing.assert_allclose(found["scores"], expected["scores"][index, :count], atol=1e-5)
         np.testing.assert_allclose(found["boxes"], expected["boxes"][index, :count], atol=2e-3)
+
+
+def test_predict_turns_files_upright_for_a_saved_model_too(detector, exported, tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(clutter(5, 96, 64)).save(tmp_path / "turned.jpg", exif=turned)
+    run, loaded = (
+        predict(one, [tmp_path / "turned.jpg"], tmp_path / name, progress=False).detections
+        for name, one in (("run", detector), ("saved_model", SavedModelDetector(exported)))
+    )
+    assert len(run) > 3
+    for row, other in zip(loaded, run, strict=True):
+        assert row.pop("bbox") == pytest.approx(other.pop("bbox"), abs=2e-3)
+        assert row.pop("score") == pytest.approx(other.pop("score"), abs=1e-5)
+        assert row == other
 
 
 @pytest.mark.parametrize("damage", ["other", "broken"])

@@ -73,6 +73,11 @@ def test_the_page_finds_what_the_file_finds(batch, tmp_path):
         assert browser.value("fetch('data:,x').then(() => false, () => true)"), "the page's policy forbids any request"
 
 
+def test_only_onnx_has_a_page(forked):
+    status, text = forked.run("export", ["--model=none", "--output=none.tflite", "--format=litert", "--page"])
+    assert status == 1 and "--page is for --format=onnx" in text
+
+
 def test_what_can_be_no_page_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="export with format='onnx'"):
         write_page(tmp_path / "a.tflite")
