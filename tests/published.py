@@ -4,6 +4,7 @@ One pass makes the tensors that a source would store (random, batch statistics i
 the source would: nothing here knows the package's tables, layers or orders.
 """
 
+import json
 import pickle
 
 import numpy as np
@@ -34,8 +35,9 @@ GROUPS = {
 class Published:
     """`tensors` after `outputs(image)`: the checkpoint. `source`: detectron, detectron2, torchvision, torchvision2."""
 
-    def __init__(self, source, backbone="resnet50", columns=80, channels=256):
-        self.source, self.backbone, self.columns, self.channels = source, backbone, columns, channels
+    def __init__(self, source, backbone="resnet50", columns=80, channels=256, anchors=9):
+        self.source, self.backbone, self.columns = source, backbone, columns
+        self.channels, self.anchors = channels, anchors
         self.tensors, self.rng = {}, np.random.default_rng(0)
         self.endings = ("_w", "_b") if source == "detectron" else (".weight", ".bias")
         self.stride_first = not source.startswith("torchvision") and not backbone.startswith("resnext")
@@ -166,8 +168,8 @@ class Published:
             "detectron2": "head.cls_score" if kind == "cls" else "head.bbox_pred",
         }.get(self.source, f"{torch_name}.{'cls_logits' if kind == 'cls' else 'bbox_reg'}")
         # Few detections, as trained networks have.
-        shift = -4.0 if kind == "cls" else 0.0
-        return self.conv(x, last, 9 * outputs, 3, gain=0.3, shift=shift).reshape(-1, outputs)
+        shift = {"cls": -4.0 if outputs > 1 else -2.0, "bbox": 0.0}[kind]
+        return self.conv(x, last, self.anchors * outputs, 3, gain=0.3, shift=shift).reshape(-1, outputs)
 
     def pixels(self, image):
         """What the source feeds its network for an RGB image 0–255 `(1, H, W, 3)`."""
@@ -195,4 +197,17 @@ class Published:
 def write(path, tensors, wrap=None):
     """A pickle as the two programs write them; returns its path."""
     path.write_bytes(pickle.dumps({wrap: tensors} if wrap else tensors, protocol=2))
+    return path
+
+
+def write_safetensors(path, arrays):
+    """A file by the format's description: the header's length, the header, the numbers; returns its path."""
+    types = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64"}
+    header, data = {}, b""
+    for name, array in arrays.items():
+        place = [len(data), len(data) + array.nbytes]
+        header[name] = {"dtype": types[array.dtype.name], "shape": array.shape, "data_offsets": place}
+        data += array.tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return path

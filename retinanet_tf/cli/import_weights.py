@@ -4,7 +4,13 @@
 
 The settings the weights were trained under go with them: `--model=weights/tv` evaluates, predicts and exports,
 `train --flagfile=weights/tv/flags.txt --init_weights=weights/tv` fine-tunes. Every setting that the tensors don't
-determine can be given as a flag, e.g. --norm_epsilon=1e-5.
+determine can be given as a flag, e.g. --norm_epsilon=1e-5, or --anchor_scales=... for anchors of other sizes.
+
+    retinanet import-weights --source=torchvision --file=last.ckpt --labels=labels.json --output=weights/mine
+
+imports your own network: saved by PyTorch, Lightning, DeepForest or detectron2, as .pth, .ckpt, .safetensors or .pkl.
+If it has more class outputs than labels.json has categories, each category's id is the number of its output: ids from
+1 where output 0 is the background, as in torchvision.
 
     retinanet import-weights --source=run --file=runs/mine --output=weights/mine
 

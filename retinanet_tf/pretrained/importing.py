@@ -16,6 +16,7 @@ from retinanet_tf import files
 from retinanet_tf.config.config import Config
 from retinanet_tf.config.flagfile import flag_lines
 from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.detection.anchors import cell_anchors
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.models.retinanet import RetinaNet, variables
@@ -60,10 +61,11 @@ _BASE: dict[str, dict] = {
 """Fields in which each source's training program differs from the paper's text."""
 
 
-def describe(
-    architecture: Architecture, source: str, tensors: dict[str, np.ndarray], label_map: LabelMap | None = None
-) -> Config:
-    """The configuration a checkpoint was trained under, as far as source and tensors determine it."""
+def describe(architecture: Architecture, source: str, tensors: dict[str, np.ndarray]) -> Config:
+    """The configuration a checkpoint was trained under, as far as source and tensors determine it.
+
+    All of its class outputs count as classes.
+    """
     changes: dict[str, Any] = {**_BASE[source], "backbone": architecture.backbone}
     if source.startswith("detectron") and architecture.grouped:
         # The ResNeXt models were trained with the stride in the grouped convolution.
@@ -77,38 +79,57 @@ def describe(
                 # Stored in the network's order, blue first.
                 changes[field] = tuple(round(float(value), 4) for value in stored.ravel()[::-1])
     if architecture.detects:
-        changes |= {
-            "num_classes": (label_map or default_label_map(architecture.class_columns)).num_classes,
-            **architecture.head_settings(),
-        }
+        changes |= {"num_classes": architecture.class_columns, **architecture.head_settings()}
         if source == "torchvision":
             first_version = changes["subnet_norm"] == "none"
             changes["box"] = "l1" if first_version else "giou"
-            if first_version and architecture.class_columns == 91 and architecture.backbone == "resnet50":
-                changes["norm_epsilon"] = 0.0  # Its release was trained so.
+            if first_version and architecture.backbone == "resnet50":
+                if architecture.class_columns == 91:
+                    changes["norm_epsilon"] = 0.0  # Its release was trained so.
+                else:
+                    architecture.notes.append(
+                        "norm_epsilon is 1e-05; if it was fine-tuned from torchvision's COCO_V1, give norm_epsilon=0."
+                    )
     return Config().replace(**changes)
 
 
-def default_label_map(columns: int) -> LabelMap:
-    """COCO's categories for a class layer with 80 or 91 outputs per anchor, else the outputs' numbers."""
+def default_label_map(columns: int, file: str) -> LabelMap:
+    """COCO's categories for a class layer with 80 or 91 outputs per anchor.
+
+    Raises:
+        InputError: another number of outputs: the categories aren't in the file.
+    """
     if columns in (80, 91):
         return COCO
-    return LabelMap(range(columns), [str(number) for number in range(columns)])
+    raise InputError(
+        f"{file} has {columns} class outputs per anchor, but not their names: give labels, a labels.json such as "
+        '[{"id": 1, "name": "cat"}], with ids from 1 and one category less than outputs if the first output is a '
+        "background."
+    )
 
 
 def class_columns(columns: int, label_map: LabelMap) -> np.ndarray:
     """The indices, among a class layer's `columns` outputs per anchor, of the labels 0…K−1.
 
+    As many outputs as categories: in the order of the ids. More of them: each category's id is its output, as in
+    torchvision, whose output 0 is the background.
+
     Raises:
         InputError: the categories can't be those of the layer.
     """
-    if columns == label_map.num_classes:
+    ids = label_map.ids
+    if columns == len(ids):
         return np.arange(columns)
-    if label_map.ids[0] >= 0 and label_map.ids[-1] < columns:
-        return np.array(label_map.ids)
+    if columns == len(ids) + 1 and ids[0] == 0:
+        raise InputError(
+            f"the class layer has {columns} outputs per anchor for {len(ids)} categories: if the first output is the "
+            "background, number the categories from 1 in the label map (labels)."
+        )
+    if ids[0] >= 0 and ids[-1] < columns:
+        return np.array(ids)
     raise InputError(
         f"the class layer has {columns} outputs per anchor, which fits neither the number of categories "
-        f"({label_map.num_classes}) nor their ids (up to {label_map.ids[-1]}); give the right label map (labels)."
+        f"({len(ids)}) nor their ids (up to {ids[-1]}); give the right label map (labels)."
     )
 
 
@@ -137,8 +158,9 @@ def import_weights(
         file: the checkpoint; None lets Keras download ImageNet weights (source 'keras' only).
         output: a folder, or a name ending in `.weights.h5` beside which `.run.json` and `.labels.json` are written.
         backbone: to download; ignored with a file.
-        label_map: the checkpoint's categories; by default COCO's where their number fits.
-        adjust: changes the detected configuration, e.g. `norm_epsilon`, which no tensor holds.
+        label_map: the checkpoint's categories; without it COCO's, whose number must fit. If the network has more
+            outputs than categories, each category's id is its output: ids from 1 where output 0 is a background.
+        adjust: changes the detected configuration where no tensor tells, e.g. `norm_epsilon`, or sizes of anchors.
 
     Returns:
         Which tensors were matched, unused and missing.
@@ -164,16 +186,15 @@ def convert(
 ) -> Imported:
     """The model of a source's tensors; `name` is the checkpoint's in errors. See `import_weights`."""
     architecture = identify(tensors, source, name)
-    config = adjust(describe(architecture, source, tensors, label_map))
-    label_map = label_map or (default_label_map(architecture.class_columns) if architecture.detects else COCO)
+    config = adjust(describe(architecture, source, tensors))
+    if architecture.detects:
+        _check_anchors(config, architecture, tensors, name)
+        label_map = label_map or default_label_map(architecture.class_columns, name)
+        config = config.replace(num_classes=label_map.num_classes)
+    label_map = label_map or COCO
     folded = architecture.fold(source, config.model.norm_epsilon, name)
     arrays, per_cell = architecture.arrays, config.anchors.anchors_per_cell
     if architecture.detects:
-        if architecture.anchors_per_cell != per_cell:
-            raise InputError(
-                f"{name} has {architecture.anchors_per_cell} anchors per position, the configuration {per_cell}; give "
-                "anchor_scales and anchor_ratios."
-            )
         width = architecture.class_columns
         columns = class_columns(width, label_map)
         for key in (f"{PREDICTOR}/kernel", f"{PREDICTOR}/bias"):
@@ -192,6 +213,28 @@ def convert(
     unused = sorted(set(tensors) - {*sources.values(), *folded})
     report = Report(name, sources, unused, missing, architecture.notes + note_strange(unused, source))
     return Imported(model, config, label_map, report)
+
+
+def _check_anchors(config: Config, architecture: Architecture, tensors: dict[str, np.ndarray], name: str) -> None:
+    """Raises InputError if the anchors are of another number, or others than those that detectron2 may have stored."""
+    found, wanted = architecture.anchors_per_cell, config.anchors.anchors_per_cell
+    if found != wanted:
+        raise InputError(
+            f"{name} has {found} anchors per position, the configuration {wanted}; give anchor_scales and "
+            "anchor_ratios."
+        )
+    width = architecture.arrays[f"{PREDICTOR}/kernel"].shape[3]
+    if width % found:
+        raise InputError(f"{name} has {width} class outputs per position, which is no multiple of its {found} anchors.")
+    for number, level in enumerate(config.anchors.levels):
+        stored = tensors.get(f"anchor_generator.cell_anchors.{number}")
+        ours = cell_anchors(config.anchors, level)
+        if stored is not None and (stored.shape != ours.shape or not np.allclose(stored, ours, rtol=1e-3)):
+            raise InputError(
+                f"{name} was trained with other anchors than the configuration's: at level {level} the first is "
+                f"{stored.ravel()[:4].round(1).tolist()} around its position, not {ours[0].round(1).tolist()}; give "
+                "anchor_multiplier, anchor_scales and anchor_ratios."
+            )
 
 
 def keep_backbone(run_dir: str | os.PathLike, output: str | os.PathLike) -> Report:
