@@ -1,7 +1,8 @@
 """ExportedDetector: an ONNX or LiteRT file as a function from images to detections, without TensorFlow and Keras."""
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from retinanet_tf.runtime.preprocess import Canvas, fit, own_pixels, to_pixels
 INPUTS = {"images": np.uint8, "sizes": np.float32}
 OUTPUTS = {"boxes": np.float32, "scores": np.float32, "labels": np.int32, "num_detections": np.int32}
 """What every exported file takes and gives, by name, and its types."""
+_BATCH = 8  # pictures that `__call__` runs at once, in files that take any number
 
 
 class ExportedDetector:
@@ -28,7 +30,7 @@ class ExportedDetector:
 
     Args:
         path: the file, `.onnx` or `.tflite`.
-        threads: that the runtime uses; by default as many as there are cores.
+        threads: that the runtime computes with; by default one per core.
 
     Raises:
         InputError: the file can't be loaded or isn't such an export, or its runtime isn't installed.
@@ -38,7 +40,7 @@ class ExportedDetector:
         self.path = os.fspath(path)
         load = _OnnxFile if is_onnx(path) else _LiteRTFile
         content = read_bytes(path, "the exported detector")
-        self._file = load(self.path, content, threads or os.cpu_count() or 1)
+        self._file = load(self.path, content, threads)
         self.metadata: dict[str, Any] = self._file.metadata
         self.label_map = label_map_of(self.metadata, path)
         present = {**self._file.inputs, **self._file.outputs}
@@ -66,7 +68,7 @@ class ExportedDetector:
         """
         several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
         pixels = [to_pixels(image, index) for index, image in enumerate(images if several else [images])]
-        rows = self._detect(pixels)
+        rows = list(self._detect(pixels, _BATCH))
         depth = self._file.depth
         empty = {
             "boxes": np.zeros((0, depth, 4), np.float32),
@@ -115,25 +117,18 @@ class ExportedDetector:
         Yields:
             (index, {"boxes" (n, 4), "scores" (n,), "labels" (n,)} in the picture's own pixels).
         """
-        waiting: list[np.ndarray] = []
-        count = 0
-        size = self.input_shape[0] or batch_size
-        for image in images:
-            waiting.append(image)
-            if len(waiting) == size:
-                yield from enumerate(map(_found, self._detect(waiting)), count)
-                count += len(waiting)
-                waiting = []
-        yield from enumerate(map(_found, self._detect(waiting)), count)
+        for index, row in enumerate(self._detect(images, batch_size)):
+            found = row["num_detections"]
+            yield index, {name: row[name][:found] for name in ("boxes", "scores", "labels")}
 
-    def _detect(self, pictures: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    def _detect(self, pictures: Iterable[np.ndarray], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         """The answer for each picture, boxes in its own pixels."""
-        size = self.input_shape[0] or max(1, len(pictures))
-        rows = []
-        for start in range(0, len(pictures), size):
-            part = pictures[start : start + size]
+        batch = self.input_shape[0]
+        waiting = iter(pictures)
+        while part := list(itertools.islice(waiting, batch or batch_size)):
             prepared = [self.prepare(picture) for picture in part]
-            filled = [*prepared, *prepared[-1:] * (size - len(part))]  # the answers for those at the end are dropped
+            missing = (batch or len(part)) - len(part)
+            filled = [*prepared, *prepared[-1:] * missing]  # the answers for those at the end are dropped
             answer = self.run(np.stack([one.canvas for one in filled]), np.stack([one.size for one in filled]))
             for index, picture in enumerate(part):
                 row = {name: values[index] for name, values in answer.items()}
@@ -141,12 +136,7 @@ class ExportedDetector:
                 if labels.size and not 0 <= labels.min() <= labels.max() < self.label_map.num_classes:
                     raise InputError(f"{self.path} answers a class that its metadata don't name; export it again.")
                 row["boxes"] = own_pixels(row["boxes"], prepared[index].scale, *picture.shape[:2])
-                rows.append(row)
-        return rows
-
-
-def _found(row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: row[name][: row["num_detections"]] for name in ("boxes", "scores", "labels")}
+                yield row
 
 
 class _OnnxFile:
@@ -154,13 +144,13 @@ class _OnnxFile:
 
     _TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(int32)": np.int32}
 
-    def __init__(self, path: str, content: bytes, threads: int):
+    def __init__(self, path: str, content: bytes, threads: int | None):
         try:
             import onnxruntime
         except ImportError:
             raise InputError(f"{path} needs onnxruntime; install it with: pip install 'retinanet_tf[onnx]'") from None
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.intra_op_num_threads, options.log_severity_level = threads or 0, 3  # 0: its choice; errors alone
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -183,7 +173,7 @@ class _OnnxFile:
 class _LiteRTFile:
     """A LiteRT file in ai-edge-litert."""
 
-    def __init__(self, path: str, content: bytes, threads: int):
+    def __init__(self, path: str, content: bytes, threads: int | None):
         try:
             from ai_edge_litert import interpreter as litert
         except ImportError:
@@ -192,7 +182,7 @@ class _LiteRTFile:
             ) from None
         self.metadata = read_litert(path)
         try:
-            self._interpreter = litert.Interpreter(model_content=content, num_threads=threads)
+            self._interpreter = litert.Interpreter(model_content=content, num_threads=threads or os.cpu_count())
             self._interpreter.allocate_tensors()
             self._runner = self._interpreter.get_signature_runner()
             inputs, outputs = self._runner.get_input_details(), self._runner.get_output_details()
