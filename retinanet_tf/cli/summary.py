@@ -19,6 +19,8 @@ config_flags.define(only=("model", "anchors"))
 def main() -> None:
     """Prints the tables and writes the pictures."""
     from retinanet_tf import files
+    from retinanet_tf.detection.grids import round_up
+    from retinanet_tf.inference.detector import CANVAS_MULTIPLE
     from retinanet_tf.models.retinanet import RetinaNet
     from retinanet_tf.models.summary import count, draw, table
 
@@ -29,7 +31,7 @@ def main() -> None:
     for name, config in chosen.items():
         model = RetinaNet.from_config(config)
         # The frame that an image of the usual 3:5 shape fills, to whole cells of C5.
-        height, width = (-(-side // 32) * 32 for side in (config.model.image_size, config.model.max_size))
+        height, width = (round_up(side, CANVAS_MULTIPLE) for side in (config.model.image_size, config.model.max_size))
         rows = count(model, height, width)
         counts[name] = {"image": [height, width], "parts": [vars(row) for row in rows]}
         print(f"{name}: {config.model.backbone}, image {height}×{width}\n{table(rows)}\n")

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_detectors import TINY_NETWORK
 
 import retinanet_tf as rn
 from retinanet_tf.config.config import LossConfig
@@ -100,9 +101,7 @@ def test_what_is_out_of_range_is_refused(arguments, culprit):
 
 
 def tiny(**settings):
-    model = rn.RetinaNet(
-        num_classes=3, backbone="resnet10_w16", fpn_channels=16, subnet_channels=16, subnet_depth=1, **settings
-    )
+    model = rn.RetinaNet(num_classes=3, **TINY_NETWORK, **settings)
     losses = rn.retinanet_losses(LossConfig(classification="cross_entropy", alpha=0.5))
     model.compile(optimizer="sgd", loss=losses, jit_compile=False)
     return model

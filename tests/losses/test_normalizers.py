@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_detectors import TINY_NETWORK
 
 import retinanet_tf as rn
 from retinanet_tf.config.config import AnchorConfig
@@ -41,11 +42,8 @@ def compiled(normalizer, replicas):
     with strategy(replicas).scope():
         model = rn.RetinaNet(
             num_classes=3,
-            backbone="resnet10_w16",
+            **TINY_NETWORK,
             norm="frozen",
-            fpn_channels=16,
-            subnet_channels=16,
-            subnet_depth=1,
             weight_decay=0.0,
             freeze_stages=0,
             anchors=AnchorConfig(max_level=5),

@@ -226,9 +226,7 @@ def test_frozen_stages_are_out_of_the_backward_pass():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "stride_in"), [("resnet18", "3x3"), ("resnet50", "3x3"), ("resnext50_32x4d", "1x1")]
-)
+@pytest.mark.parametrize(("name", "stride_in"), [("resnet18", "3x3"), ("resnet50", "3x3"), ("resnext50_32x4d", "1x1")])
 def test_backbones_give_c3_to_c5(name, stride_in):
     inputs = keras.Input((None, None, 3))
     stages = resnet(inputs, ModelConfig(backbone=name, stride_in=stride_in))

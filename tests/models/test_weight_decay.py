@@ -4,11 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_detectors import TINY_NETWORK
 
 import retinanet_tf as rn
 
 DECAY = 0.5
-SMALL = {"num_classes": 2, "backbone": "resnet10_w16", "fpn_channels": 16, "subnet_channels": 16, "subnet_depth": 1}
+SMALL = {"num_classes": 2, **TINY_NETWORK}
 RATE, MOMENTUM, STEPS = 0.05, 0.9, 3
 
 
