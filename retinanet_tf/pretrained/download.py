@@ -31,7 +31,7 @@ def fetch(entry: Entry) -> Path:
     if path.exists():
         _check_digest(entry, path, f"{path} is not the file that was published as {entry.name}", "delete it")
         return path
-    files.make_folder(path.parent, "the folder for downloaded weights (RETINANET_TF_HOME)")
+    files.make_folder(path.parent, "the folder for downloaded weights (RETINANET_TF_HOME chooses another)")
     expected = int(1e6 * (entry.megabytes or 1))  # until the server says
     bar = tqdm(total=expected, desc=entry.name, unit="B", unit_scale=True, mininterval=0.5)
     with files.written_aside(path) as aside, bar:
@@ -56,7 +56,7 @@ def install(entry: Entry) -> Path:
     if folder.exists():
         return folder
     file = fetch(entry)
-    files.make_folder(folder.parent, "the folder for downloaded weights (RETINANET_TF_HOME)")
+    files.make_folder(folder.parent, "the folder for downloaded weights (RETINANET_TF_HOME chooses another)")
     with tempfile.TemporaryDirectory(prefix=".converted-", dir=folder.parent) as aside:
         weights = Path(aside, "weights")
         source = _unpacked(file, entry.member, aside) if entry.member else file

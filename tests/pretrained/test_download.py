@@ -179,12 +179,12 @@ def test_two_downloads_at_once(server):
 def test_a_folder_that_cannot_be_written(server, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RETINANET_TF_HOME", str(tmp_path / "file"))
-    with pytest.raises(rn.InputError, match=r"RETINANET_TF_HOME\) .*file/tests/tiny can't be created"):
+    with pytest.raises(rn.InputError, match=r"RETINANET_TF_HOME chooses another\) .*file/tests/tiny can't be created"):
         download.fetch(row(server.url()))
     assert not server.asked
 
 
-def test_a_disk_that_is_full(server):
+def test_a_disk_that_is_full(server, tiny_row, monkeypatch):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -193,6 +193,12 @@ def test_a_disk_that_is_full(server):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not leftovers()
+    file = download.fetch(tiny_row)
+    free = shutil.disk_usage(file.parent)._replace(free=20_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(rn.InputError, match=r"model.weights.h5 can't be written: it needs 1.4 MB and 0.0 MB are free"):
+        download.install(tiny_row)
+    assert leftovers() == [file]
 
 
 def torchvision_name(ours):
