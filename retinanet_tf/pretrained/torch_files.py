@@ -89,6 +89,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor"): _tensor,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("torch._utils", "_rebuild_parameter"): _parameter,
             ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
@@ -162,9 +163,10 @@ def _load_zip(content: bytes) -> tuple[Any, Callable[[Tensor], np.ndarray]]:
 
 def _load_stream(content: bytes) -> tuple[Any, Callable[[Tensor], np.ndarray]]:
     stream = io.BytesIO(content)
-    version, system, unpickler = [_Unpickler(stream).load() for _ in range(3)][1:] + [_Unpickler(stream)]
+    _, version, system = (_Unpickler(stream).load() for _ in range(3))
     if version != 1001 or not isinstance(system, dict) or system.get("little_endian") is not True:
         raise InputError("its numbers are big-endian, or its version is unknown; save it again with today's PyTorch")
+    unpickler = _Unpickler(stream)
     result, keys = unpickler.load(), _Unpickler(stream).load()
     places, begin = {}, stream.tell()
     for key in keys:
