@@ -103,7 +103,7 @@ class Comparison:
 def without_threshold(detector: Detector) -> Detector:
     """The detector with score threshold 0, at most 100 pairs a level and room for all of them."""
     config = dataclasses.replace(detector.config, score_threshold=0.0, pre_nms_top_k=100, max_detections=500)
-    return Detector(detector.model, detector.label_map, config, detector.image_size, detector.max_size)
+    return type(detector)(detector.model, detector.label_map, config, detector.image_size, detector.max_size)
 
 
 def compare_file(
@@ -216,7 +216,7 @@ class Report:
         name = [cell.lstrip().ljust(len(cell)) for cell in name]
         lines = [f"{self.file}, {self.precision}, beside the detector on {self.pictures}:"]
         lines += ["  ".join(cells) for cells in zip(name, *others, strict=True)]
-        lines += [f"{one.name}: {lack}." for one in self.comparisons if (lack := one.lack())]
+        lines += [f"{one.name}: {lack}." for one in self.comparisons[:2] if (lack := one.lack())]
         if self.ap:
             ours, theirs = 100 * self.ap["detector"], 100 * self.ap["file"]
             lines.append(f"AP {ours:.1f} of the detector, {theirs:.1f} of the file: it costs {ours - theirs:.1f}.")
