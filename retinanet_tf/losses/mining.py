@@ -44,6 +44,7 @@ def ohem(
     num_examples: int = 128,
     nms_threshold: float = 0.5,
     ratio: float | None = None,
+    static_shapes: bool = False,
 ) -> tf.Tensor:
     """Keeps each image's hardest examples and sets all others to ignored. For eager and graph mode and for XLA.
 
@@ -57,6 +58,8 @@ def ohem(
             1:r among what NMS left (3.0: Table 1d's "OHEM 1:3"): at most num_examples / (1 + r) positives, then r times
             as many negatives as positives. An image without positives counts as if it had one, so its background
             teaches.
+        static_shapes: choose by a loop over the whole batch, for XLA: its own NMS takes a minute to compile for 10^5
+            anchors and seconds to run. On a CPU without XLA TensorFlow's kernel, image by image, is faster.
 
     Returns:
         `(B, A)` int32, class targets with −2 wherever an anchor was not selected.
@@ -67,7 +70,11 @@ def ohem(
     _check(num_examples, nms_threshold, ratio)
     class_targets = tf.cast(class_targets, tf.int32)
     losses = tf.where(class_targets == IGNORED, _NEVER, tf.stop_gradient(tf.cast(losses, tf.float32)))
-    boxes = tf.broadcast_to(tf.cast(boxes, tf.float32), tf.concat([tf.shape(losses), [4]], 0))
+    boxes = tf.cast(boxes, tf.float32)
+    if static_shapes:
+        chosen = _greedy(class_targets >= 0, losses, boxes, num_examples, nms_threshold, ratio)
+        return tf.where(chosen, class_targets, IGNORED)
+    boxes = tf.broadcast_to(boxes, tf.concat([tf.shape(losses), [4]], 0))
 
     def of_image(image):
         targets, scores, corners = image
@@ -89,6 +96,7 @@ def mine(
     mining: str,
     mining_examples: int = 128,
     mining_nms: float = 0.5,
+    static_shapes: bool = False,
 ) -> Minibatch:
     """`ohem` as the training job has it: anchors scored by the classification loss in use.
 
@@ -100,6 +108,7 @@ def mine(
         mining: 'ohem' or 'ohem_1_3'.
         mining_examples: see `ohem`.
         mining_nms: see `ohem`.
+        static_shapes: see `ohem`.
 
     Raises:
         InputError: a loss that can't tell anchors apart, or a number out of range.
@@ -111,7 +120,7 @@ def mine(
         )
     losses = loss.per_anchor(class_targets, tf.stop_gradient(class_logits))
     ratio = {"ohem": None, "ohem_1_3": 3.0}[mining]
-    kept = ohem(class_targets, losses, anchors, mining_examples, mining_nms, ratio)
+    kept = ohem(class_targets, losses, anchors, mining_examples, mining_nms, ratio, static_shapes)
     return minibatch(kept, mining_examples)
 
 
@@ -151,6 +160,68 @@ def _as_mask(indices, scores):
     return tf.scatter_nd(indices[:, None], tf.ones_like(indices), tf.shape(scores)) > 0
 
 
+def _share(num_examples, ratio):
+    """Positives at most of a minibatch."""
+    return max(1, int(num_examples / (1.0 + ratio)))
+
+
+def _greedy(positive, scores, corners, num_examples, threshold, ratio):
+    """Mask `(B, A)` of the hardest survivors, found one per turn in all images at once.
+
+    `positive` is `(B, A)` bool, `corners` `(A, 4)` or `(B, A, 4)`. With a ratio the turns go on until the positives'
+    share is full or no positive is left, and there are enough negatives.
+    """
+    share = num_examples if ratio is None else _share(num_examples, ratio)
+    # An image without positives takes as many negatives as if it had one.
+    enough = 0 if ratio is None else max(num_examples - share, min(int(ratio), num_examples))
+    x1, y1, x2, y2 = tf.unstack(tf.broadcast_to(corners, [*tf.unstack(tf.shape(scores)), 4]), axis=-1)
+    area = (x2 - x1) * (y2 - y1)
+    indices = tf.range(tf.shape(scores)[1])
+
+    def is_left(left):
+        return left > _NEVER / 2
+
+    def goes_on(turn, left, ranks, counts):
+        if ratio is None:
+            return turn < num_examples
+        positives_wait = (counts[:, 1] < share) & tf.reduce_any(is_left(left) & positive, axis=1)
+        return tf.reduce_any(tf.reduce_any(is_left(left), axis=1) & (positives_wait | (counts[:, 0] < enough)))
+
+    def take_hardest(turn, left, ranks, counts):
+        best = tf.argmax(left, axis=1, output_type=tf.int32)
+
+        def of_best(values):
+            return tf.gather(values, best, axis=1, batch_dims=1)[:, None]
+
+        exists, kind = is_left(of_best(left)), tf.cast(of_best(positive), tf.int32)
+        width = tf.minimum(x2, of_best(x2)) - tf.maximum(x1, of_best(x1))
+        height = tf.minimum(y2, of_best(y2)) - tf.maximum(y1, of_best(y1))
+        common = tf.maximum(width, 0.0) * tf.maximum(height, 0.0)
+        taken = exists & (indices == best[:, None])
+        # Boxes without area overlap nothing.
+        overlap = tf.math.divide_no_nan(common, area + of_best(area) - common)
+        rank = tf.gather(counts, kind, axis=1, batch_dims=1)
+        counts += tf.cast(exists, tf.int32) * tf.one_hot(kind[:, 0], 2, dtype=tf.int32)
+        return (
+            turn + 1,
+            tf.where(exists & ((overlap > threshold) | taken), _NEVER, left),
+            tf.where(taken, rank, ranks),
+            counts,
+        )
+
+    # Each survivor's rank among those of its kind, and how many survivors of each kind there are.
+    ranks = tf.fill(tf.shape(scores), tf.int32.max)
+    counts = tf.zeros([tf.shape(scores)[0], 2], tf.int32)
+    _, _, ranks, counts = tf.while_loop(
+        goes_on, take_hardest, (tf.constant(0), scores, ranks, counts), maximum_iterations=tf.shape(scores)[1]
+    )
+    if ratio is None:
+        return ranks < tf.int32.max
+    positives = tf.minimum(counts[:, 1:], share)
+    negatives = tf.cast(ratio * tf.maximum(tf.cast(positives, tf.float32), 1.0), tf.int32)
+    return ranks < tf.where(positive, share, tf.minimum(negatives, num_examples - positives))
+
+
 def _balanced(targets, scores, corners, num_examples, threshold, ratio):
     """Mask `(A,)` of the hardest survivors, positives to negatives 1:ratio.
 
@@ -159,7 +230,7 @@ def _balanced(targets, scores, corners, num_examples, threshold, ratio):
     there are enough negatives: exact, at a small part of the cost of suppressing 10^5 anchors to the end. The limits
     are constants, as XLA demands.
     """
-    share = max(1, int(num_examples / (1.0 + ratio)))
+    share = _share(num_examples, ratio)
     total = targets.shape[0] or _MOST_ANCHORS
     easiest = tf.reduce_min(tf.where(targets >= 0, scores, scores.dtype.max))
 

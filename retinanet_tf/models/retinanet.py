@@ -185,7 +185,9 @@ class RetinaNet(keras.Model):
         class_targets, box_targets, weights = (assigned[key] for key in ("class_targets", "box_targets", "weights"))
         if self.mining["mining"] != "none":
             loss = self.loss["class_logits"]
-            chosen = mine(loss, class_targets, y_pred["class_logits"], self.anchors(x), **self.mining)
+            compiled = self.xla_scope != "nothing"
+            logits = y_pred["class_logits"]
+            chosen = mine(loss, class_targets, logits, self.anchors(x), **self.mining, static_shapes=compiled)
             class_targets = chosen.class_targets
             parts = {**y_pred, "box_targets": box_targets}
             y_pred = {name: tf.gather(part, chosen.anchors, batch_dims=1) for name, part in parts.items()}

@@ -35,22 +35,26 @@ def expected_masks(seed, positives, examples, threshold, ratio):
     return [oracles.hard_examples(*image, examples, threshold, ratio) for image in parts]
 
 
-@pytest.mark.parametrize("mode", [lambda f: f, tf.function], ids=["eager", "graph"])
+MODES = {"image by image": {}, "static shapes": {"static_shapes": True}}
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("ratio", [None, 3.0, 1.0])
 @pytest.mark.parametrize(("examples", "threshold"), [(1, 0.5), (16, 0.5), (64, 0.7), (1000, 0.5), (20, 0.0)])
 def test_masks_are_those_of_the_naive_reference(mode, ratio, examples, threshold):
-    run = mode(partial(ohem, num_examples=examples, nms_threshold=threshold, ratio=ratio))
+    run = tf.function(partial(ohem, num_examples=examples, nms_threshold=threshold, ratio=ratio, **MODES[mode]))
     for seed, positives in enumerate((0.0, 0.03, 0.3, 0.9)):
         targets, losses, boxes = problem(seed, positives=positives)
         ours = run(targets, losses, boxes)
         np.testing.assert_array_equal(ours, expected_masks(seed, positives, examples, threshold, ratio))
 
 
-def test_positives_of_low_loss_are_found_below_many_negatives():
+@pytest.mark.parametrize("mode", MODES)
+def test_positives_of_low_loss_are_found_below_many_negatives(mode):
     """1:3 looks as far down as needed: the positives here are the easiest of all survivors."""
     targets, losses, boxes = problem(9, anchors=600, positives=0.05)
     losses = np.where(targets >= 0, losses * 1e-3, losses + 1.0).astype(np.float32)
-    ours = ohem(targets, losses, boxes, 8, 0.5, 3.0)
+    ours = ohem(targets, losses, boxes, 8, 0.5, 3.0, **MODES[mode])
     for image in range(len(targets)):
         expected = oracles.hard_examples(targets[image], losses[image], boxes[image], 8, 0.5, 3.0)
         np.testing.assert_array_equal(ours[image], expected)
@@ -60,13 +64,14 @@ def test_positives_of_low_loss_are_found_below_many_negatives():
 @pytest.mark.parametrize("ratio", [None, 3.0])
 def test_xla_chooses_the_same_anchors(ratio):
     targets, losses, boxes = (tf.constant(part) for part in problem(3, anchors=100, positives=0.1))
-    compiled = tf.function(partial(ohem, num_examples=16, ratio=ratio), jit_compile=True)
+    compiled = tf.function(partial(ohem, num_examples=16, ratio=ratio, static_shapes=True), jit_compile=True)
     np.testing.assert_array_equal(compiled(targets, losses, boxes), ohem(targets, losses, boxes, 16, ratio=ratio))
 
 
-def test_nothing_ignored_is_selected_and_nothing_ignored_suppresses():
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_ignored_is_selected_and_nothing_ignored_suppresses(mode):
     boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]]], np.float32)
-    chosen = ohem(np.array([[-2, 3, -1]], np.int32), np.array([[9.0, 2.0, 1.0]], np.float32), boxes)
+    chosen = ohem(np.array([[-2, 3, -1]], np.int32), np.array([[9.0, 2.0, 1.0]], np.float32), boxes, **MODES[mode])
     np.testing.assert_array_equal(chosen, [[-2, 3, -1]])
 
 
@@ -76,11 +81,16 @@ def test_of_two_that_overlap_the_harder_one_stays():
     np.testing.assert_array_equal(chosen, [[-2, 3, -1]])
 
 
-def test_an_image_without_usable_anchors_or_without_anchors_selects_none():
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("ratio", [None, 3.0])
+def test_an_image_without_usable_anchors_selects_none(ratio, mode):
+    targets, losses, boxes = problem(0, ignored=1.0)
+    assert (ohem(targets, losses, boxes, ratio=ratio, **MODES[mode]).numpy() == -2).all()
+
+
+def test_an_image_without_anchors_selects_none():
     for ratio in (None, 3.0):
-        targets, losses, boxes = problem(0, ignored=1.0)
-        assert (ohem(targets, losses, boxes, ratio=ratio).numpy() == -2).all()
-        empty = ohem(np.zeros((2, 0), np.int32), np.zeros((2, 0), np.float32), np.zeros((0, 4), np.float32))
+        empty = ohem(np.zeros((2, 0), np.int32), np.zeros((2, 0), np.float32), np.zeros((0, 4)), ratio=ratio)
         assert empty.shape == (2, 0)
 
 
