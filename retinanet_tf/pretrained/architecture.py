@@ -105,14 +105,23 @@ def note_strange(unused: list[str], source: str) -> list[str]:
     return [f"{len(strange)} tensors match no layer of this network, e.g. {names}."] if strange else []
 
 
+def without_prefix(tensors: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """The tensors without the name of the attribute that holds the detector in a module of somebody's own."""
+    first = SOURCES[source].example
+    prefixes = {name.removesuffix(first) for name in tensors if name.endswith(f".{first}")}
+    if first in tensors or len(prefixes) != 1:
+        return tensors
+    (prefix,) = prefixes
+    bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return bare if len(bare) == len(tensors) else tensors
+
+
 def identify(tensors: dict[str, np.ndarray], source: str, file: str) -> Architecture:
     """Identifies the architecture of a source's checkpoint.
 
     Raises:
         InputError: the names or shapes aren't the source's; another source that would match is named.
     """
-    if source not in SOURCES:
-        raise InputError(f"source={source} is not known; choose one of {', '.join(SOURCES)}.")
     architecture = _match(tensors, SOURCES[source])
     if architecture is not None:
         return architecture

@@ -21,8 +21,9 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.models.retinanet import RetinaNet, variables
 from retinanet_tf.pretrained import reading
-from retinanet_tf.pretrained.architecture import Architecture, identify, note_strange
+from retinanet_tf.pretrained.architecture import Architecture, identify, note_strange, without_prefix
 from retinanet_tf.pretrained.loading import BACKBONE_LAYERS, PREDICTOR, Report, assign
+from retinanet_tf.pretrained.names import SOURCES
 from retinanet_tf.provenance import provenance
 
 COCO = LabelMap.load(Path(__file__).with_name("labels") / "coco.json")
@@ -185,6 +186,9 @@ def convert(
     adjust: Callable[[Config], Config] = lambda config: config,
 ) -> Imported:
     """The model of a source's tensors; `name` is the checkpoint's in errors. See `import_weights`."""
+    if source not in SOURCES:
+        raise InputError(f"source={source} is not known; choose one of {', '.join(SOURCES)}.")
+    tensors = without_prefix(tensors, source)
     architecture = identify(tensors, source, name)
     config = adjust(describe(architecture, source, tensors))
     if architecture.detects:

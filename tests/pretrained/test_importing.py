@@ -145,7 +145,7 @@ def test_a_network_fine_tuned_with_torchvision_and_lightning(tmp_path):
     half = {name: tensor.astype(np.float16) for name, tensor in published.tensors.items()}
     published.tensors = {name: tensor.astype(np.float32) for name, tensor in half.items()}
     logits, deltas = published.outputs(IMAGE)
-    state = {**{f"model.module.{name}": tensor for name, tensor in half.items()}, "metric.total": np.zeros(3)}
+    state = {**{f"detector.module.{name}": tensor for name, tensor in half.items()}, "metric.total": np.zeros(3)}
     content = {"state_dict": state, "hyper_parameters": {"classes": tmp_path}, "optimizer_states": []}
     file = torch_writer.save(tmp_path / "last.ckpt", content)
     with pytest.raises(rn.InputError, match=r"last.ckpt has 4 class outputs per anchor, but not their names: give lab"):
