@@ -133,7 +133,10 @@ def load(content: bytes) -> tuple[Any, Callable[[Tensor], np.ndarray]]:
 
 
 def _load_zip(content: bytes) -> tuple[Any, Callable[[Tensor], np.ndarray]]:
-    archive = zipfile.ZipFile(io.BytesIO(content))
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    except zipfile.BadZipFile as error:
+        raise InputError(f"it is a zip file that isn't whole ({error}); fetch or copy it again") from None
     entries = {entry.filename: entry for entry in archive.infolist()}
     names = [name for name in entries if name.split("/", 1)[-1] == "data.pkl"]
     if len(names) != 1:
