@@ -39,11 +39,13 @@ def file_of(checkpoint: str | os.PathLike, name: str) -> Path:
 
 def save_weights(model: RetinaNet, path: Path) -> None:
     """Writes a model's weights; the file is whole or absent. InputError if the disk hasn't the space."""
-    needed, free = 4 * model.count_params(), shutil.disk_usage(path.parent).free
-    # Looked up first: HDF5 crashes on a disk that becomes full.
-    if needed > free:
-        raise InputError(f"{path} can't be written: it needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free.")
     with files.written_aside(path) as aside:
+        needed, free = 4 * model.count_params(), shutil.disk_usage(path.parent).free
+        # Looked up first: HDF5 crashes on a disk that becomes full.
+        if needed > free:
+            raise InputError(
+                f"{path} can't be written: it needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free."
+            )
         partial = f"{aside}{SUFFIX}"
         try:
             model.save_weights(partial)
