@@ -20,7 +20,7 @@ COMMANDS = {
     "train": "train a detector, or resume the training of a run directory",
     "evaluate": "COCO's twelve numbers of a detector or of a file of detections",
     "predict": "detections on images: JSON and annotated copies",
-    "export": "a trained detector as a SavedModel for TensorFlow Serving",
+    "export": "a trained detector as a SavedModel for TensorFlow Serving, or as an ONNX or LiteRT file",
     "models": "published detectors and backbones by name, and how to check them",
     "import-weights": "weights of Detectron, detectron2, torchvision or keras.applications",
     "summary": "parameters and multiply-adds of the network, and its picture",

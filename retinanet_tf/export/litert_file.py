@@ -13,6 +13,8 @@ from retinanet_tf.export.quiet import quiet
 from retinanet_tf.inference.detector import Detector
 
 PRECISIONS = ("float32", "float16", "int8")
+SMALLEST_RANGE = 1e-3
+"""Of the values of a tensor of the network in 'int8'."""
 _SIGNATURE = "serving_default"
 
 Calibration = dict[str, Any]
@@ -60,7 +62,12 @@ def calibrate(detector: Detector, shape: Shape, canvases: Iterable[np.ndarray]) 
     """
     quantizer = _quantizer(_converted(network_graph(detector, (1, *shape[1:]))), _int8)
     with quiet():
-        return quantizer.calibrate({_SIGNATURE: [{"images": canvas[None]} for canvas in canvases]})
+        ranges = quantizer.calibrate({_SIGNATURE: [{"images": canvas[None]} for canvas in canvases]})
+    for one in ranges.values():
+        # Where all values are 0, integers have no scale, and the runtime would end the process.
+        if np.all(one["max"] - one["min"] < SMALLEST_RANGE):
+            one["max"] = one["min"] + np.float32(SMALLEST_RANGE)
+    return ranges
 
 
 def _converted(function: tf.types.experimental.GenericFunction) -> bytes:
@@ -101,10 +108,11 @@ def _float16(quantizer: Any) -> None:
 def _int8(quantizer: Any) -> None:
     from ai_edge_quantizer import qtyping
 
-    # An operator whose name begins with a later scope, such as the reshaping that continues a head's, isn't meant.
-    quantizer.add_static_config(
-        f"^{NETWORK}/", qtyping.TFLOperationName.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8
-    )
+    # These do nearly all of the work; group normalisation's squares, for one, are better off in float32. An operator
+    # whose name begins with a later scope, such as the reshaping that continues a head's, isn't meant.
+    names = qtyping.TFLOperationName
+    for name in (names.CONV_2D, names.ADD, names.MAX_POOL_2D, names.PAD):
+        quantizer.add_static_config(f"^{NETWORK}/", name, activation_num_bits=8, weight_num_bits=8)
 
 
 def _oldest_runtime(content: bytes) -> str:

@@ -297,18 +297,21 @@ def test_float16_rounds_weights_alone(files, detector, tmp_path):
     assert compared.fault() is None and compared.score > 1e-5
 
 
+def dark_canvases(files):
+    return [files["litert"].file.prepare(clutter(seed, 120, 200) // 2).canvas for seed in range(100, 112)]
+
+
 @pytest.fixture(scope="module")
 def integers(files, detector, tmp_path_factory):
     """INT8, calibrated on pictures of half the brightness."""
     path = tmp_path_factory.mktemp("integers") / "integers.tflite"
-    canvases = [files["litert"].file.prepare(clutter(seed, 120, 200) // 2).canvas for seed in range(100, 112)]
-    ranges = litert_file.calibrate(detector, (2, HEIGHT, WIDTH), canvases)
+    ranges = litert_file.calibrate(detector, (2, HEIGHT, WIDTH), dark_canvases(files))
     path.write_bytes(litert_file.quantize(files["litert"].path.read_bytes(), "int8", ranges))
     write_metadata(path, {**files["litert"].file.metadata, "precision": "int8"})
     return path
 
 
-def test_int8_is_the_network_alone_with_a_scale_for_each_head_and_level(integers, files):
+def test_int8_is_the_network_alone_with_a_scale_for_each_head_and_level(integers, files, detector):
     found = tensors(integers)
     small = {name: entry for name, entry in found.items() if entry["dtype"] is np.int8}
     assert not [name for name in small if name.startswith("postprocessing")]
@@ -320,9 +323,14 @@ def test_int8_is_the_network_alone_with_a_scale_for_each_head_and_level(integers
     ]
     levels = 4
     assert len({scale for scale, _ in heads}) == 2 * levels
-    # The pixels' own scale: 0 to 127, of the calibration's pictures.
-    scales = {round(entry["quantization"][0], 2) for entry in small.values() if entry["quantization"][1] == -128}
-    assert 0.5 in scales
+    # The network's input is as wide as on the calibration's pictures, which are dark.
+    config = detector.model.config
+    pixels = np.stack(dark_canvases(files))
+    normal = (pixels - np.array(config.pixel_mean)) / np.array(config.pixel_std)
+    (scale,) = {
+        entry["quantization"][0] for name, entry in small.items() if list(entry["shape"]) == [2, HEIGHT, WIDTH, 3]
+    }
+    assert abs(scale - (normal.max() - normal.min()) / 255) < 0.01 * scale
     assert operators(integers.read_bytes()) <= set(LITERT_OPERATORS.split())
     assert integers.stat().st_size < 0.4 * files["litert"].path.stat().st_size
 
