@@ -30,7 +30,7 @@ SMALL = {"resnet_small": Variant((1, 2, 1, 1), group_width=8), "resnext_small": 
 """The published layouts' small networks, which the tables here lack."""
 CASES = {
     "detectron": ("detectron", "detectron", "resnet_small", 80, 32),
-    "detectron X101-32x8d": ("detectron", "detectron", "resnext101_32x8d", 80, 256),
+    "detectron ResNeXt": ("detectron", "detectron", "resnext_small", 80, 32),
     "torchvision v1": ("torchvision", "torchvision", "resnet50", 91, 256),
     "torchvision v2": ("torchvision", "torchvision2", "resnet_small", 91, 64),
     "mlperf": ("torchvision", "torchvision", "resnext_small", 264, 32),
@@ -60,6 +60,7 @@ def numbered(count):
 
 WHOLE = {
     "detectron R50": ("detectron", "resnet50", 80),
+    "detectron X101-32x8d": ("detectron", "resnext101_32x8d", 80),
     "detectron X101-64x4d": ("detectron", "resnext101_64x4d", 80),
     "detectron2 R101": ("detectron2", "resnet101", 80),
     "torchvision v2": ("torchvision2", "resnet50", 91),
