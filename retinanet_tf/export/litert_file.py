@@ -89,9 +89,23 @@ def _quantizer(content: bytes, recipe: Callable[[Any], None]) -> Any:
         raise InputError(
             f"precision='float16' and 'int8' need ai-edge-quantizer ({error}): pip install 'retinanet_tf[litert]'."
         ) from None
-    result = quantizer.Quantizer(bytearray(content))
+    result = quantizer.Quantizer(_with_unique_names(content))
     recipe(result)
     return result
+
+
+def _with_unique_names(content: bytes) -> bytearray:
+    """The model with tensors of loops renamed, whose names TensorFlow 2.15's converter repeats."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    for index, graph in enumerate(model.subgraphs[1:], 1):
+        for tensor in graph.tensors:
+            tensor.name = f"postprocessing/{index}/".encode() + tensor.name
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytearray(builder.Output())
 
 
 def _float16(quantizer: Any) -> None:
