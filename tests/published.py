@@ -17,9 +17,8 @@ STAGES = {
     "resnext101_32x8d": (3, 4, 23, 3),
     "resnext101_64x4d": (3, 4, 23, 3),
     "resnet_small": (1, 2, 1, 1),
-    "resnext_small": (1, 2, 1, 1),
 }
-"""Blocks of the stages 2 to 5; two more that nobody published, for tests that would take long with a whole network."""
+"""Blocks of the stages 2 to 5; one more that nobody published, for tests that would take long with a whole network."""
 GROUPS = {
     "resnet50": (1, 64),
     "resnet101": (1, 64),
@@ -27,7 +26,6 @@ GROUPS = {
     "resnext101_32x8d": (32, 8),
     "resnext101_64x4d": (64, 4),
     "resnet_small": (1, 8),
-    "resnext_small": (4, 2),
 }
 """(groups, channels of each in stage 2)."""
 

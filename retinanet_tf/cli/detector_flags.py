@@ -5,18 +5,12 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from retinanet_tf.cli.model_flag import MODEL
 from retinanet_tf.errors import InputError
 
 if TYPE_CHECKING:
     from retinanet_tf.inference.detector import DetectorLike
 
-MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "Name that `retinanet models` lists, run directory, imported weights, or a .keras file; for predict also what "
-    "export wrote: a SavedModel's folder, a .onnx or .tflite file.",
-)
-flags.DEFINE_alias("checkpoint", "model")
 TEST_SIZES = flags.DEFINE_list(
     "test_sizes", [], "Test-time augmentation: look at every image at these shorter sides, e.g. 400,600,800."
 )

@@ -5,15 +5,10 @@ Writes loss_distribution.png and loss_distribution.json: the cumulative loss of 
 
 from absl import flags
 
+from retinanet_tf.cli.model_flag import MODEL
 from retinanet_tf.errors import InputError
 
-MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "Name that `retinanet models` lists, a training job's run_dir, or imported weights.",
-    required=True,
-)
-flags.DEFINE_alias("checkpoint", "model")
+flags.mark_flag_as_required("model")
 DATA = flags.DEFINE_string("data", None, "Pattern of shards; labels.json is beside them.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the two files.", required=True)
 GAMMAS = flags.DEFINE_list("gammas", ["0", "0.5", "1", "2"], "Values of γ (Figure 4's by default).")
@@ -30,5 +25,5 @@ def main() -> None:
         gammas = [float(value) for value in GAMMAS.value]
     except ValueError:
         raise InputError(f"--gammas={','.join(GAMMAS.value)} must be a list of numbers.") from None
-    paths = (resolve(MODEL.value), DATA.value, OUTPUT.value)
+    paths = (resolve(MODEL.value or ""), DATA.value, OUTPUT.value)
     diagnose(*paths, gammas, limit=LIMIT.value, batch_size=BATCH_SIZE.value)

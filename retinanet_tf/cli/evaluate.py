@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from retinanet_tf.cli import detector_flags
+from retinanet_tf.cli.model_flag import MODEL
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_json
 
@@ -35,7 +36,7 @@ def main() -> None:
 
     if (_DATA.value is None) == (_ANNOTATIONS.value is None):
         raise InputError("give either --data or --annotations (with --images) to evaluate on.")
-    if (detector_flags.MODEL.value is None) == (_RESULTS.value is None):
+    if (MODEL.value is None) == (_RESULTS.value is None):
         raise InputError("give either --model to evaluate or --results to score.")
     source: Any = _DATA.value or _ANNOTATIONS.value
     options: dict[str, Any] = {

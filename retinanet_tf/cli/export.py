@@ -12,18 +12,13 @@ aren't the detector's isn't left, and the status is 1.
 
 from absl import flags
 
+from retinanet_tf.cli.model_flag import MODEL
 from retinanet_tf.errors import InputError
 
 # As in export/formats.py, saved_model.py and litert_file.py, which import TensorFlow.
 _FORMATS = ("saved_model", "onnx", "litert")
 _PRECISIONS = ("float32", "float16", "bfloat16", "int8")
-_MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "Name that `retinanet models` lists, run directory, imported weights, or a .keras file.",
-    required=True,
-)
-flags.DEFINE_alias("checkpoint", "model")
+flags.mark_flag_as_required("model")
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
@@ -69,6 +64,7 @@ _SAVED_MODEL_ONLY = ("metrics", "warmup", "name", "max_pixels", "compile")
 def main() -> None:
     """Exports and prints the folder, or how the file's answers compare."""
     from retinanet_tf.export.formats import export, export_file
+    from retinanet_tf.export.parity import DifferentAnswers
     from retinanet_tf.export.saved_model import fixed_name
     from retinanet_tf.files import read_bytes, read_json
     from retinanet_tf.patterns import matching
@@ -91,13 +87,18 @@ def main() -> None:
             if flags.FLAGS[name].present:
                 raise InputError(f"--{name} is for --format=saved_model.")
         settings = _FORMAT.value, _PRECISION.value, shapes, _CALIBRATION.value, _VALIDATION.value
-        print(export_file(load_detector(_MODEL.value), _OUTPUT.value, *settings)[1].table())
+        try:
+            _, report = export_file(load_detector(MODEL.value or ""), _OUTPUT.value, *settings)
+        except DifferentAnswers as error:
+            print(error.report.table())
+            raise
+        print(report.table())
         if _PAGE.value:
             print(write_page(_OUTPUT.value))
         return
     metrics = read_json(_METRICS.value, "the metrics file") if _METRICS.value else None
     version = export(
-        load_detector(_MODEL.value),
+        load_detector(MODEL.value or ""),
         _OUTPUT.value,
         metrics=metrics,
         warmup_images=[read_bytes(path, "the warm-up image") for path in paths],

@@ -19,6 +19,7 @@ from absl import flags
 
 from retinanet_tf.cli import detector_flags
 from retinanet_tf.cli.before_tensorflow import import_tensorflow
+from retinanet_tf.cli.model_flag import MODEL
 from retinanet_tf.errors import InputError
 from retinanet_tf.patterns import split_list
 from retinanet_tf.text import printable
@@ -58,7 +59,7 @@ def main() -> int:
 
 def _detector() -> "DetectorLike | ImageDetector":
     """The detector of --model: an exported one, or one that was trained."""
-    path = detector_flags.MODEL.value or ""
+    path = MODEL.value or ""
     is_file = path.lower().endswith((".onnx", ".tflite"))
     if not is_file:
         import_tensorflow()

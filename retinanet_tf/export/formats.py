@@ -128,7 +128,7 @@ def export_file(
                 ExportedDetector(aside), ExportedDetector(probe), detector, pictures, precision, origin, source
             )
             if report.fault:
-                raise InputError(f"{report.table()}\n{path} isn't written: {report.fault}.")
+                raise parity.DifferentAnswers(path, report)
             written = Path(folder, "parity.json")
             write_json(written, report.to_json())
             os.replace(written, f"{path}.parity.json")

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from retinanet_tf.data.decoding import decode_image
+from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.evaluator import evaluate, score_results
 from retinanet_tf.evaluation.source import Source, category_ids
 from retinanet_tf.inference.detector import Detector
@@ -221,6 +222,14 @@ class Report:
             ours, theirs = 100 * self.ap["detector"], 100 * self.ap["file"]
             lines.append(f"AP {ours:.1f} of the detector, {theirs:.1f} of the file: it costs {ours - theirs:.1f}.")
         return "\n".join(lines)
+
+
+class DifferentAnswers(InputError):
+    """A file whose answers aren't the detector's; `report` has the numbers."""
+
+    def __init__(self, path: str | os.PathLike, report: Report):
+        super().__init__(f"{os.fspath(path)} isn't written: {report.fault}.")
+        self.report = report
 
 
 def check(

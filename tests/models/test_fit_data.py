@@ -90,9 +90,8 @@ def test_padding_may_hold_anything(model, expected, labels):
     assert losses(model, IMAGES, targets(boxes, labels), batch_size=3) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("form", "weights"), [(dataset, ()), (generator, (np.float32([1, 1, 1]),)), (Sequence, (np.float32([1, 1, 1]),))]
-)
+@pytest.mark.parametrize("form", [dataset, generator, Sequence])
+@pytest.mark.parametrize("weights", [(), (np.float32([1, 1, 1]),)])
 def test_batches_in_every_form_are_the_same_data(model, expected, form, weights):
     assert losses(model, form(IMAGES, targets(), *weights), steps=1) == pytest.approx(expected, rel=1e-5)
     history = model.fit(form(IMAGES, targets(), *weights), steps_per_epoch=1, verbose=0).history

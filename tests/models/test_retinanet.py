@@ -167,13 +167,14 @@ def test_a_compiled_model_is_saved_and_trains_on(two_devices, tmp_path):
     assert np.isfinite(loaded.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history["loss"][0])
 
 
-def test_the_step_is_traced_once(monkeypatch):
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_step_is_traced_once(optimizer, monkeypatch):
     """A trace that makes variables, as Keras' own does, is followed by another."""
     traced = []
     step = rn.RetinaNet.train_step
     monkeypatch.setattr(rn.RetinaNet, "train_step", lambda self, data: traced.append(1) or step(self, data))
     model = small()
-    model.compile(optimizer="adam", loss=rn.retinanet_losses())
+    model.compile(optimizer=optimizer, loss=rn.retinanet_losses())
     history = model.fit(tf.data.Dataset.from_tensors(batch()).repeat(2), epochs=2, steps_per_epoch=1, verbose=0).history
     assert len(traced) == 1
     for values in history.values():
@@ -226,7 +227,8 @@ def test_frozen_stages_are_out_of_the_backward_pass():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "stride_in"), [("resnet18", "3x3"), ("resnet50", "3x3"), ("resnext50_32x4d", "1x1")])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
+@pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
 def test_backbones_give_c3_to_c5(name, stride_in):
     inputs = keras.Input((None, None, 3))
     stages = resnet(inputs, ModelConfig(backbone=name, stride_in=stride_in))
@@ -242,12 +244,15 @@ def test_backbones_give_c3_to_c5(name, stride_in):
 
 
 @pytest.mark.slow
-def test_resnet50_is_keras_applications():
+@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
+def test_backbones_are_keras_applications(name):
     """The same weights in both: C3, C4, C5 equal. keras.applications has a bias before every normalisation."""
-    theirs = keras.applications.ResNet50(include_top=False, weights=None)
+    theirs = {"resnet50": keras.applications.ResNet50, "resnet101": keras.applications.ResNet101}[name](
+        include_top=False, weights=None
+    )
     inputs = keras.Input((None, None, 3))
-    ours = keras.Model(inputs, resnet(inputs, ModelConfig(backbone="resnet50", norm_epsilon=1.001e-5)))
-    blocks = VARIANTS["resnet50"].blocks
+    ours = keras.Model(inputs, resnet(inputs, ModelConfig(backbone=name, norm_epsilon=1.001e-5)))
+    blocks = VARIANTS[name].blocks
     pairs = [("conv1", "stem")]
     for stage, count in enumerate(blocks, start=2):
         for index in range(count):
@@ -350,6 +355,4 @@ def test_a_copy_by_its_configuration_trains():
     x, y = batch()
     for each in (model, copy):
         each.compile("sgd", loss=rn.retinanet_losses())
-    loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
-    logs = copy.train_on_batch(x, y, return_dict=True)
-    assert logs["loss"] == pytest.approx(float(loss))
+    assert copy.train_on_batch(x, y) == pytest.approx(model.train_on_batch(x, y))

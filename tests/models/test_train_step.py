@@ -70,10 +70,11 @@ def weights_after(step=None, strategy=None, rate=1.0, steps=1, jit_compile=False
     return names, before, after, {name: values[-1] for name, values in history.items()}, model
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch():
+@pytest.mark.parametrize("normalizer", ["image", "global"])
+def test_accumulated_gradients_are_those_of_the_whole_batch(normalizer):
     """8 images at once, and in 4 parts of 2: the same step to 1e-5, the same losses in the logs."""
-    _, before, whole, logs = plain_weights()
-    _, _, parts, logs_of_parts, _ = weights_after(Step(accumulation=4))
+    _, before, whole, logs = plain_weights(normalizer=normalizer)
+    _, _, parts, logs_of_parts, _ = weights_after(Step(accumulation=4), normalizer=normalizer)
     largest = max(np.abs(new - old).max() for new, old in zip(whole, before, strict=True))
     assert largest > 1e-3
     for ours, theirs in zip(parts, whole, strict=True):
@@ -142,7 +143,7 @@ def test_a_batch_that_accumulation_does_not_divide_is_refused():
         weights_after(Step(accumulation=3))
 
 
-@pytest.mark.parametrize("step", [Step(), Step(bias_lr_factor=2.0, accumulation=2)])
+@pytest.mark.parametrize("step", [Step(), Step(bias_lr_factor=2.0), Step(accumulation=2)])
 def test_a_data_sets_sample_weights_reach_every_step(step):
     """Images of weight 0 teach nothing: the decay alone is left."""
     model = rn.RetinaNet(num_classes=3, **TINY_NETWORK)

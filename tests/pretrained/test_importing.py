@@ -11,29 +11,30 @@ import oracles
 import pytest
 import tensorflow as tf
 import torch_writer
-from published import STAGES, Published, write, write_safetensors
+from published import Published, write, write_safetensors
 from small_detectors import TINY_NETWORK
 
 import retinanet_tf as rn
 from retinanet_tf import pretrained
 from retinanet_tf.config.config import AnchorConfig, ModelConfig
 from retinanet_tf.models.resnet import VARIANTS, Variant
-from retinanet_tf.pretrained.architecture import identify
-from retinanet_tf.pretrained.importing import COCO, class_columns, convert, describe
+from retinanet_tf.pretrained.importing import COCO, class_columns, convert
 from retinanet_tf.pretrained.loading import check
 from retinanet_tf.pretrained.reading import read_tensors
 
 pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
 BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
-SMALL = {"resnet_small": Variant((1, 2, 1, 1), group_width=8), "resnext_small": Variant((1, 2, 1, 1), True, 4, 2)}
-"""The published layouts' small networks, which the tables here lack."""
+SMALL = {"resnet_small": Variant((1, 2, 1, 1), group_width=8)}
+"""A small network in the published layouts, which the tables here lack."""
 CASES = {
-    "detectron": ("detectron", "detectron", "resnet_small", 80, 32),
-    "detectron ResNeXt": ("detectron", "detectron", "resnext_small", 80, 32),
-    "torchvision v1": ("torchvision", "torchvision", "resnet50", 91, 256),
-    "torchvision v2": ("torchvision", "torchvision2", "resnet_small", 91, 64),
-    "mlperf": ("torchvision", "torchvision", "resnext_small", 264, 32),
+    "detectron": ("detectron", "detectron", "resnet50", 80),
+    "detectron X101-32x8d": ("detectron", "detectron", "resnext101_32x8d", 80),
+    "detectron X101-64x4d": ("detectron", "detectron", "resnext101_64x4d", 80),
+    "detectron2 R101": ("detectron2", "detectron2", "resnet101", 80),
+    "torchvision v1": ("torchvision", "torchvision", "resnet50", 91),
+    "torchvision v2": ("torchvision", "torchvision2", "resnet50", 91),
+    "mlperf": ("torchvision", "torchvision", "resnext50_32x4d", 264),
     "deepforest": ("torchvision", "torchvision", "resnet_small", 1, 32),
 }
 """(source, kind, backbone, class columns, channels); what detections add is tested once per source."""
@@ -50,6 +51,8 @@ def write_published(folder, case, tensors):
         return torch_writer.save(folder / "v2.pth", OrderedDict(tensors))
     if case == "mlperf":
         return torch_writer.save(folder / "retinanet_model_10.pth", {"model": tensors, "optimizer": {}, "epoch": 10})
+    if case == "detectron2 R101":
+        return write(folder / "model_final.pkl", tensors, "model")
     return write(folder / "model_final.pkl", {"blobs": {**tensors, "conv1_w_momentum": np.ones(3, np.float32)}})
 
 
@@ -58,15 +61,6 @@ def numbered(count):
     return rn.data.LabelMap(range(1, count + 1), [f"name {number}" for number in range(1, count + 1)])
 
 
-WHOLE = {
-    "detectron R50": ("detectron", "resnet50", 80),
-    "detectron X101-32x8d": ("detectron", "resnext101_32x8d", 80),
-    "detectron X101-64x4d": ("detectron", "resnext101_64x4d", 80),
-    "detectron2 R101": ("detectron2", "resnet101", 80),
-    "torchvision v2": ("torchvision2", "resnet50", 91),
-    "mlperf": ("torchvision", "resnext50_32x4d", 264),
-}
-"""(kind, backbone, class columns) of published networks whose tensors are matched without building the network."""
 TRAINED = {
     "detectron": ("smooth_l1", "replica", "above_negative"),
     "detectron2": ("l1", "global", "always"),
@@ -193,41 +187,6 @@ def test_a_network_fine_tuned_with_detectron2_and_other_anchors(tmp_path):
         close(out["box_deltas"][0], deltas)
 
 
-def weights_of(published):
-    """The names of our weights for a published network, written from its architecture."""
-    stages = list(enumerate(STAGES[published.backbone], start=2))
-    units = [f"stage{stage}_block{i}_{n}" for stage, count in stages for i in range(count) for n in (1, 2, 3)]
-    units += ["stem", *(f"stage{stage}_block0_shortcut" for stage, _ in stages)]
-    statistics = ("gamma", "beta", "moving_mean", "moving_variance")
-    names = {f"{unit}_{end}" for unit in units for end in ("conv/kernel", *(f"norm/{name}" for name in statistics))}
-    convs = [
-        f"fpn_{part}" for part in ("p6", "p7", *(f"lateral{i}" for i in (3, 4, 5)), "output3", "output4", "output5")
-    ]
-    for subnet in ("class_subnet", "box_subnet"):
-        convs.append(f"{subnet}/predictor")
-        if published.group_norm:
-            names |= {f"{subnet}/conv{i}/kernel" for i in range(4)}
-            names |= {f"{subnet}/norm{i}_0/{name}" for i in range(4) for name in ("gamma", "beta")}
-        else:
-            convs += [f"{subnet}/conv{i}" for i in range(4)]
-    return names | {f"{conv}/{weight}" for conv in convs for weight in ("kernel", "bias")}
-
-
-@pytest.mark.parametrize("case", list(WHOLE))
-def test_published_networks_are_identified(case):
-    """Every tensor of the whole network is one of its weights, and none of them lacks one."""
-    published = Published(*WHOLE[case])
-    published.outputs(np.full((1, 32, 32, 3), 128, np.float32))
-    source = published.source.removesuffix("2") if published.group_norm else published.source
-    architecture = identify(published.tensors, source, "file.pkl")
-    config = describe(architecture, source, published.tensors)
-    check_settings(config, published)
-    assert (architecture.anchors_per_cell, architecture.class_columns) == (9, published.columns)
-    assert not architecture.fold(source, config.model.norm_epsilon, "file.pkl")
-    assert set(architecture.arrays) == weights_of(published)
-    assert set(architecture.sources.values()) == set(published.tensors)
-
-
 def check_settings(config, published):
     """Network and training of a published kind."""
     p6_from = "c5" if published.p6_from_c5 else "p5"
@@ -251,7 +210,7 @@ def check_detections(detector, logits, deltas, score=0.05, limit=100, nms_iou=0.
     expected = oracles.detections(*split, scale=(1, 1), size=(96, 64), **options)
     found = rn.Detector(model, detector.label_map, detector.config, image_size=64, max_size=96)([IMAGE[0]])
     count = int(found["num_detections"][0])
-    assert count == len(expected) > 9
+    assert count == len(expected) > 20
     scores = np.array([row[0] for row in expected])
     np.testing.assert_allclose(found["scores"][0][:count], scores, atol=1e-3)
     # Equal scores may come in another order; the sets of boxes are compared.

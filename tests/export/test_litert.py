@@ -1,0 +1,163 @@
+"""LiteRT files: operators, weights, float16 and INT8."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.export import litert_file, parity
+from retinanet_tf.export.formats import export
+from retinanet_tf.runtime.exported import ExportedDetector
+from retinanet_tf.runtime.metadata import write_metadata
+from tests.oracles import box_iou
+from tests.small_detectors import clutter, encode
+from tests.small_exports import HEIGHT, LABELS, PICTURES, WIDTH
+
+LITERT_OPERATORS = """
+ADD ARG_MAX BROADCAST_TO CAST CEIL CONCATENATION CONV_2D DEQUANTIZE DIV EQUAL EXP EXPAND_DIMS FILL FLOOR_DIV FLOOR_MOD
+GATHER GATHER_ND GREATER GREATER_EQUAL LESS LOGICAL_AND LOGICAL_OR LOGISTIC MAXIMUM MAX_POOL_2D MINIMUM MUL NEG
+NOT_EQUAL ONE_HOT PACK PAD PADV2 QUANTIZE REDUCE_ANY REDUCE_MAX RELU RESHAPE ROUND SELECT_V2 STRIDED_SLICE SUB SUM TILE
+TOPK_V2 TRANSPOSE UNPACK WHILE
+"""
+
+
+def operators(content):
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    model = schema.Model.GetRootAs(content)
+    codes = [model.OperatorCodes(index) for index in range(model.OperatorCodesLength())]
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    return {names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())] for code in codes}
+
+
+def tensors(path):
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    return {entry["name"]: entry for entry in litert.Interpreter(str(path)).get_tensor_details()}
+
+
+def test_litert_has_builtin_operators_and_the_weights(litert_export, detector):
+    content = litert_export.path.read_bytes()
+    assert not operators(content) - set(LITERT_OPERATORS.split())
+    assert len(content) > 4 * detector.model.count_params()
+
+
+def test_float16_rounds_weights_alone(litert_export, detector, tmp_path):
+    path = tmp_path / "half.tflite"
+    source = litert_export
+    path.write_bytes(litert_file.quantize(source.path.read_bytes(), "float16"))
+    write_metadata(path, source.file.metadata)
+    assert path.stat().st_size < 0.62 * source.path.stat().st_size
+    halves = {name for name, entry in tensors(path).items() if entry["dtype"] is np.float16}
+    assert halves and not [name for name in halves if name.startswith("postprocessing")]
+    # Anchors reach beyond 1,024 pixels, where halves are whole pixels.
+    shapes = {tuple(entry["shape"]) for entry in tensors(path).values() if entry["dtype"] is np.float16}
+    assert not [shape for shape in shapes if shape[-1:] == (4,) and len(shape) == 2]
+    compared = parity.compare_file("half", parity.LIMITS["float16"], ExportedDetector(path), detector, PICTURES)
+    assert compared.fault() is None and compared.score > 1e-5
+
+
+def dark_canvases(litert_export):
+    return [litert_export.file.prepare(clutter(seed, 120, 200) // 2).canvas for seed in range(100, 112)]
+
+
+@pytest.fixture(scope="module")
+def integers(litert_export, detector, tmp_path_factory):
+    """INT8, calibrated on pictures of half the brightness."""
+    path = tmp_path_factory.mktemp("integers") / "integers.tflite"
+    ranges = litert_file.calibrate(detector, (2, HEIGHT, WIDTH), dark_canvases(litert_export))
+    path.write_bytes(litert_file.quantize(litert_export.path.read_bytes(), "int8", ranges))
+    write_metadata(path, {**litert_export.file.metadata, "precision": "int8"})
+    return path
+
+
+def test_int8_is_the_network_alone_with_a_scale_for_each_head_and_level(integers, litert_export, detector):
+    found = tensors(integers)
+    small = {name: entry for name, entry in found.items() if entry["dtype"] is np.int8}
+    assert not [name for name in small if name.startswith("postprocessing")]
+    heads = [
+        entry["quantization"]
+        for name, entry in small.items()
+        if name.split(";")[0].endswith("BiasAdd") or "predictor" in name.split(";")[0]
+        if len(entry["shape"]) == 4 and entry["shape"][0] == 2
+    ]
+    levels = 4
+    assert len({scale for scale, _ in heads}) == 2 * levels
+    # The network's input is as wide as on the calibration's pictures, which are dark.
+    config = detector.model.config
+    pixels = np.stack(dark_canvases(litert_export))
+    normal = (pixels - np.array(config.pixel_mean)) / np.array(config.pixel_std)
+    (scale,) = {
+        entry["quantization"][0] for name, entry in small.items() if list(entry["shape"]) == [2, HEIGHT, WIDTH, 3]
+    }
+    assert abs(scale - (normal.max() - normal.min()) / 255) < 0.01 * scale
+    assert operators(integers.read_bytes()) <= set(LITERT_OPERATORS.split())
+    assert integers.stat().st_size < 0.4 * litert_export.path.stat().st_size
+
+
+def test_int8_finds_what_the_detector_finds(integers, detector):
+    file = ExportedDetector(integers)
+    pictures = [picture // 2 for picture in PICTURES]
+    compared = parity.compare_file("int8", parity.LIMITS["int8"], file, detector, pictures)
+    assert compared.fault() is None
+    assert compared.score > 1e-4, "the network isn't in integers"
+    answer = file(pictures)
+    for values in (answer["scores"], answer["boxes"][..., 0] % 1):
+        assert max(len(np.unique(row)) for row in values) >= 20, "scores and boxes share few steps of integers"
+
+
+def test_the_example_of_serving_runs_every_precision(onnx_export, litert_export, integers, tmp_path):
+    """The best object is found in each; nothing has to be scaled by the client."""
+    half = tmp_path / "half.tflite"
+    half.write_bytes(litert_file.quantize(litert_export.path.read_bytes(), "float16"))
+    write_metadata(half, litert_export.file.metadata)
+    Image.fromarray(PICTURES[0] // 2).save(tmp_path / "photo.png")
+    example = runpy.run_path(str(Path(__file__).parents[2] / "serving/run_exported.py"))
+    example["detect"].__globals__["MIN_SCORE"] = 0.0  # the scores of a network without training are low
+    found = []
+    for path in (onnx_export.path, litert_export.path, half, integers):
+        model = example["load_onnx" if path.suffix == ".onnx" else "load_litert"](str(path))
+        rows = example["detect"](str(tmp_path / "photo.png"), *model)
+        boxes = [(row["category_id"], np.array(row["bbox"])) for row in rows]
+        found.append([(category, np.append(box[:2], box[:2] + box[2:])) for category, box in boxes])
+    (category, box), others = found[0][0], found[1:]
+    for rows in others:
+        assert max(box_iou(box, other) for its_category, other in rows if its_category == category) >= 0.9
+
+
+def write_shards(folder, pictures):
+    """Shards of pictures with one object each; returns their pattern."""
+    folder.mkdir()
+    size = {"height": pictures[0].shape[0], "width": pictures[0].shape[1]}
+    images = [{"id": number, "file_name": f"{number}.png", **size} for number in range(len(pictures))]
+    box = {"bbox": [10, 10, 40, 30], "area": 1200, "iscrowd": 0}
+    objects = [{"id": number, "image_id": number, "category_id": 18, **box} for number in range(len(pictures))]
+    for number, picture in enumerate(pictures):
+        (folder / f"{number}.png").write_bytes(encode(picture))
+    content = {"images": images, "annotations": objects, "categories": LABELS.to_json()}
+    (folder / "instances.json").write_text(json.dumps(content))
+    prepare(folder / "instances.json", folder, folder / "shards", "some", shards=1, progress=False)
+    return folder / "shards" / "some-*.tfrecord"
+
+
+def test_int8_through_export_is_calibrated_and_scored_on_the_users_shards(
+    tmp_path, detector, litert_export, monkeypatch
+):
+    """All but the conversions, which the tests above have; the file in float32 stands for theirs."""
+    pictures = [clutter(seed, 120, 200) for seed in range(5)]
+    shards = write_shards(tmp_path / "data", pictures)
+    content, seen = litert_export.path.read_bytes(), []
+    monkeypatch.setattr(litert_file, "calibrate", lambda _, shape, canvases: seen.append((shape, list(canvases))))
+    monkeypatch.setattr(litert_file, "convert", lambda *_: (content[: content.rindex(b"PK\3\4")], {}))
+    monkeypatch.setattr(parity, "without_threshold", lambda detector: detector)
+    settings = {"format": "litert", "precision": "int8", "fixed_shapes": [(2, HEIGHT, WIDTH)]}
+    path = export(detector, tmp_path / "out" / "new.tflite", calibration=shards, validation=shards, **settings)
+    ((shape, canvases),) = seen
+    assert shape == (2, HEIGHT, WIDTH)
+    np.testing.assert_array_equal(canvases, [litert_export.file.prepare(picture).canvas for picture in pictures])
+    assert ExportedDetector(path).metadata["calibration"] == 5
+    report = json.loads((tmp_path / "out" / "new.tflite.parity.json").read_text())
+    assert 0 <= report["ap"]["file"] <= 1 and 0 <= report["ap"]["detector"] <= 1
+    assert report["comparisons"][0]["limits"]["box"] is None
