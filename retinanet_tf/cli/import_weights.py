@@ -20,11 +20,10 @@ keeps the backbone of a finished job, as a start for detectors with another pyra
 from absl import flags
 
 from retinanet_tf.cli import flags as config_flags
-from retinanet_tf.errors import InputError
 from retinanet_tf.pretrained.names import SOURCES
 
 SOURCE = flags.DEFINE_enum("source", None, [*SOURCES, "run"], "Project that the checkpoint comes from.", required=True)
-FILE = flags.DEFINE_string("file", None, "The checkpoint; without it, --source=keras downloads ImageNet weights.")
+FILE = flags.DEFINE_string("file", None, "The checkpoint, or the run_dir of --source=run.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write, or a name ending in .weights.h5.", required=True)
 LABELS = flags.DEFINE_string("labels", None, "labels.json of the checkpoint's categories, if they aren't COCO's.")
 config_flags.define(only=("model", "anchors", "assign", "loss", "detect"))
@@ -36,15 +35,12 @@ def main() -> None:
     from retinanet_tf.pretrained import import_weights, keep_backbone
 
     if SOURCE.value == "run":
-        if not FILE.value:
-            raise InputError("--source=run needs --file, the run_dir of a finished training job.")
         report = keep_backbone(FILE.value, OUTPUT.value)
     else:
         report = import_weights(
             SOURCE.value,
             FILE.value,
             OUTPUT.value,
-            backbone=flags.FLAGS.backbone or "resnet50",
             label_map=LabelMap.load(LABELS.value) if LABELS.value else None,
             adjust=config_flags.read,
         )

@@ -145,10 +145,9 @@ class Imported(NamedTuple):
 
 def import_weights(
     source: str,
-    file: str | os.PathLike | None,
+    file: str | os.PathLike,
     output: str | os.PathLike,
     *,
-    backbone: str = "resnet50",
     label_map: LabelMap | None = None,
     adjust: Callable[[Config], Config] = lambda config: config,
 ) -> Report:
@@ -156,9 +155,8 @@ def import_weights(
 
     Args:
         source: 'keras', 'detectron', 'detectron2' or 'torchvision'.
-        file: the checkpoint; None lets Keras download ImageNet weights (source 'keras' only).
+        file: the checkpoint.
         output: a folder, or a name ending in `.weights.h5` beside which `.run.json` and `.labels.json` are written.
-        backbone: to download; ignored with a file.
         label_map: the checkpoint's categories; without it COCO's, whose number must fit. If the network has more
             outputs than categories, each category's id is its output: ids from 1 where output 0 is a background.
         adjust: changes the detected configuration where no tensor tells, e.g. `norm_epsilon`, or sizes of anchors.
@@ -169,11 +167,7 @@ def import_weights(
     Raises:
         InputError: the file is not what `source` says, is incomplete, or a tensor has the wrong shape.
     """
-    if file is None and source != "keras":
-        raise InputError(f"source={source} needs a file; only keras downloads by itself.")
-    name = str(file) if file is not None else f"keras.applications {backbone}"
-    tensors = reading.read_tensors(file) if file is not None else reading.download_keras(backbone)
-    imported = convert(source, tensors, name, label_map, adjust)
+    imported = convert(source, reading.read_tensors(file), str(file), label_map, adjust)
     _write(*imported, source=source, output=Path(output))
     return imported.report
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import safetensors
 
@@ -142,32 +141,3 @@ def _read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if not tensors:
             raise InputError("it isn't in the layout of keras.applications' .h5 files (one group per layer)")
     return tensors
-
-
-def download_keras(backbone: str) -> dict[str, np.ndarray]:
-    """Downloads the ImageNet weights of keras.applications.
-
-    Args:
-        backbone: resnet50, resnet101 or resnet152.
-
-    Raises:
-        InputError: another backbone, or the download failed.
-    """
-    makers = {
-        "resnet50": keras.applications.ResNet50,
-        "resnet101": keras.applications.ResNet101,
-        "resnet152": keras.applications.ResNet152,
-    }
-    if backbone not in makers:
-        raise InputError(
-            f"keras.applications has {', '.join(makers)}, not {backbone!r}; give a file or one of these as backbone."
-        )
-    with refusing(f"Keras can't download {backbone}, whose .h5 file can be given as file"):
-        model = makers[backbone](include_top=False, weights="imagenet")
-    kinds = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
-    return {
-        f"{layer.name}/{kind}": np.array(getattr(layer, kind))
-        for layer in model.layers
-        for kind in kinds
-        if getattr(layer, kind, None) is not None
-    }
