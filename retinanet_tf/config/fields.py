@@ -162,9 +162,22 @@ class ModelConfig(Section):
         600, "Shorter side in pixels, in training and detection alike (§4.1: 600 for the ablations).", "[1, 16384]"
     )
     max_size: int = setting(1000, "Longer side's limit in pixels (§5.2: 1.667 times the shorter).", "[1, 16384]")
+    resize: str = setting(
+        "shorter_side",
+        "How images come to their size: 'shorter_side' keeps their proportions (§4.1), 'stretch' makes every one a "
+        "square of image_size, which max_size must equal (MLPerf's 800x800).",
+        ("shorter_side", "stretch"),
+    )
     weight_decay: float = setting(
         1e-4, "Coupled L2 on convolution kernels: their gradient gets weight_decay·w (§4.1).", "[0, inf)"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resize == "stretch" and self.max_size != self.image_size:
+            raise InputError(
+                f"resize=stretch makes squares: max_size={self.max_size} must equal image_size={self.image_size}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

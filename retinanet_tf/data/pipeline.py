@@ -32,6 +32,7 @@ def load(
     *,
     image_size: int = _MODEL.image_size,
     max_size: int = _MODEL.max_size,
+    resize: str = _MODEL.resize,
     size_multiple: int = 128,
     pixel_mean: Sequence[float] = _MODEL.pixel_mean,
     batch_size: int = _DATA.batch_size,
@@ -52,10 +53,10 @@ def load(
 ) -> tf.data.Dataset:
     """Batches of `(images, {"boxes", "labels"})` from the shards that `pattern` matches.
 
-    images: `(B, H, W, 3)` float32 RGB 0–255, resized by the paper's rule (§4.1) and put at the top left of a canvas of
-    `pixel_mean`. boxes: `(B, M, 4)` float32 xyxy pixels of the canvas. labels: `(B, M)` int32, 0…K−1; rows without an
-    object have label −1 and a box of zeros. M is the number of objects of the batch's fullest image, rounded up to a
-    power of two, at least 8. Crowds are left out (authors' code).
+    images: `(B, H, W, 3)` float32 RGB 0–255, resized (by the paper's rule, §4.1, or as `resize` says) and put at the
+    top left of a canvas of `pixel_mean`. boxes: `(B, M, 4)` float32 xyxy pixels of the canvas. labels: `(B, M)` int32,
+    0…K−1; rows without an object have label −1 and a box of zeros. M is the number of objects of the batch's fullest
+    image, rounded up to a power of two, at least 8. Crowds are left out (authors' code).
 
     Training: endless and shuffled, a pure function of (seed, step): `start_step=n` begins with the batch that an
     uninterrupted run would see at step n, and nothing before it is read. Otherwise: each record once, those of the
@@ -66,6 +67,7 @@ def load(
         pattern: of shards, e.g. "data/train-*.tfrecord".
         image_size: shorter side in pixels.
         max_size: limit of the longer side.
+        resize: 'shorter_side' keeps proportions; 'stretch' makes squares of `image_size`, which `max_size` must equal.
         size_multiple: canvases are multiples of this, the stride of the coarsest pyramid level. There are two
             canvases, wide and tall, and a batch has one of them; equal `image_size` and `max_size` make one square
             canvas.
@@ -94,6 +96,7 @@ def load(
     Raises:
         InputError: no shard, a damaged index, or an argument out of range.
     """
+    ModelConfig(image_size=image_size, max_size=max_size, resize=resize)  # checks them together
     _check(image_size, max_size, batch_size, shard, shard_by, on_bad_record)
     log = (damage_log or DamageLog()) if on_bad_record == "skip" else None
     index = read_index(pattern, log.add if log else None)
@@ -121,11 +124,11 @@ def load(
             image, boxes = transforms.random_flip(image, boxes, seeds[0], flip, vertical_flip)
         if jittered:
             image, boxes, kept = transforms.random_jitter(
-                image, boxes, seeds[1], image_size, max_size, scale_jitter, translate_jitter, pixel_mean
+                image, boxes, seeds[1], image_size, max_size, scale_jitter, translate_jitter, pixel_mean, resize
             )
             labels = tf.boolean_mask(labels, kept)
         else:
-            image, scale = transforms.resize(image, image_size, max_size)
+            image, scale = transforms.resize(image, image_size, max_size, resize)
             boxes = transforms.scale_boxes(boxes, scale)
         if training and colour_jitter:
             image = transforms.random_colour(image, seeds[2], colour_jitter)
@@ -183,6 +186,7 @@ def canvas_arguments(config: Config) -> dict[str, Any]:
     return {
         "image_size": config.model.image_size,
         "max_size": config.model.max_size,
+        "resize": config.model.resize,
         "size_multiple": 2**config.anchors.max_level,
         "pixel_mean": config.model.pixel_mean,
     }

@@ -15,11 +15,17 @@ Size: TypeAlias = int | tf.Tensor
 """A side in pixels."""
 
 
-def resized_shape(height: Size, width: Size, short_side: int, long_side: int) -> tuple[Size, Size]:
+def resized_shape(
+    height: Size, width: Size, short_side: int, long_side: int, rule: str = "shorter_side"
+) -> tuple[Size, Size]:
     """The paper's rule (§4.1): shorter side to `short_side`, but the longer one at most `long_side`.
+
+    The rule 'stretch' gives (`short_side`, `short_side`) whatever the proportions.
 
     Returns (height, width): Python ints for ints, int32 tensors for tensors; rounded half to even, at least 1.
     """
+    if rule == "stretch":
+        return short_side, short_side
     if isinstance(height, int) and isinstance(width, int):
         scale = min(short_side / min(height, width), long_side / max(height, width))
         return max(1, round(height * scale)), max(1, round(width * scale))
@@ -29,14 +35,16 @@ def resized_shape(height: Size, width: Size, short_side: int, long_side: int) ->
     return size[0], size[1]
 
 
-def resize(image: tf.Tensor, short_side: int, long_side: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Resizes by the paper's rule, bilinear with half-pixel centres, no antialiasing.
+def resize(
+    image: tf.Tensor, short_side: int, long_side: int, rule: str = "shorter_side"
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Resizes by a rule of `resized_shape`, bilinear with half-pixel centres, no antialiasing.
 
     Returns the image as float32 and the scale really applied, (2,) float32 = (y, x): new size over old size, each
     side rounded to whole pixels. Boxes follow with `scale_boxes`.
     """
     old = tf.shape(image)[:2]
-    new = tf.stack(resized_shape(old[0], old[1], short_side, long_side))
+    new = tf.stack(resized_shape(old[0], old[1], short_side, long_side, rule))
     return resize_to(image, new), tf.cast(new / old, tf.float32)
 
 
@@ -105,8 +113,9 @@ def random_jitter(
     scale: tuple[float, float],
     translate: float,
     pixel_mean: Sequence[float],
+    rule: str = "shorter_side",
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Resizes by the paper's rule times a random factor, shifts at random, and crops to the rule's frame.
+    """Resizes by a rule of `resized_shape` times a random factor, shifts at random, and crops to the rule's frame.
 
     The frame is `short_side` by `long_side` along the image's orientation. The factor is uniform in log between
     scale[0] and scale[1]. An image larger than the frame is cropped at a random place; a smaller one is moved by at
@@ -119,7 +128,7 @@ def random_jitter(
     uniform = tf.random.stateless_uniform((3,), seed)
     low, high = tf.math.log(float(scale[0])), tf.math.log(float(scale[1]))
     factor = tf.exp(low + (high - low) * uniform[0])
-    base = tf.stack(resized_shape(size[0], size[1], short_side, long_side))
+    base = tf.stack(resized_shape(size[0], size[1], short_side, long_side, rule))
     new = tf.maximum(tf.cast(tf.round(tf.cast(base, tf.float32) * factor), tf.int32), 1)
     image = resize_to(image, new)
     boxes = scale_boxes(boxes, tf.cast(new / size, tf.float32))

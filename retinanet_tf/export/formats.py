@@ -102,7 +102,9 @@ def export_file(
     detector = saved_model.with_precision(detector, "float32")
     ranges, pictures_used = None, 0
     if calibration is not None:
-        canvases = [fit(picture, *shape[1:], _padding(detector)).canvas for picture in _calibration(calibration)]
+        stretch = detector.resize == "stretch"
+        pictures = _calibration(calibration)
+        canvases = [fit(picture, *shape[1:], _padding(detector), stretch).canvas for picture in pictures]
         pictures_used, ranges = len(canvases), litert_file.calibrate(detector, shape, canvases)
 
     def write(of: Detector, target: Path) -> dict[str, Any]:
@@ -194,7 +196,7 @@ def _metadata(detector: Detector, format: str, precision: str, shape: Shape, fac
         "input": {"batch": batch, "height": height, "width": width},
         "preprocessing": {
             "resize": "bilinear, half-pixel centres, no antialiasing",
-            "proportions": "kept",
+            "proportions": "lost" if detector.resize == "stretch" else "kept",
             "position": "top left",
             "padding": _padding(detector),
             "channels": "RGB",

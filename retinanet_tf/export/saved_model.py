@@ -248,14 +248,20 @@ def _description(
     }
     for name in signatures:
         inputs.setdefault(name, "input_tensor: uint8 RGB of that batch, height and width, not resized")
+    if detector.resize == "stretch":
+        sizes = f"to {detector.image_size}x{detector.image_size} pixels, proportions lost"
+    else:
+        sizes = (
+            f"so that the shorter side is {detector.image_size} or the longer one {detector.max_size} pixels, "
+            "whichever is smaller"
+        )
     return {
         "model": detector.model.get_config(),
         "detector": detector.describe(),
         "precision": precision,
         "preprocessing": (
-            f"RGB 0-255; bilinear resize (half-pixel centres, no antialiasing) so that the shorter side is "
-            f"{detector.image_size} or the longer one {detector.max_size} pixels, whichever is smaller; normalisation "
-            "is part of the model."
+            f"RGB 0-255; bilinear resize (half-pixel centres, no antialiasing) {sizes}; normalisation is part of the "
+            "model."
         ),
         "inputs": inputs,
         "outputs": "detection_boxes are ymin, xmin, ymax, xmax in 0-1; detection_classes are the ids of labels.json",

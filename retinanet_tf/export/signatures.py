@@ -108,7 +108,7 @@ class ServedDetector(tf.Module):
         return self._detector.select(self._network(batch.canvas), *batch)
 
     def _canvas_size(self, size: tf.Tensor) -> tf.Tensor:
-        sides = self._detector.image_size, self._detector.max_size
+        sides = self._detector.image_size, self._detector.max_size, self._detector.resize
         return round_up(tf.stack(transforms.resized_shape(size[0], size[1], *sides)), CANVAS_MULTIPLE)
 
     def _decoded(self, encoded: tf.Tensor, size: tf.Tensor, index: tf.Tensor) -> Prepared:

@@ -74,13 +74,14 @@ class Detector(tf.Module):
         model: the network.
         label_map: the dataset's category ids and names of the class indices 0…K−1; by default 0…K−1 themselves.
         config: thresholds, counts.
-        image_size: shorter side that images are resized to; by default the model's own.
+        image_size: shorter side that images are resized to, or both sides if the model's `resize` is 'stretch'; by
+            default the model's own.
         max_size: the longer side's limit; by default the model's own.
         jit_compile: compile network and post-processing with XLA, once per canvas size and batch size; 'auto' compiles
             on accelerators. Batches are then filled up to a power of two, which bounds the number of sizes.
 
     Raises:
-        InputError: the label map's number of classes isn't the model's.
+        InputError: the label map's number of classes isn't the model's, or a size is out of range.
     """
 
     def __init__(
@@ -107,7 +108,9 @@ class Detector(tf.Module):
         self.jit_compile = resolve_jit_compile(jit_compile)
         self._compiled = tf.function(functools.partial(self._detect, static_shapes=True), jit_compile=True)
         self.image_size = image_size or model.config.image_size
-        self.max_size = max_size or model.config.max_size
+        self.resize = model.config.resize
+        self.max_size = max_size or (self.image_size if self.resize == "stretch" else model.config.max_size)
+        dataclasses.replace(model.config, image_size=self.image_size, max_size=self.max_size)  # checks them together
 
     @classmethod
     def from_config(cls, config: Config, model: RetinaNet, label_map: LabelMap | None = None) -> "Detector":
@@ -116,7 +119,8 @@ class Detector(tf.Module):
 
     def describe(self) -> dict[str, Any]:
         """Sizes and thresholds, as plain values for metrics.json and export.json."""
-        return {"image_size": self.image_size, "max_size": self.max_size, **dataclasses.asdict(self.config)}
+        sizes = {"image_size": self.image_size, "max_size": self.max_size, "resize": self.resize}
+        return {**sizes, **dataclasses.asdict(self.config)}
 
     def __call__(self, images: Any) -> dict[str, tf.Tensor]:
         """Detects objects.
@@ -140,7 +144,7 @@ class Detector(tf.Module):
     def prepare(self, image: tf.Tensor) -> Prepared:
         """Resizes one image `(H, W, 3)` and pads it to its canvas; eagerly and in graphs."""
         size = tf.cast(tf.shape(image)[:2], tf.float32)
-        resized, scale = transforms.resize(image, self.image_size, self.max_size)
+        resized, scale = transforms.resize(image, self.image_size, self.max_size, self.resize)
         return Prepared(self.pad(resized), scale, size)
 
     def pad(self, resized: tf.Tensor) -> tf.Tensor:

@@ -55,7 +55,8 @@ class AugmentedDetector:
         return suppress(merged, size, self.label_map.num_classes, self.config)
 
     def _candidates(self, image: tf.Tensor, size: tf.Tensor, short: int, long: int, mirrored: bool) -> Candidates:
-        resized, scale = transforms.resize(tf.reverse(image, [1]) if mirrored else image, short, long)
+        sides = short, long, self.detector.resize
+        resized, scale = transforms.resize(tf.reverse(image, [1]) if mirrored else image, *sides)
         canvas = self.detector.pad(resized)[None]
         outputs = self.detector.levels(canvas, training=False)
         anchors = self.detector.model.anchors

@@ -79,8 +79,10 @@ class ExportedDetector:
         return {name: np.stack([row[name] for row in rows]) for name in OUTPUTS} if rows else empty
 
     def prepare(self, image: np.ndarray) -> Canvas:
-        """Resizes a picture `(h, w, 3)` with its proportions kept and pads it to the file's canvas."""
-        return fit(image, *self.input_shape[1:], self.metadata["preprocessing"]["padding"])
+        """Resizes a picture `(h, w, 3)` as the file's metadata say and pads it to the file's canvas."""
+        preprocessing = self.metadata["preprocessing"]
+        stretch = preprocessing.get("proportions") == "lost"
+        return fit(image, *self.input_shape[1:], preprocessing["padding"], stretch)
 
     def run(self, images: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
         """What the file itself answers for one batch of canvases, by the names of its outputs.

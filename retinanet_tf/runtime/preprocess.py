@@ -77,9 +77,12 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return bottom
 
 
-def fit(image: np.ndarray, height: int, width: int, padding: Sequence[int]) -> Canvas:
-    """Resizes a picture `(h, w, 3)`, proportions kept, to the top left of a canvas of the colour `padding`."""
-    new = fitted_shape(image.shape[0], image.shape[1], height, width)
+def fit(image: np.ndarray, height: int, width: int, padding: Sequence[int], stretch: bool = False) -> Canvas:
+    """Resizes a picture `(h, w, 3)` to the top left of a canvas of the colour `padding`.
+
+    Its proportions are kept, unless `stretch` makes it fill the canvas.
+    """
+    new = (height, width) if stretch else fitted_shape(image.shape[0], image.shape[1], height, width)
     canvas = np.empty((height, width, 3), np.uint8)
     canvas[:] = padding
     canvas[: new[0], : new[1]] = np.rint(resize(image, *new))

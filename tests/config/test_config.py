@@ -194,6 +194,8 @@ def test_a_batch_size_flag_scales_what_no_other_flag_sets(parsed):
         ({"anchor_scales": ()}, "need at least one number each"),
         ({"pixel_mean": (1.0, 2.0)}, "pixel_mean=1.0,2.0 must be 3 numbers"),
         ({"negative_iou": 0.6}, "negative_iou=0.6 must be at most positive_iou=0.5"),
+        ({"resize": "squash"}, "resize='squash' is not one of 'shorter_side', 'stretch'"),
+        ({"resize": "stretch"}, "resize=stretch makes squares: max_size=1000 must equal image_size=600"),
         ({"scale_jitter": (1.2, 0.8)}, "scale_jitter=1.2,0.8 must name the smaller first"),
     ],
 )

@@ -38,6 +38,15 @@ def test_resize_is_bilinear_with_half_pixel_centres(size, short, long):
     np.testing.assert_allclose(scale, [height / size[0], width / size[1]], rtol=1e-7)
 
 
+@pytest.mark.parametrize("size", [(30, 40), (40, 30), (24, 24), (5, 50)])
+def test_stretched_images_are_squares(size):
+    """Both sides 24, each by its own factor."""
+    image = picture(size[1], size[0])
+    resized, scale = transforms.resize(tf.constant(image), 24, 24, "stretch")
+    np.testing.assert_allclose(resized, naive_resize(image, 24, 24), atol=2e-3)
+    np.testing.assert_allclose(scale, [24 / size[0], 24 / size[1]], rtol=1e-6)
+
+
 # Worked by hand from §4.1: shorter side s, unless the longer one would exceed its limit.
 @pytest.mark.parametrize(
     "size, expected",

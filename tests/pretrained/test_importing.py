@@ -21,6 +21,7 @@ from retinanet_tf.models.resnet import VARIANTS, Variant
 from retinanet_tf.pretrained.importing import COCO, class_columns, convert
 from retinanet_tf.pretrained.loading import check
 from retinanet_tf.pretrained.reading import read_tensors
+from retinanet_tf.pretrained.zoo import ZOO
 
 pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
@@ -111,7 +112,8 @@ def test_the_imported_network_is_the_published_one(case, tmp_path):
     assert 0.1 < logits.std() < 100 and 0.01 < deltas.std() < 100
     file = write_published(tmp_path, case, published.tensors)
     label_map = None if published.columns in (80, 91) else numbered(published.columns)
-    model, config, label_map, report = convert(source, read_tensors(file), file.name, label_map)
+    imported = convert(source, read_tensors(file), file.name, label_map)
+    model, config, label_map, report = imported
     assert not report.missing and report.unused == (["conv1_w_momentum"] if source == "detectron" else [])
     assert set(report.matched.values()) == set(published.tensors)
     check_settings(config, published)
@@ -128,9 +130,24 @@ def test_the_imported_network_is_the_published_one(case, tmp_path):
     }
     if case in thresholds:
         if case == "deepforest":
-            config = config.replace(score_threshold=0.1, nms_iou=0.05)
+            config = config.replace(**ZOO["deepforest/tree"].settings)
         detector = rn.Detector.from_config(config, model, label_map)
         check_detections(detector, logits, deltas, **thresholds[case])
+    if case == "mlperf":
+        check_squares(published, imported)
+
+
+def check_squares(published, imported):
+    """MLPerf's row stretches pictures to squares: detections in the picture's pixels, by the naive loops."""
+    settings = ZOO["mlperf/retinanet_resnext50_32x4d"].settings
+    assert settings == {"resize": "stretch", "image_size": 800, "max_size": 800}
+    config = imported.config.replace(**settings).replace(image_size=64, max_size=64)
+    model = rn.RetinaNet.from_config(config)
+    model.set_weights(imported.model.get_weights())
+    square = tf.image.resize(IMAGE, (64, 64), antialias=False).numpy()  # from 96×64
+    logits, deltas = published.outputs(square)
+    detector = rn.Detector(model, imported.label_map, config.detect)
+    check_detections(detector, logits, deltas, limit=300, canvas=square, scale=(64 / 96, 1))
 
 
 def test_a_network_fine_tuned_with_torchvision_and_lightning(tmp_path):
@@ -199,16 +216,16 @@ def check_settings(config, published):
     assert config.model.norm_epsilon == published.epsilon
 
 
-def check_detections(detector, logits, deltas, score=0.05, limit=100, nms_iou=0.5):
-    """Through resizing of factor 1, threshold, top k and NMS, against the naive loops on the reference's outputs."""
-    model = detector.model
-    # The levels' sizes for 96×64: P3 12×8 … P7 1×1.
-    counts = np.cumsum([9 * rows * columns for rows, columns in ((12, 8), (6, 4), (3, 2), (2, 1), (1, 1))])
-    anchors = model.anchors(IMAGE).numpy()
+def check_detections(detector, logits, deltas, score=0.05, limit=100, nms_iou=0.5, canvas=IMAGE, scale=(1, 1)):
+    """Through resizing, threshold, top k and NMS, against the naive loops on the reference's outputs on `canvas`."""
+    model, (height, width) = detector.model, canvas.shape[1:3]
+    # The levels' sizes: for 96×64 P3 12×8 … P7 1×1.
+    counts = np.cumsum([9 * -(-height // stride) * -(-width // stride) for stride in (8, 16, 32, 64, 128)])
+    anchors = model.anchors(canvas).numpy()
     split = [np.split(value, counts[:-1]) for value in (logits, deltas, anchors)]
     options = {"score": score, "limit": limit, "nms_iou": nms_iou}
-    expected = oracles.detections(*split, scale=(1, 1), size=(96, 64), **options)
-    found = rn.Detector(model, detector.label_map, detector.config, image_size=64, max_size=96)([IMAGE[0]])
+    expected = oracles.detections(*split, scale=scale, size=(96, 64), **options)
+    found = rn.Detector(model, detector.label_map, detector.config, image_size=64, max_size=height)([IMAGE[0]])
     count = int(found["num_detections"][0])
     assert count == len(expected) > 20
     scores = np.array([row[0] for row in expected])

@@ -67,6 +67,15 @@ def test_the_picture_lies_at_the_top_left_of_padding():
     np.testing.assert_array_equal(prepared.canvas[:20], np.rint(resize(NOISE[:40, :60], 20, 30)))
 
 
+@pytest.mark.parametrize("size", [(40, 60), (300, 50), (30, 30)])
+def test_a_stretched_picture_fills_the_canvas(size):
+    prepared = fit(NOISE[: size[0], : size[1]], 30, 45, (1, 2, 3), stretch=True)
+    expected = transforms.resize_to(tf.constant(NOISE[: size[0], : size[1]]), tf.constant([30, 45])).numpy()
+    np.testing.assert_allclose(prepared.canvas, expected, atol=0.51)
+    np.testing.assert_array_equal(prepared.size, [30, 45])
+    np.testing.assert_allclose(prepared.scale, [30 / size[0], 45 / size[1]], rtol=1e-6)
+
+
 def file_of(mode, form, **options):
     picture = Image.fromarray(clutter(4))
     if mode == "I;16":

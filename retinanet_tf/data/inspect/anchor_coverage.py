@@ -47,21 +47,26 @@ def best_iou(boxes: np.ndarray, sizes: np.ndarray, config: AnchorConfig) -> np.n
 
 
 def resized(
-    boxes: np.ndarray, sizes: np.ndarray, image_size: int, max_size: int
+    boxes: np.ndarray, sizes: np.ndarray, image_size: int, max_size: int, rule: str = "shorter_side"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes `(N, 4)` of images of `(N, 2)` (height, width) in pixels of the model's input.
 
     Returns:
         The boxes, the sizes `(N, 2)` of their resized images, and the scale `(N,)` of the shorter side.
     """
-    cached = functools.cache(lambda height, width: resized_shape(height, width, image_size, max_size))
+    cached = functools.cache(lambda height, width: resized_shape(height, width, image_size, max_size, rule))
     new = np.array([cached(*size) for size in np.asarray(sizes, int).tolist()], float).reshape(-1, 2)
     scale = new / np.maximum(sizes, 1)
     return boxes * scale[:, [1, 0, 1, 0]], new, scale.min(axis=1) if len(boxes) else np.zeros(0)
 
 
 def suggestions(
-    boxes: np.ndarray, sizes: np.ndarray, config: AnchorConfig, image_size: int, max_size: int
+    boxes: np.ndarray,
+    sizes: np.ndarray,
+    config: AnchorConfig,
+    image_size: int,
+    max_size: int,
+    rule: str = "shorter_side",
 ) -> list[tuple[str, float, float]]:
     """Settings that leave fewer boxes unreached than `config`, the best first.
 
@@ -71,6 +76,7 @@ def suggestions(
         config: the current anchors.
         image_size: shorter side of the model's input.
         max_size: bound of the longer side.
+        rule: of `resized_shape`.
 
     Returns:
         (flags to give, share of boxes below IoU 0.5, share below IoU 0.4) per setting.
@@ -80,7 +86,7 @@ def suggestions(
         size, limit = round(image_size * factor), round(max_size * factor)
         resizing = f"--image_size={size} --max_size={limit}" if factor > 1 else ""
         anchors = replace(config, **changes)
-        ious = best_iou(*resized(boxes, sizes, size, limit)[:2], anchors)
+        ious = best_iou(*resized(boxes, sizes, size, limit, rule)[:2], anchors)
         flags = " ".join(filter(None, [resizing, *(_flag(*change) for change in changes.items())]))
         tried.append((flags, float((ious < 0.5).mean()), float((ious < 0.4).mean()), anchors.anchors_per_cell))
     better = [entry for entry in tried[1:] if entry[1] < tried[0][1] - 1e-9]

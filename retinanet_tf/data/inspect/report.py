@@ -171,8 +171,8 @@ def _measure(images: list[ImageAnnotations], annotations: Annotations, config: C
         name: int(((area >= low) & (area < high)).sum()) for name, (low, high) in SIZE_BOUNDS.items()
     }
     image_sizes = np.repeat([(image.height, image.width) for image in images], counts, axis=0)
-    short, long = config.model.image_size, config.model.max_size
-    seen, new_sizes, _ = anchor_coverage.resized(boxes, image_sizes, short, long)
+    short, long, rule = config.model.image_size, config.model.max_size, config.model.resize
+    seen, new_sizes, _ = anchor_coverage.resized(boxes, image_sizes, short, long, rule)
     best = anchor_coverage.best_iou(seen, new_sizes, config.anchors)
     facts["image size of the model"] = f"{short}, at most {long}"
     facts["box side at that size"] = _spread(np.sqrt(np.prod(seen[:, 2:] - seen[:, :2], axis=1)))
@@ -186,7 +186,7 @@ def _measure(images: list[ImageAnnotations], annotations: Annotations, config: C
         for limit in (0.5, 0.4):
             shares = {name: _share(best[which] < limit) for name, which in members.items() if which.any()}
             facts[f"unreached at IoU {limit}{title}"] = shares if title else shares["all"]
-    report.settings = anchor_coverage.suggestions(boxes, image_sizes, config.anchors, short, long)
+    report.settings = anchor_coverage.suggestions(boxes, image_sizes, config.anchors, short, long, rule)
     share = float((best < 0.5).mean())
     if share > 0.05:
         advice = f" {report.settings[0][0]} would leave {report.settings[0][1]:.1%}." if report.settings else ""
