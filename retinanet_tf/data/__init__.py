@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from retinanet_tf.data.sources.labels import LabelMap
     from retinanet_tf.data.sources.splits import paper_split
     from retinanet_tf.data.sources.voc import read_voc
+    from retinanet_tf.data.sources.yolo import read_yolo
 
 _MODULES = {
     "Annotations": "sources.annotations",
@@ -31,6 +32,7 @@ _MODULES = {
     "read_records": "records.reader",
     "read_source": "sources",
     "read_voc": "sources.voc",
+    "read_yolo": "sources.yolo",
     "xyxy_to_coco": "sources.coco",
 }
 __getattr__, __dir__ = attach(__name__, _MODULES)

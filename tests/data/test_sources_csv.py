@@ -120,8 +120,36 @@ def test_an_empty_box_is_an_image_without_objects(tmp_path, empty, label_map):
 
 def test_lines_of_one_image_in_several_spellings_are_one_image(tmp_path):
     lines = ["s/a.jpg", "s\\a.jpg", "./s/a.jpg", "b.jpg"]
-    (tmp_path / "a.csv").write_text("".join(f"{name},1,2,3,4,cup\n" for name in lines))
+    (tmp_path / "a.csv").write_text("".join(f"{name},{i},2,3,4,cup\n" for i, name in enumerate(lines)))
     assert [(image.file_name, len(image)) for image in read_csv(tmp_path / "a.csv").images] == [
         ("s/a.jpg", 3),
         ("b.jpg", 1),
     ]
+
+
+def test_open_images_boxes_are_shares_under_ids_without_ending(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(picture(100, 100)).save(tmp_path / "images" / "0a.jpg")
+    header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction\n"
+    lines = "0a,xclick,/m/1,1,.1,.4,.2,.8,0,0,0,0\n0a,xclick,/m/2,1,0,1,0,1.0004,0,0,1,0\n"
+    (tmp_path / "boxes.csv").write_text(header + lines + lines)
+    with pytest.raises(InputError, match="images=FOLDER"):
+        read_csv(tmp_path / "boxes.csv")
+    (tmp_path / "class-descriptions-boxable.csv").write_text("/m/1,Tortoise\n/m/2,Tea, green\n")
+    read = read_csv(tmp_path / "boxes.csv", images=tmp_path / "images")
+    (image,) = read.images
+    assert (image.file_name, image.width, image.height, read.exif) == ("0a.jpg", 100, 100, "upright")
+    np.testing.assert_allclose(image.boxes, [[10, 20, 40, 80], [0, 0, 100, 100.04]])
+    assert image.iscrowd.tolist() == [False, True] and read.label_map.names == ("/m/2", "Tortoise")
+    assert "objects that repeat another one exactly: 2" in read.warnings[0]
+    (tmp_path / "boxes.csv").write_text(header + lines.replace(".4,.2", "40,.2"))
+    with pytest.raises(InputError, match=r"line 2 has the box .*from 0 to 1"):
+        read_csv(tmp_path / "boxes.csv", images=tmp_path / "images")
+
+
+def test_an_image_id_with_boxes_in_pixels(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(picture(100, 100)).save(tmp_path / "images" / "v1.2.png")
+    (tmp_path / "boxes.csv").write_text("image_id,class_name,class_id,x_min,y_min,x_max,y_max\nv1.2,cup,3,1,2,30,40\n")
+    (image,) = read_csv(tmp_path / "boxes.csv", images=tmp_path / "images").images
+    assert image.file_name == "v1.2.png" and image.boxes.tolist() == [[1, 2, 30, 40]]

@@ -2,10 +2,12 @@
 
 import io
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -82,7 +84,7 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
     Raises:
         BadImage: with the reason.
     """
-    with _quiet_pillow(), _open(encoded, policy.max_pixels) as image:
+    with _quiet_pillow(), _open(io.BytesIO(encoded), policy.max_pixels) as image:
         orientation, size = _orientation(image), image.size
         turn, exif = _settle_orientation(orientation, size, annotated, policy)
         changed = _why_not_plain(image, encoded)
@@ -103,7 +105,7 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
 
 def read_pixels(encoded: bytes, max_pixels: int = ImagePolicy.max_pixels) -> np.ndarray:
     """The pixels `(H, W, 3)` uint8 RGB of one image file, upright as viewers show it; raises BadImage."""
-    with _quiet_pillow(), _open(encoded, max_pixels) as image:
+    with _quiet_pillow(), _open(io.BytesIO(encoded), max_pixels) as image:
         _decode(image)
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if _orientation(image) != 1 else image))
 
@@ -121,14 +123,24 @@ def picture_pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture if picture.mode == "F" else picture.convert("RGB"))
 
 
-def _open(encoded: bytes, max_pixels: int) -> Image.Image:
-    if not encoded:
+def picture_size(path: str | os.PathLike, upright: bool = True) -> tuple[int, int]:
+    """(width, height) of an image file, as viewers show it or as it is stored; reads the header. Raises BadImage."""
+    try:
+        with open(path, "rb") as file, _quiet_pillow(), _open(file, sys.maxsize) as image:
+            return image.size[::-1] if upright and _orientation(image) in _TURNED else image.size
+    except OSError as error:
+        raise BadImage(f"can't be read: {error.strerror or error}") from None
+
+
+def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
+    start = file.read(12)
+    if not start:
         raise BadImage("is empty")
     try:
-        image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+        image = Image.open(file, formats=_FORMATS)
     except _DAMAGE:
         kinds = "JPEG, PNG, GIF, BMP, TIFF and WebP are"
-        raise BadImage(f"is no image that can be read (it begins with {encoded[:12]!r}); {kinds}") from None
+        raise BadImage(f"is no image that can be read (it begins with {start!r}); {kinds}") from None
     if image.width * image.height > max_pixels:
         raise BadImage(f"has {image.width}x{image.height} pixels, more than max_pixels={max_pixels}")
     return image

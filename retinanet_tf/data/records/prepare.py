@@ -91,7 +91,9 @@ def prepare(
     if wrong := shares_of_image(annotations):
         raise InputError(wrong)
     chosen, folder, output = annotations.images[:limit], os.fspath(images), os.fspath(output)
-    policy = ImagePolicy(verify, exif, max_pixels, allow_outside)
+    if annotations.exif and exif not in ("stop", annotations.exif):
+        raise InputError(f"exif={exif}, but the boxes of {annotations.source} were read as {annotations.exif}.")
+    policy = ImagePolicy(verify, annotations.exif or exif, max_pixels, allow_outside)
     if not os.path.isdir(folder):
         raise InputError(f"the image folder {folder} doesn't exist.")
     if on_bad_image == "stop":

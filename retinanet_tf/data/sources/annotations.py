@@ -1,5 +1,6 @@
 """Annotations of a dataset, of any format: images with boxes, in numpy."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
@@ -54,12 +55,15 @@ class Annotations:
         images: in the source's order.
         label_map: its categories.
         warnings: sentences on what was not taken as it stands.
+        exif: "upright" or "stored" where boxes are known to lie on the picture as viewers show it or as it is stored
+            (those in shares); None leaves it to `ImagePolicy.exif`.
     """
 
     source: str
     images: list[ImageAnnotations]
     label_map: LabelMap
     warnings: list[str] = field(default_factory=list)
+    exif: str | None = None
 
     @property
     def num_boxes(self) -> int:
@@ -107,6 +111,22 @@ def with_categories(
         image.annotation_ids = np.arange(count + 1, count + 1 + len(objects), dtype=np.int64)
         count += len(objects)
     return Annotations(source, [image for image, _ in images], label_map)
+
+
+def without_repeats(
+    images: Iterable[tuple[ImageAnnotations, list[NamedObject]]],
+) -> str:
+    """Leaves one of every name and box that an image has several times; a sentence that counts the others, or ''."""
+    count, first = 0, ""
+    for image, objects in images:
+        unique = {(item.name, *item.box, item.crowd): item for item in objects}
+        if len(unique) < len(objects):
+            count += len(objects) - len(unique)
+            first = first or image.file_name
+            objects[:] = unique.values()
+    return (
+        f"objects that repeat another one exactly: {count}, the first on {first}; each is kept once." if count else ""
+    )
 
 
 def is_number(value: object) -> bool:
