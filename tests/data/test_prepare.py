@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import tensorflow as tf
 from retinanet_tf.config.presets import presets
 from retinanet_tf.data.inspect.report import inspect
 from retinanet_tf.data.records.example import parse_example
-from retinanet_tf.data.records.prepare import prepare
+from retinanet_tf.data.records.prepare import prepare, prepare_splits
 from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.sources.coco import read_coco
 from retinanet_tf.data.sources.csv import read_csv
@@ -362,3 +363,19 @@ def test_a_csv_of_background_has_the_categories_of_its_folder(tmp_path):
     (tmp_path / "val.csv").write_text("000001.jpg,,,,,\n000002.jpg,0,0,0,0,none\n")
     read = read_csv(tmp_path / "val.csv", LabelMap.load(tmp_path / "out" / "labels.json"))
     assert quiet(read, images, tmp_path / "out", "val")["images_without_objects"] == 2
+
+
+def test_several_splits_are_written_together_or_not_at_all(tmp_path):
+    path, images = write_coco(tmp_path, SIZES)
+    read = read_coco(path)
+    splits = {"train": replace(read, images=read.images[:3]), "val": replace(read, images=read.images[3:])}
+    summaries = prepare_splits(splits, images, tmp_path / "out", progress=False)
+    assert [summary["images"] for summary in summaries.values()] == [3, 2]
+    quiet(splits["val"], images, tmp_path / "alone", "val")
+    assert digests(tmp_path / "alone").items() <= digests(tmp_path / "out").items()
+    (images / read.images[-1].file_name).write_bytes(b"no picture")
+    before = digests(tmp_path / "out")
+    for folder in ("out", "new"):
+        with pytest.raises(InputError, match=read.images[-1].file_name):
+            prepare_splits(splits, images, tmp_path / folder, progress=False)
+    assert digests(tmp_path / "out") == before and not (tmp_path / "new").exists()

@@ -68,7 +68,7 @@ def inspect_dataset(
     damaged: list[str] = []
     sheets: list[tuple[str, np.ndarray]] = []
     with files.output_folder(output, "output folder"), tempfile.TemporaryDirectory() as scratch:
-        if os.path.isdir(data) or str(data).lower().endswith((".json", ".csv")):
+        if os.path.isdir(data) or str(data).lower().endswith((".json", ".csv", ".yaml", ".yml")):
             annotations, folder = read_source(data, split, label_map, images)
             picture = _picture_reader(folder)
             if folder is not None:

@@ -2,28 +2,18 @@
 
 import io
 import os
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from retinanet_tf.data.sources.annotations import ImageAnnotations
 from retinanet_tf.data.sources.image_files import BadImage, read_image
+from retinanet_tf.data.sources.image_headers import DAMAGE, TURNED, open_image, orientation_of, quiet_pillow
 
-# Orientation tag of EXIF: 5..8 exchange width and height, 2..4 keep them.
-_EXIF_TAG = 0x0112
-_TURNED = (5, 6, 7, 8)
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # MPO, several JPEGs in a file, is opened as JPEG
 _LOSSY = {"JPEG", "MPO", "WEBP"}
 # Start-of-frame markers that every JPEG decoder reads: baseline, extended sequential and progressive Huffman.
 _PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
-# Pillow's exceptions for damaged files (OSError includes UnidentifiedImageError).
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -84,8 +74,8 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
     Raises:
         BadImage: with the reason.
     """
-    with _quiet_pillow(), _open(io.BytesIO(encoded), policy.max_pixels) as image:
-        orientation, size = _orientation(image), image.size
+    with quiet_pillow(), open_image(io.BytesIO(encoded), policy.max_pixels) as image:
+        orientation, size = orientation_of(image), image.size
         turn, exif = _settle_orientation(orientation, size, annotated, policy)
         changed = _why_not_plain(image, encoded)
         if turn:
@@ -105,9 +95,9 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
 
 def read_pixels(encoded: bytes, max_pixels: int = ImagePolicy.max_pixels) -> np.ndarray:
     """The pixels `(H, W, 3)` uint8 RGB of one image file, upright as viewers show it; raises BadImage."""
-    with _quiet_pillow(), _open(io.BytesIO(encoded), max_pixels) as image:
+    with quiet_pillow(), open_image(io.BytesIO(encoded), max_pixels) as image:
         _decode(image)
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if _orientation(image) != 1 else image))
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if orientation_of(image) != 1 else image))
 
 
 def picture_pixels(picture: Image.Image) -> np.ndarray:
@@ -123,50 +113,19 @@ def picture_pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture if picture.mode == "F" else picture.convert("RGB"))
 
 
-def picture_size(path: str | os.PathLike, upright: bool = True) -> tuple[int, int]:
-    """(width, height) of an image file, as viewers show it or as it is stored; reads the header. Raises BadImage."""
-    try:
-        with open(path, "rb") as file, _quiet_pillow(), _open(file, sys.maxsize) as image:
-            return image.size[::-1] if upright and _orientation(image) in _TURNED else image.size
-    except OSError as error:
-        raise BadImage(f"can't be read: {error.strerror or error}") from None
-
-
-def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
-    start = file.read(12)
-    if not start:
-        raise BadImage("is empty")
-    try:
-        image = Image.open(file, formats=_FORMATS)
-    except _DAMAGE:
-        kinds = "JPEG, PNG, GIF, BMP, TIFF and WebP are"
-        raise BadImage(f"is no image that can be read (it begins with {start!r}); {kinds}") from None
-    if image.width * image.height > max_pixels:
-        raise BadImage(f"has {image.width}x{image.height} pixels, more than max_pixels={max_pixels}")
-    return image
-
-
 def _decode(image: Image.Image, reduced: bool = False) -> None:
     """Decodes the file; `reduced` decodes a JPEG to an eighth of its size, checking every coded bit in less time."""
     try:
         if reduced and image.format in ("JPEG", "MPO"):
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise BadImage(f"doesn't decode: {str(error) or type(error).__name__}") from None
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(_EXIF_TAG, 1)
-    except _DAMAGE:
-        return 1  # a broken EXIF block says nothing about orientation, and the pixels are fine
-    return value if value in range(1, 9) else 1
 
 
 def _settle_orientation(orientation: int, stored, annotated, policy: ImagePolicy) -> tuple[bool, str]:
     """Whether to rotate the pixels, and `PreparedImage.exif`. Raises BadImage if sizes disagree or nothing decides."""
-    upright = stored[::-1] if orientation in _TURNED else stored
+    upright = stored[::-1] if orientation in TURNED else stored
     sized = None not in annotated
     if sized and tuple(annotated) not in (stored, upright):
         views = f"{stored[0]}x{stored[1]}" + (f" ({upright[0]}x{upright[1]} upright)" if upright != stored else "")
@@ -230,15 +189,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("La", "RGBa"):
         image = image.convert("RGBA")
     return image.convert("RGB")
-
-
-@contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    # Pillow's own limit would refuse what max_pixels allows, and its warnings would name no file.
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit

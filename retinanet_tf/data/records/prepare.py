@@ -3,8 +3,9 @@
 import os
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -68,6 +69,54 @@ def prepare(
     Raises:
         InputError: bad input; nothing is left in the folder, and an earlier dataset there is untouched.
     """
+    if not isinstance(annotations, Annotations):
+        annotations = read_coco(annotations, skip_bad=on_bad_image == "skip")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit} must be at least 1.")
+    chosen = replace(annotations, images=annotations.images[:limit])
+    summaries = prepare_splits(
+        {name: chosen},
+        images,
+        output,
+        shards=shards,
+        num_workers=num_workers,
+        on_bad_image=on_bad_image,
+        verify=verify,
+        exif=exif,
+        max_pixels=max_pixels,
+        allow_outside=allow_outside,
+        progress=progress,
+    )
+    return summaries[name]
+
+
+def prepare_splits(
+    splits: Mapping[str, Annotations],
+    images: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    shards: int | None = None,
+    num_workers: int = 1,
+    on_bad_image: str = "stop",
+    verify: str = "decode",
+    exif: str = "stop",
+    max_pixels: int = ImagePolicy.max_pixels,
+    allow_outside: bool = False,
+    progress: bool = True,
+) -> dict[str, dict]:
+    """`prepare` for several splits of one image folder, such as those of `random_split`: all are written, or none.
+
+    Args:
+        splits: by their names.
+        images, output, shards, num_workers, on_bad_image, verify, exif, max_pixels, allow_outside, progress: see
+            `prepare`.
+
+    Returns:
+        The summary of each split.
+
+    Raises:
+        InputError: as `prepare`.
+    """
     for key, choice, allowed in (
         ("on_bad_image", on_bad_image, ("stop", "skip")),
         ("verify", verify, ("decode", "header")),
@@ -75,13 +124,39 @@ def prepare(
     ):
         if choice not in allowed:
             raise InputError(f"{key}={choice} must be one of {', '.join(allowed)}.")
-    if not name or os.path.basename(name) != name:
-        raise InputError(f"name={name} must be a plain word, the prefix of the shards' file names.")
-    for key, value in (("limit", limit), ("shards", shards), ("num_workers", num_workers)):
+    for key, value in (("shards", shards), ("num_workers", num_workers)):
         if value is not None and value < 1:
             raise InputError(f"{key}={value} must be at least 1.")
-    if not isinstance(annotations, Annotations):
-        annotations = read_coco(annotations, skip_bad=on_bad_image == "skip")
+    folder, output = os.fspath(images), os.fspath(output)
+    for name, annotations in splits.items():
+        _check_split(name, annotations, exif)
+    if not os.path.isdir(folder):
+        raise InputError(f"the image folder {folder} doesn't exist.")
+    if on_bad_image == "stop":
+        for annotations in splits.values():
+            _find_files(annotations.images, folder, annotations.source, allow_outside)
+    summaries = {}
+    with output_folder(output, "output folder"):
+        try:
+            for name, annotations in splits.items():
+                policy = ImagePolicy(verify, annotations.exif or exif, max_pixels, allow_outside)
+                summaries[name] = _write_split(
+                    name, annotations, folder, output, policy, shards, num_workers, on_bad_image, progress
+                )
+            for name in splits:
+                _publish(_partial(output, name), output, name)
+        except OSError as error:
+            raise InputError(f"{output} can't be written: {error.strerror or error}.") from None
+        finally:
+            for name in splits:
+                shutil.rmtree(_partial(output, name), ignore_errors=True)
+    return summaries
+
+
+def _check_split(name: str, annotations: Annotations, exif: str) -> None:
+    """Refuses a split that can't be prepared, before anything is written."""
+    if not name or os.path.basename(name) != name:
+        raise InputError(f"name={name} must be a plain word, the prefix of the shards' file names.")
     if name.startswith("train") and not annotations.num_boxes:
         raise InputError(
             f"{nothing_to_learn(annotations)} A split of background alone is possible under another name, such as val."
@@ -90,38 +165,42 @@ def prepare(
         raise InputError(f"{annotations.source} has no image.")
     if wrong := shares_of_image(annotations):
         raise InputError(wrong)
-    chosen, folder, output = annotations.images[:limit], os.fspath(images), os.fspath(output)
     if annotations.exif and exif not in ("stop", annotations.exif):
         raise InputError(f"exif={exif}, but the boxes of {annotations.source} were read as {annotations.exif}.")
-    policy = ImagePolicy(verify, annotations.exif or exif, max_pixels, allow_outside)
-    if not os.path.isdir(folder):
-        raise InputError(f"the image folder {folder} doesn't exist.")
-    if on_bad_image == "stop":
-        _find_files(chosen, folder, annotations.source, allow_outside)
+
+
+def _partial(output: str, name: str) -> str:
+    return os.path.join(output, f"{name}.partial")
+
+
+def _write_split(
+    name: str,
+    annotations: Annotations,
+    folder: str,
+    output: str,
+    policy: ImagePolicy,
+    shards: int | None,
+    num_workers: int,
+    on_bad_image: str,
+    progress: bool,
+) -> dict:
+    """Writes everything of a split to its partial folder and returns the summary."""
+    chosen, partial = annotations.images, _partial(output, name)
     shards = min(shards or round_up(len(chosen), _IMAGES_PER_SHARD) // _IMAGES_PER_SHARD, len(chosen), 99999)
-    partial = os.path.join(output, f"{name}.partial")
-    with output_folder(output, "output folder"):
-        try:
-            label_map = _shared_label_map(output, annotations)
-            shutil.rmtree(partial, ignore_errors=True)
-            make_folder(partial)
-            jobs = {
-                os.path.join(partial, shard_name(name, shard, shards)): [chosen[i] for i in numbers]
-                for shard, numbers in enumerate(np.array_split(np.arange(len(chosen)), shards))
-            }
-            skip_bad = on_bad_image == "skip"
-            reports = write_shards(jobs, folder, label_map, policy, skip_bad, num_workers, progress)
-            options = {"name": name, "shards": shards, "on_bad_image": on_bad_image, **asdict(policy)}
-            summary = {**_summarise(annotations, label_map, name, reports), "settings": options}
-            _write_index(os.path.join(partial, f"{name}.index.npz"), reports)
-            if not os.path.exists(os.path.join(output, "labels.json")):
-                label_map.save(os.path.join(partial, "labels.json"))
-            write_json(os.path.join(partial, f"{name}.summary.json"), summary)
-            _publish(partial, output, name)
-        except OSError as error:
-            raise InputError(f"{output} can't be written: {error.strerror or error}.") from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    label_map = _shared_label_map(output, annotations)
+    shutil.rmtree(partial, ignore_errors=True)
+    make_folder(partial)
+    jobs = {
+        os.path.join(partial, shard_name(name, shard, shards)): [chosen[i] for i in numbers]
+        for shard, numbers in enumerate(np.array_split(np.arange(len(chosen)), shards))
+    }
+    reports = write_shards(jobs, folder, label_map, policy, on_bad_image == "skip", num_workers, progress)
+    options = {"name": name, "shards": shards, "on_bad_image": on_bad_image, **asdict(policy)}
+    summary = {**_summarise(annotations, label_map, name, reports), "settings": options}
+    _write_index(os.path.join(partial, f"{name}.index.npz"), reports)
+    if not os.path.exists(os.path.join(output, "labels.json")):
+        label_map.save(os.path.join(partial, "labels.json"))
+    write_json(os.path.join(partial, f"{name}.summary.json"), summary)
     return summary
 
 

@@ -3,11 +3,10 @@
 import os
 
 import numpy as np
-from tqdm import tqdm
 
-from retinanet_tf.data.records.images import picture_size
 from retinanet_tf.data.sources.annotations import ImageAnnotations, NamedObject
 from retinanet_tf.data.sources.image_files import BadImage, find_image
+from retinanet_tf.data.sources.image_headers import picture_size
 from retinanet_tf.errors import InputError
 
 PLAINLY_PIXELS = 2.0
@@ -32,6 +31,8 @@ def to_pixels(
     Raises:
         InputError: names an image whose file can't be read.
     """
+    from tqdm import tqdm  # here, since the runtime of exported files has none
+
     for image, objects in tqdm(images, unit="image", desc="reading sizes", disable=None, delay=2):
         try:
             image.width, image.height = picture_size(find_image(folder, image.file_name, True), upright)

@@ -13,8 +13,6 @@ from contextlib import suppress
 from reprlib import repr as shown
 from typing import NamedTuple
 
-import yaml
-
 from retinanet_tf.data.sources.annotations import (
     Annotations,
     ImageAnnotations,
@@ -169,6 +167,8 @@ def _description(path: str) -> tuple[str, dict] | None:
 
 def _read_yaml(path: str) -> dict:
     """A YAML file whose top level is a mapping; every scalar is the text that stands there, `no` and `1e3` too."""
+    import yaml  # here, since the runtime of exported files has none
+
     try:
         content = yaml.load(read_text(path, "the data set's description"), yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError) as error:
@@ -210,10 +210,9 @@ def _listed(file: str, content: dict, split: str | None, warnings: list[str]) ->
 
 
 def _texts(file: str, key: str, value: object) -> list[str]:
-    texts = [
-        text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str) and is_name(text)
-    ]
-    if not texts or len(texts) != len(value if isinstance(value, list) else texts):
+    entries = value if isinstance(value, list) else [value]
+    texts = [entry for entry in entries if isinstance(entry, str) and is_name(entry)]
+    if len(texts) < len(entries):
         raise InputError(f"{file}: {key} is {shown(value)}; it must be a folder, a text file or a list of them.")
     return texts
 

@@ -1,0 +1,107 @@
+"""Random splits: pictures whole, classes by their shares, copies and groups on one side, the same for the same seed."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retinanet_tf.data.records.reader import read_records
+from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
+from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.data.sources.random_split import random_split
+from retinanet_tf.errors import InputError
+from tests.datasets import picture
+
+SHARES = {"train": 0.8, "val": 0.2}
+
+
+def dataset(classes):
+    """A data set of {file name: classes of its objects}."""
+    images = [
+        ImageAnnotations(
+            number,
+            name,
+            boxes=np.ones((len(ids), 4)),
+            category_ids=np.array(ids, int),
+            iscrowd=np.zeros(len(ids), bool),
+        )
+        for number, (name, ids) in enumerate(classes.items(), 1)
+    ]
+    return Annotations("set", images, LabelMap([1, 2, 5, 7, 9], "abcde"))
+
+
+def names(splits):
+    return {name: [image.file_name for image in split.images] for name, split in splits.items()}
+
+
+def test_pictures_are_whole_and_in_one_split_each(tmp_path):
+    data = dataset({f"{i}.jpg": [1, 2, 5, 7, 9] for i in range(10)})
+    found = names(random_split(data, tmp_path, SHARES))
+    assert sorted(found["train"] + found["val"]) == [f"{i}.jpg" for i in range(10)]
+    assert [len(found["train"]), len(found["val"])] == [8, 2]
+    assert found["train"] == sorted(found["train"]), "in the order of the source"
+
+
+def test_every_class_has_its_share_and_the_seed_decides(tmp_path):
+    """Of 10 pictures with a rare class two are for validation, be it alone or beside a frequent one."""
+    classes = {f"{i:03}.jpg": [1] * (1 + i % 3) for i in range(70)}
+    classes |= {f"{i}.jpg": [1, 2] for i in range(100, 110)} | {f"{i}.jpg": [5] for i in range(200, 210)}
+    classes |= {f"{i}.jpg": [] for i in range(300, 310)}
+    data = dataset(classes)
+    found = set()
+    for seed in range(5):
+        splits = random_split(data, tmp_path, SHARES, seed=seed)
+        kinds = [
+            {tuple(set(classes[name])): 0 for name in classes}
+            for _ in SHARES  # pictures by the classes they have
+        ]
+        for kind, split in zip(kinds, splits.values(), strict=True):
+            for image in split.images:
+                kind[tuple(set(classes[image.file_name]))] += 1
+        assert kinds == [{(1,): 56, (1, 2): 8, (5,): 8, (): 8}, {(1,): 14, (1, 2): 2, (5,): 2, (): 2}]
+        shuffled = dataset(dict(reversed(classes.items())))
+        assert set(names(random_split(shuffled, tmp_path, SHARES, seed=seed))["val"]) == set(names(splits)["val"])
+        found.add(tuple(names(splits)["val"]))
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_belongs_together_stays_together(tmp_path, seed):
+    pairs = {f"{i}_jpg.rf.{h}.jpg": [1] for i in range(9) for h in ("0a1f", "77")}  # Roboflow's
+    copies = {f"{kind}{i}.png": [2] for kind in "xy" for i in range(9)}
+    for name in copies:
+        (tmp_path / name).write_bytes(b"the bytes of " + name[1:].encode())
+    frames = {f"cam{c}/frame{i}.jpg": [5] for c in range(5) for i in range(4)}
+    splits = names(random_split(dataset(pairs | copies | frames), tmp_path, SHARES, seed=seed, group=r"^cam\d"))
+    keys = [{name.split("/")[0].split(".rf")[0].lstrip("xy") for name in split} for split in splits.values()]
+    assert keys[0].isdisjoint(keys[1]) and len(keys[0]) + len(keys[1]) == 9 + 9 + 5
+    assert sum(name.startswith("cam") for name in splits["val"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("shares", "group", "said"),
+    [
+        ({"train": 0.8, "val": 0.1}, None, "train 0.8, val 0.1; they must be above 0 and add up to 1"),
+        ({"train": 1.2, "val": -0.2}, None, "above 0"),
+        ({}, None, "add up to 1"),
+        (SHARES, "(", "isn't a regular expression"),
+        (SHARES, "nowhere", "matches no file name of set, such as a1.jpg"),
+        (SHARES, "a", "no picture is left for val .* 3 pictures in 1 groups"),
+    ],
+)
+def test_what_cannot_be_split_is_said(tmp_path, shares, group, said):
+    with pytest.raises(InputError, match=said):
+        random_split(dataset({f"a{i}.jpg": [1] for i in (1, 2, 3)}), tmp_path, shares, group=group)
+
+
+def test_the_command_divides_a_folder(tmp_path, forked):
+    for i in range(10):
+        Image.fromarray(picture(40, 40, seed=i)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text("0 .5 .5 .2 .4\n")
+    flags = [f"--annotations={tmp_path}", f"--output={tmp_path}/out", "--num_workers=1"]
+    for wrong in (["--split_shares=0.8"], ["--split_shares=0.8,0.2", "--name=train"], ["--group=x"]):
+        status, printed = forked.run("prepare", [*flags, *wrong])
+        assert status == 1 and "--split_shares" in printed and not (tmp_path / "out").exists()
+    status, printed = forked.run("prepare", [*flags, "--split_shares=0.7,0.2,0.1"])
+    assert status == 0, printed
+    for name, count in (("train", 7), ("val", 2), ("test", 1)):
+        assert len(list(read_records(tmp_path / "out" / f"{name}-*"))) == count
