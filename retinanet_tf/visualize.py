@@ -212,10 +212,11 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def save_figure(figure: Any, path: str | os.PathLike) -> Path:
+def save_figure(figure: Any, path: str | os.PathLike, grid: bool = True) -> Path:
     """Writes a figure as a picture file with light grids and no frames above and at the right; returns the path."""
     for axes in figure.axes:
-        axes.grid(alpha=0.25)
+        if grid:
+            axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     path = Path(path)
     with written_aside(path) as aside:

@@ -1,10 +1,12 @@
-"""COCO's twelve numbers of a trained detector, or of a file of detections.
+"""COCO's twelve numbers of a trained detector, or of a file of detections, and what explains them.
 
     retinanet evaluate --model=runs/mine --data='data/coco/val-*.tfrecord' --output=runs/mine/val
     retinanet evaluate --results=detections.json --annotations=instances_val2017.json
 
-writes to OUTPUT metrics.json (the numbers, AP by category), detections.json (COCO's result format), and the plots
-precision_recall.png and sizes_scores.png.
+prints the numbers, AP and the best F1 by class, what kinds of errors cost how much AP50, and the confusion matrix. It
+writes to OUTPUT evaluation.html (all of it on one page, with the pictures), metrics.json (the numbers), detections.json
+(COCO's result format) and plots. With --results the page has pictures if --data, or --annotations and --images, are
+given.
 """
 
 from typing import Any
@@ -20,7 +22,7 @@ _DATA = flags.DEFINE_string("data", None, "Pattern of the split's shards, as `re
 _ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO instances JSON, instead of --data.")
 _IMAGES = flags.DEFINE_string("images", None, "Folder of the images of --annotations.")
 _RESULTS = flags.DEFINE_string("results", None, "Score this file of detections (COCO's result format) instead.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics, detections and plots; none writes nothing.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for page, numbers, detections and plots; none writes nothing.")
 _SUBMISSION = flags.DEFINE_string(
     "submission", None, "Also write detections_test-dev2017_NAME_results.json, as COCO's test-dev server wants it."
 )
@@ -32,7 +34,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images that go through the 
 
 def main() -> None:
     """Evaluates and prints the numbers, in per cent."""
-    from retinanet_tf.evaluation.evaluator import evaluate, report, score_results
+    from retinanet_tf.evaluation.evaluator import analyse, analyse_results, report
 
     if (_DATA.value is None) == (_ANNOTATIONS.value is None):
         raise InputError("give either --data or --annotations (with --images) to evaluate on.")
@@ -50,10 +52,10 @@ def main() -> None:
         results = read_json(_RESULTS.value, "the file of detections")
         if not isinstance(results, list):
             raise InputError(f"{_RESULTS.value} holds no list; give detections in COCO's result format.")
-        metrics = score_results(source, results, **options)
+        analysis = analyse_results(source, results, _IMAGES.value, **options)
     else:
         detector = detector_flags.load(_MAX_DETECTIONS.value or 0)
-        metrics = evaluate(detector, source, _IMAGES.value, batch_size=_BATCH_SIZE.value, **options)
-    print(report(metrics))
+        analysis = analyse(detector, source, _IMAGES.value, batch_size=_BATCH_SIZE.value, **options)
+    print(f"{report(analysis.metrics)}\n\n{analysis.text()}")
     if _OUTPUT.value:
-        print(f"written to {_OUTPUT.value}: metrics.json, detections.json, precision_recall.png, sizes_scores.png")
+        print(f"\nwritten to {_OUTPUT.value}: evaluation.html, metrics.json, detections.json and plots (PNG)")

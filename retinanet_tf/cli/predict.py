@@ -3,9 +3,15 @@
     retinanet predict --model=runs/mine --images=photos/ --output=found
     retinanet predict --model=runs/mine --images='a.jpg,more/*.png' --output=found
     retinanet predict --model=mine.onnx --images=photos/ --output=found
+    retinanet predict --model=runs/mine --images=photos/ --output=found --save=yolo
+    retinanet predict --model=runs/mine --images=clip.mp4 --output=found
+    retinanet predict --model=runs/mine --images=photos/ --output=found --min_score=auto
 
 The model may also be what `retinanet export` wrote: an ONNX or LiteRT file, which runs without TensorFlow, or the
-folder of a SavedModel.
+folder of a SavedModel. Videos need PyAV (pip install 'retinanet_tf[video]').
+
+--min_score=auto takes the score with the best F1 from the newest metrics.json that `retinanet evaluate` wrote into the
+model's folder or a folder in it, as with --model=runs/mine --output=runs/mine/val.
 
 Unreadable files are listed at the end and make the exit status 1; the others are processed. Output of former runs
 inside a folder of images isn't read.
@@ -29,32 +35,70 @@ if TYPE_CHECKING:
     from retinanet_tf.inference.predict import ImageDetector
 
 _LISTED = 20  # categories that are counted in print
-_IMAGES = flags.DEFINE_string("images", None, "Files, folders and glob patterns, separated by commas.", required=True)
+_IMAGES = flags.DEFINE_string(
+    "images", None, "Pictures, videos, folders and glob patterns, separated by commas.", required=True
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for pictures/, detections.json and the sheet.", required=True)
-_MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections below aren't drawn (detections.json has them all).")
+_MIN_SCORE = flags.DEFINE_string(
+    "min_score",
+    "0.3",
+    "Detections below aren't drawn (detections.json has them all); auto: the score with the best F1 in the newest "
+    "evaluation in the model's folder.",
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images that go through the network together.", lower_bound=1)
+_SAVE = flags.DEFINE_list(
+    "save",
+    [],
+    "Also write what is drawn as annotations that labelling tools and `retinanet prepare` read: coco "
+    "(annotations.json), csv (annotations.csv), yolo (labels/), several with commas.",
+)
 
 
 def main() -> int:
     """Writes the detections; status 1 if a file couldn't be read."""
     from retinanet_tf.inference.predict import predict
 
+    min_score = _min_score()
     predictions = predict(
         _detector(),
         split_list(_IMAGES.value),
         _OUTPUT.value,
-        min_score=_MIN_SCORE.value,
+        min_score=min_score,
         batch_size=_BATCH_SIZE.value,
+        save=_SAVE.value,
     )
+    for path, counts in predictions.counts.items():
+        print(printable(f"{path}: ") + (_by_class(counts) or "nothing"))
     drawn, images = predictions.drawn, len(predictions.pictures)
-    classes = [f"{printable(name, 40)} {count}" for name, count in [*drawn.items()][:_LISTED]]
-    classes += [f"{len(drawn) - _LISTED} more categories"] * (len(drawn) > _LISTED)
-    by_class = f" ({', '.join(classes)})" if classes else ""
-    print(f"{sum(drawn.values())} detections with a score of {_MIN_SCORE.value:g} or more{by_class} on {images} images")
-    print(f"{_OUTPUT.value}: contact_sheet.jpg, pictures/, detections.json")
+    by_class = f" ({_by_class(drawn)})" if drawn else ""
+    print(f"{sum(drawn.values())} detections with a score of {min_score:g} or more{by_class} on {images} images")
+    print(f"{_OUTPUT.value}: {', '.join(['contact_sheet.jpg', 'pictures/', 'detections.json', *predictions.saved])}")
+    for note in predictions.notes:
+        print(printable(note))
     for path, reason in predictions.unreadable:
         print(printable(f"not read: {path}: {reason}"), file=sys.stderr)
     return 1 if predictions.unreadable else 0
+
+
+def _min_score() -> float:
+    """The number of --min_score, or what auto finds."""
+    if _MIN_SCORE.value == "auto":
+        from retinanet_tf.evaluation.stored_threshold import stored_threshold
+
+        score, path = stored_threshold(MODEL.value or "")
+        print(f"min_score=auto: {score:g}, with the best F1 in {path}")
+        return score
+    try:
+        return float(_MIN_SCORE.value)
+    except ValueError:
+        raise InputError(f"--min_score={_MIN_SCORE.value} is neither a number nor auto.") from None
+
+
+def _by_class(counts: dict[str, int]) -> str:
+    """The most frequent categories with their numbers."""
+    classes = [f"{printable(name, 40)} {count}" for name, count in [*counts.items()][:_LISTED]]
+    classes += [f"{len(counts) - _LISTED} more categories"] * (len(counts) > _LISTED)
+    return ", ".join(classes)
 
 
 def _detector() -> "DetectorLike | ImageDetector":

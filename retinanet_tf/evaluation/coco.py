@@ -17,7 +17,20 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 MAX_DETECTIONS = 100
 """COCO's limit of detections per image and category."""
 
+MATCHING_IOU = 0.5
+"""The IoU of `Matches`, AP50's."""
+
 _FIELDS = ("image_id", "category_id", "bbox", "score")
+
+
+class Matches(NamedTuple):
+    """What pycocotools found for AP50: N detections and M objects in the order in which they were given."""
+
+    found: np.ndarray  # (N,) the annotation that a detection was matched with, by its index; −1 for none
+    ignored: np.ndarray  # (N,) bool: neither right nor wrong, such as a detection in a crowd
+    limited: np.ndarray  # (N,) bool: beyond max_detections of its image and category, so not looked at
+    ignored_objects: np.ndarray  # (M,) bool: crowds
+    order: np.ndarray  # (N,) the detections' indices by falling score, equal ones as AP takes them
 
 
 class Scores(NamedTuple):
@@ -27,6 +40,7 @@ class Scores(NamedTuple):
     per_category: dict[int, float]  # AP by category id, −1 for categories without an object
     precision: np.ndarray  # (10 IoUs .5–.95, 101 recalls, categories in the order of per_category), −1 undetermined
     recalls: np.ndarray  # (101,)
+    matches: Matches
 
 
 def coco_scores(
@@ -75,14 +89,34 @@ def coco_scores(
         *(recall[..., area, -1] for area in (1, 2, 3)),
     )
     return Scores(
-        metrics=dict(zip(METRICS, map(_mean, parts), strict=True)),
-        per_category={int(c): _mean(all_areas[:, :, index]) for index, c in enumerate(evaluation.params.catIds)},
+        metrics=dict(zip(METRICS, map(mean_of_determined, parts), strict=True)),
+        per_category={
+            int(c): mean_of_determined(all_areas[:, :, index]) for index, c in enumerate(evaluation.params.catIds)
+        },
         precision=all_areas,
         recalls=evaluation.params.recThrs,
+        matches=_matches(evaluation, rows, len(truth["annotations"])),
     )
 
 
-def _mean(values: np.ndarray) -> float:
+def _matches(evaluation: COCOeval, rows: Sequence[Mapping[str, Any]], num_objects: int) -> Matches:
+    found, ignored, limited = np.full(len(rows), -1), np.zeros(len(rows), bool), np.ones(len(rows), bool)
+    ignored_objects = np.zeros(num_objects, bool)
+    images = len(evaluation.params.imgIds)
+    per_category = images * len(evaluation.params.areaRng)
+    # evalImgs is (category, area, image); the first area is all. Ids of detections and objects count from 1.
+    for start in range(0, len(evaluation.evalImgs), per_category):
+        for one in filter(None, evaluation.evalImgs[start : start + images]):
+            detections = np.array(one["dtIds"], int) - 1
+            found[detections] = one["dtMatches"][0].astype(int) - 1
+            ignored[detections], limited[detections] = one["dtIgnore"][0], False
+            ignored_objects[np.array(one["gtIds"], int) - 1] = one["gtIgnore"]
+    scores, numbers = np.array([row["score"] for row in rows], float), [row["image_id"] for row in rows]
+    return Matches(found, ignored, limited, ignored_objects, np.lexsort((numbers, -scores)))
+
+
+def mean_of_determined(values: np.ndarray) -> float:
+    """The mean of the values that aren't −1; −1 if all are."""
     determined = values[values > -1]
     return float(determined.mean()) if determined.size else -1.0
 

@@ -14,10 +14,12 @@ from tqdm import tqdm
 
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
+from retinanet_tf.evaluation.analysis import Analysis
 from retinanet_tf.evaluation.coco import MAX_DETECTIONS, METRICS, coco_scores
-from retinanet_tf.evaluation.plots import precision_recall_plot, size_score_plot
+from retinanet_tf.evaluation.page import html_page
+from retinanet_tf.evaluation.plots import write_plots
 from retinanet_tf.evaluation.source import GroundTruth, Source, category_ids, read_ground_truth, read_source
-from retinanet_tf.files import make_folder, output_folder, write_json
+from retinanet_tf.files import make_folder, output_folder, write_json, write_text
 from retinanet_tf.inference.detector import DetectorLike, detect_all
 from retinanet_tf.inference.results import to_results
 from retinanet_tf.provenance import provenance
@@ -43,8 +45,9 @@ def evaluate(
         batch_size: images that go through the network together (those with equal canvases), on every replica of the
             strategy in whose scope this is called.
         max_detections: see `coco_scores`. A detector finds at most its own `config.max_detections` per image.
-        output: folder that gets metrics.json (the numbers, AP by category, thresholds, versions), detections.json
-            (COCO's results format, the dataset's own ids and categories), precision_recall.png and sizes_scores.png.
+        output: folder that gets metrics.json (the numbers, all of `Analysis.to_json`, settings, versions),
+            detections.json (COCO's results format, the dataset's own ids and categories), evaluation.html (all of it
+            with pictures) and plots.
         submission: a name, with which detections.json is also written as COCO's test-dev server wants it.
         progress: whether to show a progress bar.
 
@@ -55,6 +58,22 @@ def evaluate(
     Raises:
         InputError: unreadable input, an output folder that can't be written, another dataset's label map.
     """
+    options: dict[str, Any] = {"max_detections": max_detections, "output": output, "submission": submission}
+    return analyse(detector, source, images, batch_size=batch_size, progress=progress, **options).metrics
+
+
+def analyse(
+    detector: DetectorLike,
+    source: str | os.PathLike | Source,
+    images: str | os.PathLike | None = None,
+    *,
+    batch_size: int = 8,
+    max_detections: int = MAX_DETECTIONS,
+    output: str | os.PathLike | None = None,
+    submission: str | None = None,
+    progress: bool = True,
+) -> Analysis:
+    """Like `evaluate`, but returns what explains the numbers too; it is computed when it is asked for."""
     source = read_source(source, images)
     ids = category_ids(detector.label_map, source.label_map, source.name)
     known = set(source.label_map.ids)
@@ -79,13 +98,33 @@ def evaluate(
 def score_results(
     source: str | os.PathLike | GroundTruth,
     results: list[dict[str, Any]],
+    images: str | os.PathLike | None = None,
     *,
     max_detections: int = MAX_DETECTIONS,
     output: str | os.PathLike | None = None,
     submission: str | None = None,
 ) -> dict[str, float]:
-    """Like `evaluate`, but of finished detections in COCO's results format."""
-    truth = source if isinstance(source, GroundTruth) else read_ground_truth(source)
+    """Like `evaluate`, but of finished detections in COCO's results format; `images` are for the page's pictures."""
+    options: dict[str, Any] = {"max_detections": max_detections, "output": output, "submission": submission}
+    return analyse_results(source, results, images, **options).metrics
+
+
+def analyse_results(
+    source: str | os.PathLike | GroundTruth,
+    results: list[dict[str, Any]],
+    images: str | os.PathLike | None = None,
+    *,
+    max_detections: int = MAX_DETECTIONS,
+    output: str | os.PathLike | None = None,
+    submission: str | None = None,
+) -> Analysis:
+    """Like `score_results`, but returns what explains the numbers too; it is computed when it is asked for."""
+    if isinstance(source, GroundTruth):
+        truth = source
+    elif output is None or (images is None and os.fspath(source).endswith(".json")):
+        truth = read_ground_truth(source)
+    else:
+        truth = read_source(source, images)
     return _score(truth, results, output, submission, max_detections, {})
 
 
@@ -125,22 +164,22 @@ def _score(
     submission: str | None,
     max_detections: int,
     more: dict[str, Any],
-) -> dict[str, float]:
+) -> Analysis:
     scores = coco_scores(truth.instances, results, max_detections)
     for remark in _remarks(truth, results, max_detections):
         logging.warning("%s", remark)
+    analysis = Analysis(truth, results, scores, max_detections)
     if output is None:
-        return scores.metrics
+        return analysis
     make_folder(output)
-    folder, names = Path(output), dict(zip(truth.label_map.ids, truth.label_map.unique_names, strict=True))
+    folder = Path(output)
     write_json(folder / "detections.json", results)
     if submission:
         write_json(folder / f"detections_test-dev2017_{submission}_results.json", results)
-    precision_recall_plot(scores, folder / "precision_recall.png")
-    size_score_plot(truth.instances, results, scores, folder / "sizes_scores.png")
+    write_plots(analysis, folder)
+    write_text(folder / "evaluation.html", html_page(analysis, truth.encoded if isinstance(truth, Source) else None))
     content = {
-        **scores.metrics,
-        "per_category": {names[category]: value for category, value in scores.per_category.items()},
+        **analysis.to_json(),
         "images": len(truth.instances["images"]),
         "objects": len(truth.instances["annotations"]),
         "detections": len(results),
@@ -150,7 +189,7 @@ def _score(
         "made_by": provenance(),
     }
     write_json(folder / "metrics.json", content)
-    return scores.metrics
+    return analysis
 
 
 def report(metrics: dict[str, float]) -> str:
