@@ -4,12 +4,13 @@ import io
 
 import keras
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from retinanet_tf.config.config import DetectConfig
 from retinanet_tf.config.presets import presets
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.detector import Detector, Prepared
 from retinanet_tf.models.retinanet import RetinaNet
 
 TINY_NETWORK = {"backbone": "resnet10_w16", "fpn_channels": 16, "subnet_channels": 16, "subnet_depth": 1}
@@ -40,3 +41,19 @@ def encode(pixels: np.ndarray, form: str = "PNG", **options) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, form, **options)
     return file.getvalue()
+
+
+class Quarter:
+    """Detects one object of class 1 with score .8 in the lower right quarter of every image, and a weak one."""
+
+    label_map, config = LabelMap([2, 70], ["cup", "toilet"]), DetectConfig(max_detections=3)
+
+    def prepare(self, image):
+        return Prepared(tf.zeros((8, 8, 3)), tf.ones(2), tf.cast(tf.shape(image)[:2], tf.float32))
+
+    def detect_prepared(self, batch):
+        h, w = np.array([image.size.numpy() for image in batch], np.float32).T
+        zero = np.zeros_like(h)
+        boxes = np.stack([[w / 2, h / 2, w, h], [zero, zero, w / 4, h / 4], [zero] * 4], 0).transpose(2, 0, 1)
+        answer = {"boxes": boxes, "scores": [[0.8, 0.1, 0]] * len(h), "labels": [[1, 0, -1]] * len(h)}
+        return {name: tf.constant(v) for name, v in {**answer, "num_detections": [2] * len(h)}.items()}

@@ -1,4 +1,4 @@
-"""Predict: detections on image files as annotated pictures, JSON and a contact sheet; needs no TensorFlow itself."""
+"""Predict: detections on image and video files as annotated copies, JSON and a contact sheet; no TensorFlow here."""
 
 import itertools
 import os
@@ -16,7 +16,10 @@ from retinanet_tf.data.sources.image_files import SUFFIXES
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import make_folder, read_bytes, write_json
+from retinanet_tf.inference.annotation_files import AnnotatedPicture, check_formats, write_annotations
 from retinanet_tf.inference.results import to_results
+from retinanet_tf.inference.video import SUFFIXES as VIDEO_SUFFIXES
+from retinanet_tf.inference.video import is_video, read_frames, video_writer
 from retinanet_tf.patterns import existing_folder, matching
 from retinanet_tf.visualize import contact_sheet, draw_detections, save_image
 
@@ -42,13 +45,16 @@ class Predictions(NamedTuple):
     """Result of `predict`."""
 
     detections: list[dict[str, Any]]  # the content of detections.json
-    pictures: dict[str, Path]  # the annotated picture of each image file, in the input's order
+    pictures: dict[str, Path]  # the annotated copy of each file, in the input's order
     unreadable: list[tuple[str, str]]  # (path, reason)
     drawn: dict[str, int]  # detections on the pictures per category, the most frequent first
+    counts: dict[str, dict[str, int]]  # the same for each file, over all frames of a video
+    notes: list[str]  # sentences on videos
+    saved: list[str]  # files of annotations in the output folder
 
 
 def find_images(inputs: Sequence[str | os.PathLike], output: str | os.PathLike | None = None) -> list[str]:
-    """The image files of files, folders (searched recursively, by suffix) and glob patterns, each once.
+    """The image and video files of files, folders (searched recursively, by suffix) and glob patterns, each once.
 
     Hidden files and what `predict` wrote, in `output` or in a folder with its detections.json and contact_sheet.jpg,
     are left out of folders and patterns that contain such a folder. What exists is no pattern (see `matching`).
@@ -59,7 +65,7 @@ def find_images(inputs: Sequence[str | os.PathLike], output: str | os.PathLike |
     paths: dict[str, None] = {}
     for given in [os.fspath(path) for path in inputs]:
         if os.path.isdir(given):
-            inside = [path for path in Path(given).rglob("*") if path.suffix.lower() in SUFFIXES]
+            inside = [p for p in Path(given).rglob("*") if p.suffix.lower() in (*SUFFIXES, *VIDEO_SUFFIXES)]
             found = sorted(str(p) for p in inside if not any(part[0] == "." for part in p.relative_to(given).parts))
         else:
             found = matching(given)
@@ -67,7 +73,7 @@ def find_images(inputs: Sequence[str | os.PathLike], output: str | os.PathLike |
             base = Path(existing_folder(given))
             found = [path for path in found if not (os.path.isdir(path) or _is_output(Path(path), base, output))]
         if not found:
-            raise InputError(f"{given} is neither an image file nor a folder or pattern with any.")
+            raise InputError(f"{given} is neither an image or video file nor a folder or pattern with any.")
         paths.update(dict.fromkeys(found))
     return list(paths)
 
@@ -79,72 +85,159 @@ def predict(
     *,
     min_score: float = 0.3,
     batch_size: int = 4,
+    save: Sequence[str] = (),
     progress: bool = True,
 ) -> Predictions:
-    """Detects objects on image files and writes pictures and JSON.
+    """Detects objects on image and video files and writes pictures and JSON.
 
     Args:
         detector: a trained detector, or an exported one.
         inputs: files, folders, glob patterns: see `find_images`.
         output: folder that gets pictures/NAME.jpg (annotated), contact_sheet.jpg and detections.json: COCO's results
             format, {"image_id", "category_id", "bbox": [x, y, w, h], "score"}, with the image's path as "image_id"
-            and the category's name as "category".
+            and the category's name as "category". Of a video there are pictures/NAME.mp4 (without sound), and "frame",
+            from 0, and "time" in seconds.
         min_score: detections below aren't drawn; detections.json has all that the detector gives.
         batch_size: images that go through the network together.
+        save: also write the detections that are drawn as annotations: "coco", "csv" or "yolo", see
+            `annotation_files.write_annotations`. File names are relative to the folder that is given, or that all
+            inputs share.
         progress: whether to show a progress bar.
 
     Returns:
         `Predictions`. An unreadable file doesn't stop the others.
 
     Raises:
-        InputError: an input doesn't exist or would be overwritten, or the output folder can't be written.
+        InputError: an input doesn't exist or would be overwritten, or the output folder can't be written; annotations
+            of videos; two pictures whose annotations would be one file.
     """
     paths, output = find_images(inputs, output), Path(output)
+    base = _common_folder(inputs)
+    check_formats(save, [os.path.relpath(path, base) for path in paths])
+    if save and (videos := [path for path in paths if is_video(path)]):
+        raise InputError(f"save={save[0]} writes annotations of picture files, and {videos[0]} is a video.")
     targets = {path: output / _PICTURES / name for path, name in _picture_names(paths).items()}
     written = {os.path.realpath(path) for path in (*targets.values(), output / _SHEET)}
     for path in paths:
         if os.path.realpath(path) in written:
             raise InputError(f"{path} would be overwritten by its own annotated copy; choose another output folder.")
     make_folder(output / _PICTURES)
+    found = _Found(detector.label_map, min_score, base)
+    with tqdm(total=len(paths), desc="predict", unit="file", disable=not progress, mininterval=0.5) as bar:
+        stills = [path for path in paths if not is_video(path)]
+        for path, picture in _pictures(detector, stills, batch_size, found, bar):
+            save_image(picture, targets[path])
+        for path in filter(is_video, paths):
+            _annotate_video(detector, path, targets[path], batch_size, found)
+            bar.update()
+    done = [path for path in paths if path in found.rows]
+    flat = [row for path in done for row in found.rows[path]]
+    write_json(output / _RESULTS, flat)
+    if done:
+        sheet = done[:_SHEET_SIZE]
+        pictures = [
+            found.first_frames[path] if is_video(path) else np.asarray(Image.open(targets[path])) for path in sheet
+        ]
+        save_image(contact_sheet(pictures, titles=list(map(os.path.basename, sheet))), output / _SHEET)
+    return Predictions(
+        flat,
+        {path: targets[path] for path in done},
+        found.unreadable,
+        dict(sum(found.counts.values(), Counter()).most_common()),
+        {path: dict(found.counts[path].most_common()) for path in done},
+        found.notes,
+        write_annotations(save, output, [found.annotated[path] for path in done if save], detector.label_map),
+    )
+
+
+class _Found:
+    """What was found on the files so far, by their paths."""
+
+    def __init__(self, label_map: LabelMap, min_score: float, base: str):
+        self.label_map, self.min_score, self.base = label_map, min_score, base
+        self.rows: dict[str, list[dict[str, Any]]] = {}  # of detections.json
+        self.counts: dict[str, Counter[str]] = {}
+        self.annotated: dict[str, AnnotatedPicture] = {}
+        self.first_frames: dict[str, np.ndarray] = {}
+        self.unreadable: list[tuple[str, str]] = []
+        self.notes: list[str] = []
+
+    def draw(self, path: str, image: np.ndarray, detections: dict[str, np.ndarray], **more: Any) -> np.ndarray:
+        """The annotated image, whose detections are noted; `more` goes into the rows of a frame."""
+        shown = detections["scores"] >= self.min_score
+        boxes, labels, scores = (detections[name][shown] for name in ("boxes", "labels", "scores"))
+        names, ids = self.label_map.names, self.label_map.ids
+        unique_names = self.label_map.unique_names
+        self.counts.setdefault(path, Counter()).update(unique_names[label] for label in labels)
+        # Bytes of a path that aren't UTF-8 aren't JSON either.
+        rows = to_results(detections, path.encode(errors="backslashreplace").decode(), ids)
+        for row, label in zip(rows, detections["labels"], strict=True):
+            row.update(category=names[label], **more)
+        self.rows.setdefault(path, []).extend(rows)
+        if is_video(path):  # its frames keep their size
+            return draw_detections(image, boxes, labels, scores, names, min_side=0, ids=ids)
+        height, width = image.shape[:2]
+        name = os.path.relpath(path, self.base)
+        self.annotated[path] = AnnotatedPicture(name, width, height, boxes, labels, scores)
+        return draw_detections(image, boxes, labels, scores, names, ids=ids)
+
+    def refuse(self, path: str, reason: BadImage | InputError) -> None:
+        """Notes that a file can't be read, and forgets what was found on it."""
+        self.unreadable.append((path, str(reason)))
+        for noted in (self.rows, self.counts, self.first_frames):
+            noted.pop(path, None)
+
+
+def _pictures(
+    detector: "DetectorLike | ImageDetector", paths: Sequence[str], batch_size: int, found: _Found, bar: tqdm
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The annotated picture of every readable file, in any order."""
     readable: list[str] = []
     images: dict[int, np.ndarray] = {}
-    unreadable: list[tuple[str, str]] = []
 
     def read() -> Iterator[np.ndarray]:
         for path in paths:
             try:
                 image = read_pixels(read_bytes(path, "the image"))
             except (BadImage, InputError) as error:
-                unreadable.append((path, str(error)))
+                found.refuse(path, error)
                 bar.update()
                 continue
             images[len(readable)] = image
             readable.append(path)
             yield image
 
-    label_map, drawn = detector.label_map, Counter[str]()
-    unique_names, results = label_map.unique_names, dict[str, list[dict[str, Any]]]()
-    with tqdm(total=len(paths), desc="predict", unit="image", disable=not progress, mininterval=0.5) as bar:
-        for index, detections in _detect_all(detector, read(), batch_size):
-            path = readable[index]
-            shown = detections["scores"] >= min_score
-            boxes, labels, scores = (detections[name][shown] for name in ("boxes", "labels", "scores"))
-            picture = draw_detections(images.pop(index), boxes, labels, scores, label_map.names, ids=label_map.ids)
-            save_image(picture, targets[path])
-            drawn.update(unique_names[label] for label in labels)
-            # Bytes of a path that aren't UTF-8 aren't JSON either.
-            rows = to_results(detections, path.encode(errors="backslashreplace").decode(), label_map.ids)
-            for row, label in zip(rows, detections["labels"], strict=True):
-                row["category"] = label_map.names[label]
-            results[path] = rows
-            bar.update()
-    flat = [row for path in readable for row in results[path]]
-    write_json(output / _RESULTS, flat)
-    if readable:
-        sheet = readable[:_SHEET_SIZE]
-        pictures = [np.asarray(Image.open(targets[path])) for path in sheet]
-        save_image(contact_sheet(pictures, titles=list(map(os.path.basename, sheet))), output / _SHEET)
-    return Predictions(flat, {path: targets[path] for path in readable}, unreadable, dict(drawn.most_common()))
+    for index, detections in _detect_all(detector, read(), batch_size):
+        yield readable[index], found.draw(readable[index], images.pop(index), detections)
+        bar.update()
+
+
+def _annotate_video(
+    detector: "DetectorLike | ImageDetector", path: str, target: Path, batch_size: int, found: _Found
+) -> None:
+    """Writes the annotated copy of a video; a few batches of frames are held at a time."""
+    try:
+        frames, number = read_frames(path), 0
+        with video_writer(target) as writer:
+            while part := list(itertools.islice(frames, 4 * batch_size)):
+                answers = dict(_detect_all(detector, (frame.pixels for frame in part), batch_size))
+                for index, (pixels, time) in enumerate(part):
+                    more = {"frame": number, "time": round(time, 6)}
+                    picture = found.draw(path, pixels, answers[index], **more)
+                    found.first_frames.setdefault(path, picture)
+                    writer.write(picture, time)
+                    number += 1
+        if writer.resized:
+            found.notes.append(f"{path}: {writer.resized} of {number} frames had another size; fitted to the first's.")
+    except BadImage as error:
+        found.refuse(path, error)
+
+
+def _common_folder(inputs: Sequence[str | os.PathLike]) -> str:
+    """The folder that all inputs share: a folder that is given is its own, a pattern's is what comes before it."""
+    given = [os.fspath(path) for path in inputs]
+    folders = [path if os.path.isdir(path) else existing_folder(os.path.dirname(path)) for path in given]
+    return os.path.commonpath([os.path.abspath(folder or ".") for folder in folders]) if folders else "."
 
 
 def _detect_all(
@@ -176,8 +269,8 @@ def _picture_names(paths: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     taken: set[str] = set()
     for path in paths:
-        stem = Path(path).stem
-        candidates = itertools.chain([f"{stem}.jpg"], (f"{stem}-{number}.jpg" for number in itertools.count(2)))
+        stem, suffix = Path(path).stem, ".mp4" if is_video(path) else ".jpg"
+        candidates = itertools.chain([f"{stem}{suffix}"], (f"{stem}-{number}{suffix}" for number in itertools.count(2)))
         names[path] = next(name for name in candidates if name.lower() not in taken)
         taken.add(names[path].lower())
     return names

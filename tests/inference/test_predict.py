@@ -6,33 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image, ImageOps
 
-from retinanet_tf.config.config import DetectConfig
-from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import predict as module
-from retinanet_tf.inference.detector import Prepared
 from retinanet_tf.inference.predict import find_images, predict
 from retinanet_tf.patterns import split_list
-from tests.small_detectors import clutter
-
-
-class Quarter:
-    """Detects one object of class 1 with score .8 in the lower right quarter of every image, and a weak one."""
-
-    label_map, config = LabelMap([2, 70], ["cup", "toilet"]), DetectConfig(max_detections=3)
-
-    def prepare(self, image):
-        return Prepared(tf.zeros((8, 8, 3)), tf.ones(2), tf.cast(tf.shape(image)[:2], tf.float32))
-
-    def detect_prepared(self, batch):
-        h, w = np.array([image.size.numpy() for image in batch], np.float32).T
-        zero = np.zeros_like(h)
-        boxes = np.stack([[w / 2, h / 2, w, h], [zero, zero, w / 4, h / 4], [zero] * 4], 0).transpose(2, 0, 1)
-        answer = {"boxes": boxes, "scores": [[0.8, 0.1, 0]] * len(h), "labels": [[1, 0, -1]] * len(h)}
-        return {name: tf.constant(v) for name, v in {**answer, "num_detections": [2] * len(h)}.items()}
+from tests.small_detectors import Quarter, clutter
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def clean(image: ImageAnnotations, width: int, height: int) -> tuple[ImageAnnota
     clipped = np.clip(boxes, 0.0, np.array([width, height, width, height], np.float64))
     empty_before = ((boxes[:, 2:] - boxes[:, :2]) <= 0).any(axis=1)
     empty = ((clipped[:, 2:] - clipped[:, :2]) <= 0).any(axis=1)
-    cut = (clipped != boxes).any(axis=1) & ~empty
+    cut = (np.abs(clipped - boxes) > 1e-6).any(axis=1) & ~empty  # less is rounding
     findings = []
 
     def note(kind: str, mask: np.ndarray) -> None:
