@@ -2,6 +2,7 @@
 
 The same command again resumes. Settings come from --preset, from the weights that --init_weights names (the network's,
 and of a detector those of its anchors, assignment and losses) and from the other flags, later ones before earlier ones.
+Without --preset, a detector of torchvision's v2 brings the preset `modern`, by which it was trained.
 """
 
 from typing import Any
@@ -43,13 +44,16 @@ def main() -> None:
 def _base() -> Config:
     """The preset, with the settings that go with --init_weights; those that change it are printed."""
     from retinanet_tf.pretrained.by_name import resolve
-    from retinanet_tf.pretrained.loading import settings
+    from retinanet_tf.pretrained.loading import preset, settings
 
-    preset = presets[flags.FLAGS.preset]
     if not INIT_WEIGHTS.value:
-        return preset
-    before, given = preset.flat(), settings(resolve(INIT_WEIGHTS.value))
+        return presets[flags.FLAGS.preset]
+    weights = resolve(INIT_WEIGHTS.value)
+    brought = "" if flags.FLAGS["preset"].present else preset(weights)
+    base = presets[brought or flags.FLAGS.preset]
+    before, given = base.flat(), settings(weights)
     changed = {name: value for name, value in given.items() if value != before[name] and not flags.FLAGS[name].present}
-    if changed:
-        print(f"From init_weights={INIT_WEIGHTS.value}:", *(line.strip() for line in flag_lines(changed)))
-    return preset.replace(**given)
+    if brought or changed:
+        lines = flag_lines(({"preset": brought} if brought else {}) | changed)
+        print(f"From init_weights={INIT_WEIGHTS.value}:", *(line.strip() for line in lines))
+    return base.replace(**given)

@@ -117,7 +117,8 @@ class ModelConfig(Section):
     backbone: str = setting("resnet50", "A name of retinanet_tf.models.resnet.VARIANTS (§4: ResNet-50 and -101).")
     norm: str = setting(
         "frozen",
-        "Normalization in the backbone: 'frozen' (statistics and affine fixed, authors' code), 'batch' or 'group'.",
+        "Normalization in the backbone: 'frozen' (statistics and affine fixed, authors' code), 'batch' (statistics of "
+        "all devices' images) or 'group'.",
         ("frozen", "batch", "group"),
     )
     norm_epsilon: float = setting(1e-5, "Epsilon of the backbone's normalization.", "[0, inf)")

@@ -75,13 +75,18 @@ def load_config(checkpoint: str | os.PathLike) -> Config:
         return Config.from_dict(record["config"])
 
 
+def imported(checkpoint: str | os.PathLike) -> dict[str, Any]:
+    """What imported weights say of themselves; "parts" is 'backbone' or 'detector', '' for a training job's result."""
+    path = file_of(checkpoint, "run.json")
+    record = read_json(path).get("imported", {"parts": ""})
+    if not isinstance(record, dict) or record.get("parts") not in ("", "backbone", "detector"):
+        raise InputError(f"{path} doesn't say what was imported; import the weights again.")
+    return record
+
+
 def import_kind(checkpoint: str | os.PathLike) -> str:
     """'backbone' or 'detector' for imported weights, '' for a training job's result."""
-    path = file_of(checkpoint, "run.json")
-    imported = read_json(path).get("imported", {"parts": ""})
-    if not isinstance(imported, dict) or imported.get("parts") not in ("", "backbone", "detector"):
-        raise InputError(f"{path} doesn't say what was imported; import the weights again.")
-    return imported["parts"]
+    return imported(checkpoint)["parts"]
 
 
 def load_model(checkpoint: str | os.PathLike) -> RetinaNet:

@@ -22,7 +22,7 @@ from retinanet_tf.inference import checkpoint
 from retinanet_tf.models.retinanet import RetinaNet, variables
 from retinanet_tf.pretrained import reading
 from retinanet_tf.pretrained.architecture import Architecture, identify, note_strange, without_prefix
-from retinanet_tf.pretrained.loading import BACKBONE_LAYERS, PREDICTOR, Report, assign
+from retinanet_tf.pretrained.loading import BACKBONE_LAYERS, PREDICTOR, Report, assign, settings_of
 from retinanet_tf.pretrained.names import SOURCES
 from retinanet_tf.provenance import provenance
 
@@ -141,6 +141,8 @@ class Imported(NamedTuple):
     config: Config
     label_map: LabelMap
     report: Report
+    preset: str
+    """How it was trained, if one of `presets` says so, or ''."""
 
 
 def import_weights(
@@ -168,7 +170,7 @@ def import_weights(
         InputError: the file is not what `source` says, is incomplete, or a tensor has the wrong shape.
     """
     imported = convert(source, reading.read_tensors(file), str(file), label_map, adjust)
-    _write(*imported, source=source, output=Path(output))
+    _write(imported, source=source, output=Path(output))
     return imported.report
 
 
@@ -210,7 +212,8 @@ def convert(
         raise InputError(f"{name} lacks {len(lacking)} tensors of the {kind}, e.g. for {', '.join(lacking[:3])}.")
     unused = sorted(set(tensors) - {*sources.values(), *folded})
     report = Report(name, sources, unused, missing, architecture.notes + note_strange(unused, source))
-    return Imported(model, config, label_map, report)
+    is_modern = architecture.detects and source == "torchvision" and config.model.subnet_norm == "group"
+    return Imported(model, config, label_map, report, "modern" if is_modern else "")
 
 
 def _check_anchors(config: Config, architecture: Architecture, tensors: dict[str, np.ndarray], name: str) -> None:
@@ -250,25 +253,24 @@ def keep_backbone(run_dir: str | os.PathLike, output: str | os.PathLike) -> Repo
     kept = {name: name for name in names if name.startswith(BACKBONE_LAYERS)}
     report = Report(str(run_dir), kept, [], [name for name in names if name not in kept])
     label_map = LabelMap.load(checkpoint.file_of(run_dir, "labels.json"))
-    _write(model, config, label_map, report, source="run", output=Path(output))
+    _write(Imported(model, config, label_map, report, ""), source="run", output=Path(output))
     return report
 
 
-def _write(model, config: Config, label_map: LabelMap, report: Report, *, source: str, output: Path) -> None:
+def _write(imported: Imported, *, source: str, output: Path) -> None:
+    model, config, label_map, report, preset = imported
     files.make_folder(output.parent if output.name.endswith(checkpoint.SUFFIX) else output, "output")
     record_path = checkpoint.file_of(output, "run.json")
     if record_path.exists() and '"imported"' not in files.read_text(record_path, "the run"):
         raise InputError(f"output={output} is the folder of a training run; choose another one.")
-    # A backbone says nothing about how detectors are trained.
-    sections = (config.model, config.anchors, *((config.assign, config.loss) if report.parts == "detector" else ()))
-    settings = {name: value for section in sections for name, value in vars(section).items() if name != "num_classes"}
     label_map.save(checkpoint.file_of(output, "labels.json"))
-    files.write_text(checkpoint.file_of(output, "flags.txt"), "".join(flag_lines(settings)))
+    lines = flag_lines(({"preset": preset} if preset else {}) | settings_of(config, report.parts, preset))
+    files.write_text(checkpoint.file_of(output, "flags.txt"), "".join(lines))
     files.write_json(checkpoint.file_of(output, "import.json"), report.to_json())
     checkpoint.save_weights(model, checkpoint.file_of(output, checkpoint.WEIGHTS))
     record = {
         "config": config.to_dict(),
-        "imported": {"source": source, "file": report.source, "parts": report.parts},
+        "imported": {"source": source, "file": report.source, "parts": report.parts, "preset": preset},
         "labels": label_map.to_json(),
         "made_by": {**provenance(), "command": " ".join(sys.argv)},
     }

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from retinanet_tf.config.config import AnchorConfig, ModelConfig
+from retinanet_tf.config.config import AnchorConfig, Config, ModelConfig
+from retinanet_tf.config.presets import presets
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
@@ -85,13 +86,25 @@ def assign(model: RetinaNet, arrays: dict[str, np.ndarray], file: str, sources: 
 def settings(path: str | os.PathLike) -> dict[str, Any]:
     """The settings that go with weights to start from, by field: of a backbone, its own and its input's.
 
-    Of a detector those of network, anchors, assignment and losses, but for the number of classes.
+    Of a detector those of network, anchors, assignment and losses, but for the number of classes and weight decay,
+    which belongs to the optimizer; where a preset goes with the weights, it also has the normalisation's training.
     """
-    config = checkpoint.load_config(path)
-    if checkpoint.import_kind(path) == "backbone":
+    return settings_of(checkpoint.load_config(path), checkpoint.import_kind(path), preset(path))
+
+
+def settings_of(config: Config, kind: str, preset: str) -> dict[str, Any]:
+    """`settings` of weights with a configuration, of a kind as `checkpoint.import_kind` names it."""
+    if kind == "backbone":
         return {name: getattr(config.model, name) for name in _BACKBONE_FIELDS}
     sections = (config.model, config.anchors, config.assign, config.loss)
-    return {name: value for section in sections for name, value in vars(section).items() if name != "num_classes"}
+    others = {"num_classes", "weight_decay", *(("norm",) if preset else ())}
+    return {name: value for section in sections for name, value in vars(section).items() if name not in others}
+
+
+def preset(path: str | os.PathLike) -> str:
+    """The name of the preset that weights were trained with, or '' if none is known."""
+    name = checkpoint.imported(path).get("preset", "")
+    return name if name in presets else ""
 
 
 def check(network: ModelConfig, anchors: AnchorConfig, path: str | os.PathLike) -> None:

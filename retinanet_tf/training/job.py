@@ -65,6 +65,11 @@ def _check_combinations(config: Config, replicas: int) -> None:
         raise InputError(
             f"bias_lr_factor={train.bias_lr_factor} needs optimizer=sgd; {train.optimizer} would undo the factor."
         )
+    if train.optimizer != "sgd" and train.adamw_decay and config.model.weight_decay:
+        raise InputError(
+            f"adamw_decay={train.adamw_decay} and weight_decay={config.model.weight_decay} would both shrink the "
+            "kernels; set one of them to 0."
+        )
     if train.accumulation > 1 and config.loss.mining != "none" and config.loss.normalizer != "image":
         raise InputError(
             f"accumulation={train.accumulation} with mining={config.loss.mining} needs normalizer=image: the others "

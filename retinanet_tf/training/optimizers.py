@@ -84,7 +84,8 @@ def make_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
     common = {"learning_rate": make_schedule(config), "global_clipnorm": config.clip_norm or None}
     if config.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(weight_decay=config.adamw_decay, **common)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+        # Kernels alone decay. A variable's own name comes last; in Keras 2 it follows its layers' and ends in ":0".
+        optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:0)?$"])
         return optimizer
     if config.optimizer == "sgd":
         return keras.optimizers.SGD(momentum=config.momentum, **common)

@@ -245,7 +245,10 @@ def test_label_map_of_another_model_is_refused(detector):
 
 
 def test_description_and_defaults(detector):
-    assert detector.describe() == {"image_size": 64, "max_size": 96, **dataclasses.asdict(detector.config)}
+    assert detector.describe() == {
+        **{"image_size": 64, "max_size": 96, "resize": "shorter_side"},
+        **dataclasses.asdict(detector.config),
+    }
     assert Detector(detector.model).label_map.ids == (0, 1, 2)
 
 

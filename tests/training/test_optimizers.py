@@ -60,7 +60,8 @@ def test_sgd_with_coupled_decay_is_the_hand_written_one():
 
 def test_adamw_decays_kernels_alone():
     """With zero gradients only what is subject to decoupled decay moves."""
-    model = keras.Sequential([keras.layers.Dense(2, bias_initializer="ones", name="dense")])
+    # Keras 2's variables have their layer's name in theirs.
+    model = keras.Sequential([keras.layers.Dense(2, bias_initializer="ones", name="alphabeta_bias")])
     model.build((None, 2))
     optimizer = make_optimizer(TrainConfig(optimizer="adamw", adamw_decay=0.1, learning_rate=0.5, decay_steps=()))
     kernel, bias = (np.array(value) for value in model.get_weights())
