@@ -10,7 +10,11 @@ from retinanet_tf.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
-    ROOT / name for name in ("README.md", "BUILD.md", "docs/models.md", "experiments/README.md", "serving/README.md")
+    ROOT / name
+    for name in (
+        *("README.md", "BUILD.md", "docs/data.md", "docs/models.md"),
+        *("experiments/README.md", "serving/README.md"),
+    )
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

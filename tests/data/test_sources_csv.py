@@ -153,3 +153,14 @@ def test_an_image_id_with_boxes_in_pixels(tmp_path):
     (tmp_path / "boxes.csv").write_text("image_id,class_name,class_id,x_min,y_min,x_max,y_max\nv1.2,cup,3,1,2,30,40\n")
     (image,) = read_csv(tmp_path / "boxes.csv", images=tmp_path / "images").images
     assert image.file_name == "v1.2.png" and image.boxes.tolist() == [[1, 2, 30, 40]]
+
+
+def test_corners_in_another_order_than_the_header_says_are_doubted(tmp_path):
+    """xmin,ymin,xmax,ymax under a header that has x before y: most boxes have no size, and the summary says so."""
+    (tmp_path / "images").mkdir()
+    Image.fromarray(picture(100, 100)).save(tmp_path / "images" / "a.jpg")
+    lines = "".join(f"a.jpg,{x},{x // 2},{x + 9},{x // 2 + 8},cup\n" for x in range(20, 90, 10)) + "a.jpg,1,8,5,9,cup\n"
+    (tmp_path / "boxes.csv").write_text("image,xmin,xmax,ymin,ymax,class\n" + lines)
+    read = read_csv(tmp_path / "boxes.csv", images=tmp_path / "images")
+    summary = prepare(read, tmp_path / "images", tmp_path / "out", progress=False)
+    assert summary["counts"]["zero_size_boxes"] == 7 and "7 of 8 boxes" in summary["warnings"][0]

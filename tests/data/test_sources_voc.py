@@ -330,3 +330,10 @@ def test_names_cannot_tell_apart_categories_of_one_name(voc, tmp_path, source):
     label_map = LabelMap([1, 2, 3], ["cat", "dog", "cat"])
     with pytest.raises(InputError, match="'cat', which the label map has under several ids"):
         read_source(voc if source == "voc" else tmp_path / "a.csv", label_map=label_map)
+
+
+def test_a_folder_of_folders_says_which_to_give(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.xml").write_text(voc_xml("a.jpg", []))
+    with pytest.raises(InputError, match="train in it does"):
+        read_source(tmp_path)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from retinanet_tf.config.presets import presets
+from retinanet_tf.data.inspect.report import inspect
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.sources import read_source
@@ -244,3 +246,19 @@ def test_a_picture_that_cannot_be_read_is_named_or_left_to_prepare(tmp_path):
     annotations, folder = read_source(tmp_path, skip_bad=True)
     summary = prepare(annotations, folder, tmp_path / "out", on_bad_image="skip", progress=False)
     assert (summary["images"], summary["counts"]["skipped_images"]) == (1, 1)
+
+
+def test_folders_that_are_links_are_followed_once(tmp_path):
+    write(tmp_path / "store", {"a.jpg": None})
+    write(tmp_path / "set", {"labels/a.txt": "0 .5 .5 .2 .4"})
+    (tmp_path / "set" / "images").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "again").symlink_to(tmp_path / "store")
+    annotations, folder = read_source(tmp_path / "set")
+    assert prepare(annotations, folder, tmp_path / "out", progress=False)["boxes"] == 1
+
+
+def test_inspect_reads_it(tmp_path):
+    write(tmp_path, {**TREE, "data.yaml": YAMLS["Roboflow"]})
+    annotations, folder = read_source(tmp_path / "data.yaml", "train")
+    report = inspect(annotations, presets["mini"], folder)
+    assert not report.errors and report.facts["boxes by COCO's size"]["small"] == 1

@@ -52,7 +52,7 @@ def inspect(annotations: Annotations, config: Config, images: str | None = None)
         report.errors.append(wrong)
     cleaned = []
     for image in tqdm(annotations.images, unit="image", disable=None, delay=2):
-        if _set_size(image, images, report):
+        if _set_size(image, images, annotations.exif or "stop", report):
             cleaned.append(_clean(image, report))
     clipped = sum(reason == "clipped boxes" for reason, *_ in report.suspicious)
     if doubt := doubt_format(clipped, annotations.num_boxes):
@@ -63,12 +63,12 @@ def inspect(annotations: Annotations, config: Config, images: str | None = None)
     return report
 
 
-def _set_size(image: ImageAnnotations, folder: str | None, report: Inspection) -> bool:
+def _set_size(image: ImageAnnotations, folder: str | None, exif: str, report: Inspection) -> bool:
     """Gives the image the size of its file; whether it has a size and can be used."""
     if folder is not None:
         name = f"image {image.file_name} (id {image.image_id})"
         try:
-            real = load_image(folder, image, ImagePolicy(verify="header"))
+            real = load_image(folder, image, ImagePolicy(verify="header", exif=exif))
         except BadImage as error:
             report.errors.append(f"{name} {error}.")
             return False

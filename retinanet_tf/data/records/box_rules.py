@@ -85,11 +85,11 @@ def nothing_to_learn(annotations: Annotations) -> str:
     )
 
 
-def doubt_format(clipped: int, boxes: int) -> str:
-    """A warning if more than half of the boxes overhang their images, else ''."""
-    if 2 * clipped <= boxes:
+def doubt_format(wrong: int, boxes: int) -> str:
+    """A warning if more than half of the boxes overhang their images or had to be dropped, else ''."""
+    if 2 * wrong <= boxes:
         return ""
     return (
-        f"{clipped} of {boxes} boxes overhang their images: are their four numbers what they should be (COCO: x, y, "
-        "width, height; Pascal VOC and CSV: x1, y1, x2, y2)?"
+        f"{wrong} of {boxes} boxes overhang their images, lie outside them or have no size: are their four numbers "
+        "what they should be (COCO: x, y, width, height; Pascal VOC and CSV: x1, y1, x2, y2)?"
     )

@@ -241,8 +241,10 @@ def _summarise(annotations: Annotations, label_map: LabelMap, name: str, reports
         findings[finding.kind].append({"image": finding.image, "detail": finding.detail})
     counts = {kind: len(entries) for kind, entries in findings.items()}
     boxes, crowds = sum(report.boxes for report in reports), sum(report.crowds for report in reports)
+    dropped = counts["zero_size_boxes"] + counts["outside_boxes"]
+    doubt = doubt_format(counts["clipped_boxes"] + dropped, boxes + dropped)
     without = [text for text, count in categories.items() if not count]
-    warnings = [nothing_to_learn(annotations), *annotations.warnings, doubt_format(counts["clipped_boxes"], boxes)]
+    warnings = [nothing_to_learn(annotations), *annotations.warnings, doubt]
     if without and boxes > crowds:
         more = f" and {len(without) - 20} more" if len(without) > 20 else ""
         warnings.append(f"categories without an object: {', '.join(without[:20])}{more}.")

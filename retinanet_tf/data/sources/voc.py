@@ -1,5 +1,6 @@
 """Pascal VOC: JPEGImages, Annotations (one XML per image) and ImageSets/Main (lists of the splits)."""
 
+import glob
 import os
 import posixpath
 import re
@@ -61,7 +62,9 @@ def read_voc(
     if split:
         names = _listed(os.path.join(folder, "ImageSets", "Main", f"{split}.txt"), xml_folder, names)
     if not names:
-        raise InputError(f"{xml_folder} holds no XML annotation; a VOC folder has Annotations/*.xml.")
+        inner = [name for name in sorted(os.listdir(xml_folder)) if glob.glob(os.path.join(xml_folder, name, "*.xml"))]
+        remedy = f"{inner[0]} in it does: give that folder" if inner else "a VOC folder has Annotations/*.xml"
+        raise InputError(f"{xml_folder} holds no XML annotation; {remedy}.")
     pictures = list_pictures(images)
     parsed: dict[str, tuple[ImageAnnotations, list[NamedObject]]] = {}
     for name in tqdm(names, unit="file", desc="reading VOC", disable=None, delay=2):

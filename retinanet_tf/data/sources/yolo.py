@@ -61,7 +61,9 @@ def is_yolo(path: str | os.PathLike) -> bool:
         place = os.path.join(path, inner)
         if os.path.isdir(place) and any(name.lower().endswith(".xml") for name in os.listdir(place)):
             return False
-    return any(name in folders or name.lower().endswith((".txt", *_YAML)) for name in inside)
+    if folders.intersection(inside):
+        return True
+    return any(name.lower().endswith((".txt", *_YAML)) for _, _, files in os.walk(path) for name in files)
 
 
 def read_yolo(
@@ -236,8 +238,12 @@ def _pictures_of(place: str, bases: list[str] | None = None) -> list[str]:
     """The pictures of a folder and its sub-folders, or those that a text file lists."""
     if os.path.isdir(place):
         found = []
-        for folder, inner, files in os.walk(place):
-            inner[:] = sorted(name for name in inner if name[0] != ".")
+        seen = set()  # links may lead in a circle
+        for folder, inner, files in os.walk(place, followlinks=True):
+            seen.add(os.path.realpath(folder))
+            inner[:] = [
+                f for f in sorted(inner) if f[0] != "." and os.path.realpath(os.path.join(folder, f)) not in seen
+            ]
             found += [os.path.join(folder, f) for f in files if f.lower().endswith(SUFFIXES) and f[0] != "."]
         return sorted(found)
     if place.lower().endswith(SUFFIXES):
