@@ -17,7 +17,7 @@ from retinanet_tf.evaluation.matching import KINDS
 from retinanet_tf.evaluation.plots import mean_precision
 from retinanet_tf.text import printable
 
-THUMBNAILS, LISTED_PICTURES, LISTED_CLASSES = 100, 1000, 60
+THUMBNAILS, LISTED_PICTURES, LISTED_CLASSES = 100, 1000, 100
 """What the page has at most: pictures, names of pictures, rows of the confusion matrix."""
 _SIDE, _QUALITY, _NAME = 440, 72, 80
 
