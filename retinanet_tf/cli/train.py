@@ -43,17 +43,17 @@ def main() -> None:
 
 def _base() -> Config:
     """The preset, with the settings that go with --init_weights; those that change it are printed."""
-    from retinanet_tf.pretrained.by_name import resolve
-    from retinanet_tf.pretrained.loading import preset, settings
+    from retinanet_tf.pretrained.by_name import resolve, starting_config
+    from retinanet_tf.pretrained.loading import preset
 
     if not INIT_WEIGHTS.value:
         return presets[flags.FLAGS.preset]
-    weights = resolve(INIT_WEIGHTS.value)
-    brought = "" if flags.FLAGS["preset"].present else preset(weights)
-    base = presets[brought or flags.FLAGS.preset]
-    before, given = base.flat(), settings(weights)
-    changed = {name: value for name, value in given.items() if value != before[name] and not flags.FLAGS[name].present}
-    if brought or changed:
-        lines = flag_lines(({"preset": brought} if brought else {}) | changed)
+    brought = "" if flags.FLAGS["preset"].present else preset(resolve(INIT_WEIGHTS.value))
+    name = brought or flags.FLAGS.preset
+    before, config = presets[name].flat(), starting_config(INIT_WEIGHTS.value, name)
+    changed = {name: value for name, value in config.flat().items() if value != before[name]}
+    unsaid = {name: value for name, value in changed.items() if not flags.FLAGS[name].present}
+    if brought or unsaid:
+        lines = flag_lines(({"preset": brought} if brought else {}) | unsaid)
         print(f"From init_weights={INIT_WEIGHTS.value}:", *(line.strip() for line in lines))
-    return base.replace(**given)
+    return config

@@ -4,8 +4,12 @@ import difflib
 import os
 from pathlib import Path
 
+from retinanet_tf.config.config import Config
+from retinanet_tf.config.presets import presets
+from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.inference.detector import Detector
+from retinanet_tf.pretrained import loading
 from retinanet_tf.pretrained.download import install
 from retinanet_tf.pretrained.zoo import ZOO, find
 
@@ -40,3 +44,25 @@ def load_detector(model: str | os.PathLike) -> Detector:
         InputError: there is none of these, or it can't be read or downloaded, or it is a backbone alone.
     """
     return checkpoint.load_detector(resolve(model))
+
+
+def starting_config(model: str | os.PathLike, preset: str = "") -> Config:
+    """The configuration of a training that starts from weights (`init_weights`): a preset, with what goes with them.
+
+    >>> import retinanet_tf as rn
+    >>> name = "torchvision/retinanet_resnet50_fpn_v2"
+    >>> config = rn.pretrained.starting_config(name).replace(num_classes=3, steps=2000)  # doctest: +SKIP
+    >>> rn.train(config, data="data/train-*.tfrecord", run_dir="runs/mine", init_weights=name)  # doctest: +SKIP
+
+    Args:
+        model: a published name, imported weights, or another run's folder.
+        preset: by default the one that the weights were trained with where it is known, else 'paper'.
+
+    Raises:
+        InputError: there is no such preset, or the weights can't be read or downloaded.
+    """
+    weights = resolve(model)
+    name = preset or loading.preset(weights) or "paper"
+    if name not in presets:
+        raise InputError(f"preset={name} is not one of {', '.join(presets)}.")
+    return presets[name].replace(**loading.settings(weights))

@@ -4,6 +4,8 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import http.server
+import json
+import re
 import resource
 import shutil
 import socket
@@ -25,6 +27,7 @@ from retinanet_tf.pretrained.by_name import resolve
 from retinanet_tf.pretrained.loading import initialize, settings
 from retinanet_tf.training.job import open_job
 
+ROOT = Path(__file__).resolve().parents[2]
 CONTENT = np.random.default_rng(0).bytes(50_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -353,3 +356,41 @@ def test_no_name_leads_out_of_the_cache(server, tiny_row, name):
     with pytest.raises(rn.InputError, match="there is no published model"):
         resolve(name)
     assert not leftovers() and not server.asked
+
+
+def notebook_cells():
+    """The notebook's code, cell by cell, without the lines that IPython alone understands."""
+    content = json.loads((ROOT / "docs/notebooks/first_detection.ipynb").read_text())
+    assert (content["nbformat"], content["nbformat_minor"]) >= (4, 0) and "metadata" in content
+    cells = []
+    for cell in content["cells"]:
+        assert cell["cell_type"] in ("markdown", "code") and "metadata" in cell
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None, "stored without results"
+            cells.append("".join(line for line in cell["source"] if not line.startswith("%")))
+    return cells
+
+
+def test_the_notebook_is_valid_python():
+    text = "\n".join(notebook_cells())
+    compile(text, "notebook", "exec")
+    assert zoo.find(re.search(r'NAME = "(.+?)"', text)[1])
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tiny_row, monkeypatch, tmp_path, capsys):
+    """Cell after cell, with a small network in place of the published one and fewer pictures and steps."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "tests/data/samples/photo.jpg", tmp_path)
+    space = {}
+    for cell in notebook_cells():
+        for whole, part in (
+            ("torchvision/retinanet_resnet50_fpn_v2", "tests/tiny"),
+            ("num_train=200, num_val=40", "num_train=8, num_val=2"),
+            ("steps=100, decay_steps=(80,), warmup_steps=10", 'steps=2, learning_rate=0.0, strategy="one_device"'),
+        ):
+            cell = cell.replace(whole, part)
+        exec(compile(cell, "notebook", "exec"), space)
+    said = capsys.readouterr().out
+    assert "its 2 categories are not the 5 here" in said and space["mine"].label_map.num_classes == 5
+    assert space["detector"].label_map.names == ("cat", "dog")
