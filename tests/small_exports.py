@@ -1,15 +1,17 @@
 """Exports of a small detector, ONNX and LiteRT, and pictures to run them on; the fixtures are in export/conftest.py."""
 
+import json
 import types
 
 import numpy as np
 import pytest
 
+from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.export import formats, parity
 from retinanet_tf.export.formats import export_file
 from retinanet_tf.inference.detector import Detector
-from tests.small_detectors import clutter, small_detector
+from tests.small_detectors import clutter, encode, small_detector
 
 LABELS = LabelMap([1, 18, 90], ["a,b", "żółw", '"x"'])
 HEIGHT, WIDTH = 96, 160
@@ -44,3 +46,18 @@ def exported(detector, path, *settings):
         patch.setattr(formats, "PARITY_IMAGES", 6)
         export_file(detector, path, *settings)
     return types.SimpleNamespace(path=path, **kept)
+
+
+def write_shards(folder, pictures):
+    """Shards of pictures with one object each; returns their pattern."""
+    folder.mkdir()
+    size = {"height": pictures[0].shape[0], "width": pictures[0].shape[1]}
+    images = [{"id": number, "file_name": f"{number}.png", **size} for number in range(len(pictures))]
+    box = {"bbox": [10, 10, 40, 30], "area": 1200, "iscrowd": 0}
+    objects = [{"id": number, "image_id": number, "category_id": 18, **box} for number in range(len(pictures))]
+    for number, picture in enumerate(pictures):
+        (folder / f"{number}.png").write_bytes(encode(picture))
+    content = {"images": images, "annotations": objects, "categories": LABELS.to_json()}
+    (folder / "instances.json").write_text(json.dumps(content))
+    prepare(folder / "instances.json", folder, folder / "shards", "some", shards=1, progress=False)
+    return folder / "shards" / "some-*.tfrecord"

@@ -7,7 +7,8 @@
 The first writes the next version, export/retinanet/1 at first, which loads with tensorflow alone; serving/ shows how
 to serve it. The others write a file, NMS included, that runs without TensorFlow. Before a file gets its name it is run
 beside the detector, and a table, kept in OUTPUT.parity.json, tells how their answers differ; a file whose answers
-aren't the detector's isn't left, and the status is 1.
+aren't the detector's isn't left, and the status is 1. The same happens to a SavedModel with --validation; its table is
+kept in assets.extra/parity.json.
 """
 
 from absl import flags
@@ -63,7 +64,7 @@ _SAVED_MODEL_ONLY = ("metrics", "warmup", "name", "max_pixels", "compile")
 
 def main() -> None:
     """Exports and prints the folder, or how the file's answers compare."""
-    from retinanet_tf.export.formats import export, export_file
+    from retinanet_tf.export.formats import export_file, export_saved_model
     from retinanet_tf.export.parity import DifferentAnswers
     from retinanet_tf.export.saved_model import fixed_name
     from retinanet_tf.files import read_bytes, read_json
@@ -82,33 +83,39 @@ def main() -> None:
         shapes.append((None if sides[0] == "N" else int(sides[0]), int(sides[1]), int(sides[2])))
     if _PAGE.value and _FORMAT.value != "onnx":
         raise InputError("--page is for --format=onnx.")
-    if _FORMAT.value != "saved_model":
+    saved_model = _FORMAT.value == "saved_model"
+    if not saved_model:
         for name in _SAVED_MODEL_ONLY:
             if flags.FLAGS[name].present:
                 raise InputError(f"--{name} is for --format=saved_model.")
-        settings = _FORMAT.value, _PRECISION.value, shapes, _CALIBRATION.value, _VALIDATION.value
-        try:
-            _, report = export_file(load_detector(MODEL.value or ""), _OUTPUT.value, *settings)
-        except DifferentAnswers as error:
-            print(error.report.table())
-            raise
+    elif _CALIBRATION.value:
+        raise InputError("--calibration is for --format=litert.")
+    detector, output, precision = load_detector(MODEL.value or ""), _OUTPUT.value, _PRECISION.value
+    try:
+        if saved_model:
+            path, report = export_saved_model(
+                detector,
+                output,
+                _VALIDATION.value,
+                metrics=read_json(_METRICS.value, "the metrics file") if _METRICS.value else None,
+                warmup_images=[read_bytes(path, "the warm-up image") for path in paths],
+                model_name=_NAME.value,
+                max_pixels=_MAX_PIXELS.value,
+                precision=precision,
+                fixed_shapes=shapes,
+                jit_compile=_COMPILE.value,
+            )
+        else:
+            _, report = export_file(
+                detector, output, _FORMAT.value, precision, shapes, _CALIBRATION.value, _VALIDATION.value
+            )
+    except DifferentAnswers as error:
+        print(error.report.table())
+        raise
+    if report is not None:
         print(report.table())
-        if _PAGE.value:
-            print(write_page(_OUTPUT.value))
-        return
-    metrics = read_json(_METRICS.value, "the metrics file") if _METRICS.value else None
-    version = export(
-        load_detector(MODEL.value or ""),
-        _OUTPUT.value,
-        metrics=metrics,
-        warmup_images=[read_bytes(path, "the warm-up image") for path in paths],
-        model_name=_NAME.value,
-        max_pixels=_MAX_PIXELS.value,
-        precision=_PRECISION.value,
-        fixed_shapes=shapes,
-        jit_compile=_COMPILE.value,
-        calibration=_CALIBRATION.value,
-        validation=_VALIDATION.value,
-    )
-    names = ["serving_default (encoded images)", "image_tensor", "tf_example", *map(fixed_name, shapes)]
-    print(f"{version}: signatures {', '.join(names)}")
+    if saved_model:
+        names = ["serving_default (encoded images)", "image_tensor", "tf_example", *map(fixed_name, shapes)]
+        print(f"{path}: signatures {', '.join(names)}")
+    elif _PAGE.value:
+        print(write_page(output))

@@ -21,6 +21,7 @@ from retinanet_tf.export import litert_file, onnx_file, parity, saved_model
 from retinanet_tf.export.frozen_graph import Shape, file_shape
 from retinanet_tf.files import make_folder, write_json
 from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.saved_model import SavedModelDetector
 from retinanet_tf.provenance import provenance
 from retinanet_tf.runtime.exported import ExportedDetector
 from retinanet_tf.runtime.metadata import write_metadata
@@ -52,7 +53,7 @@ def export(
     `(B, D)` float32, `labels` `(B, D)` int32 class indices (−1 where empty) and `num_detections` `(B,)` int32.
     `retinanet_tf.runtime.exported.ExportedDetector` runs it without TensorFlow. Labels, preprocessing and thresholds
     are in the file's metadata. It is run beside the detector before it gets its name, and PATH.parity.json tells the
-    differences.
+    differences. So is a SavedModel if `validation` is given; its folder has assets.extra/parity.json.
 
     Args:
         detector: a trained detector, without test-time augmentation.
@@ -77,12 +78,43 @@ def export(
     if format not in FORMATS:
         raise InputError(f"format={format!r} is not one of {', '.join(FORMATS)}.")
     if format == "saved_model":
-        if calibration is not None or validation is not None:
-            raise InputError("calibration and validation are for format='onnx' and 'litert'.")
-        return saved_model.export(detector, path, precision=precision, fixed_shapes=fixed_shapes, **options)
+        if calibration is not None:
+            raise InputError("calibration is for format='litert'.")
+        settings = {"precision": precision, "fixed_shapes": fixed_shapes, **options}
+        return export_saved_model(detector, path, validation, **settings)[0]
     if options:
         raise InputError(f"{next(iter(options))} is for format='saved_model'.")
     return export_file(detector, path, format, precision, fixed_shapes, calibration, validation)[0]
+
+
+def export_saved_model(
+    detector: Detector,
+    path: str | os.PathLike,
+    validation: str | os.PathLike | Source | None = None,
+    **options: Any,
+) -> tuple[Path, parity.Report | None]:
+    """Writes a SavedModel, by `saved_model.export`, and compares it if there is `validation`; see `export`."""
+    if validation is None:
+        return saved_model.export(detector, path, **options), None
+    source, reports = read_source(validation), []
+
+    def check(folder: Path) -> None:
+        reference = saved_model.with_precision(detector, "float32")
+        precision = options.get("precision", "float32")
+        with tempfile.TemporaryDirectory() as aside:
+            probe = saved_model.export(parity.without_threshold(reference), Path(aside, "1"), precision=precision)
+            files = SavedModelDetector(folder), SavedModelDetector(probe)
+            report = parity.check(
+                *files, reference, *_pictures(source, None)[:1], precision, f" of {source.name}", source
+            )
+        report.file = os.fspath(path)
+        if report.fault:
+            raise parity.DifferentAnswers(path, report)
+        make_folder(folder / saved_model.EXTRA)
+        write_json(folder / saved_model.EXTRA / "parity.json", report.to_json())
+        reports.append(report)
+
+    return saved_model.export(detector, path, check=check, **options), reports[0]
 
 
 def export_file(
@@ -107,17 +139,15 @@ def export_file(
         canvases = [fit(picture, *shape[1:], _padding(detector), stretch).canvas for picture in pictures]
         pictures_used, ranges = len(canvases), litert_file.calibrate(detector, shape, canvases)
 
-    def write(of: Detector, target: Path) -> dict[str, Any]:
+    def write(of: Detector, target: Path) -> None:
         if format == "onnx":
             content, facts = onnx_file.convert(of, shape)
         else:
             content, facts = litert_file.convert(of, shape, precision, ranges)
         if pictures_used:
             facts["calibration"] = pictures_used
-        metadata = _metadata(of, format, precision, shape, facts)
         target.write_bytes(content)
-        write_metadata(target, metadata)
-        return metadata
+        write_metadata(target, metadata(of, format, precision, shape, facts))
 
     make_folder(path.parent)
     try:
@@ -185,10 +215,10 @@ def _padding(detector: Detector) -> list[int]:
     return [round(value) for value in detector.model.config.pixel_mean]
 
 
-def _metadata(detector: Detector, format: str, precision: str, shape: Shape, facts: dict[str, Any]) -> dict[str, Any]:
+def metadata(detector: Detector, format: str, precision: str, shape: Shape, facts: dict[str, Any]) -> dict[str, Any]:
     """What a file says about itself."""
     batch, height, width = shape
-    metadata = {
+    content = {
         "format": format,
         "precision": precision,
         "made_by": provenance(),
@@ -207,4 +237,4 @@ def _metadata(detector: Detector, format: str, precision: str, shape: Shape, fac
         "model": detector.model.get_config(),
         **facts,
     }
-    return json.loads(json.dumps(metadata))
+    return json.loads(json.dumps(content))

@@ -49,10 +49,24 @@ def convert(detector: Detector, shape: Shape) -> tuple[bytes, dict[str, Any]]:
     for value in [*model.graph.input, *model.graph.output]:
         if value.type.tensor_type.shape.dim[0].dim_param:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    operators = Counter(node.op_type for node in model.graph.node)
+    bodies = [node.attribute[0].g for node in model.graph.node if node.op_type == "Loop"]
+    for body in bodies:
+        _name_unchanged_values(body)
+    operators = Counter(node.op_type for graph in (model.graph, *bodies) for node in graph.node)
     return model.SerializeToString(), {
         "opset": OPSET,
         "ir_version": model.ir_version,
         "oldest_runtime": OLDEST_RUNTIME,
         "operators": dict(sorted(operators.items())),
     }
+
+
+def _name_unchanged_values(body: Any) -> None:
+    """Gives values that a loop's body hands on unchanged a name of their own, without which OpenVINO refuses it."""
+    from onnx import helper
+
+    names = {value.name for value in body.input}
+    for value in body.output:
+        if value.name in names:
+            body.node.append(helper.make_node("Identity", [value.name], [f"{value.name}_unchanged"]))
+            value.name = f"{value.name}_unchanged"

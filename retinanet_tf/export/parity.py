@@ -3,7 +3,7 @@
 Three comparisons: of the file and the detector on the same canvases; of the same conversion without a score
 threshold, where every level of the pyramid answers with its best 100 pairs, whatever is in the pictures; and of the
 file with the detector on the detector's own canvases, which are resized and padded otherwise. The first two must
-agree.
+agree. A SavedModel makes the detector's own canvases itself, so that it has two comparisons, which must agree.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from retinanet_tf.evaluation.evaluator import evaluate, score_results
 from retinanet_tf.evaluation.source import Source, category_ids
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.results import to_results
+from retinanet_tf.inference.saved_model import SavedModelDetector
 from retinanet_tf.runtime.exported import ExportedDetector
 
 FEWEST_PAIRS = 20
@@ -47,6 +48,7 @@ class Limits:
 LIMITS = {
     "float32": Limits(box=0.5, score=1e-3, off=0.0, unmatched=0.01),
     "float16": Limits(box=2.0, score=0.02, off=0.05, unmatched=0.05),
+    "bfloat16": Limits(box=8.0, score=0.1, off=0.05, unmatched=0.1),
     "int8": Limits(box=np.inf, score=np.inf, off=1.0, unmatched=0.5),
 }
 
@@ -125,26 +127,27 @@ def compare_file(
 
 
 def compare_own(
-    name: str, limits: Limits, file: ExportedDetector, detector: Detector, pictures: Sequence[np.ndarray]
+    name: str,
+    limits: Limits,
+    file: ExportedDetector | SavedModelDetector,
+    detector: Detector,
+    pictures: Sequence[np.ndarray],
 ) -> Comparison:
     """The file beside the detector, each with its own canvas; boxes in the pictures' pixels."""
     result = Comparison(name, limits)
-    for picture in pictures:
-        expected = {key: value.numpy() for key, value in detector([picture]).items()}
-        _compare(result, _row(expected, 0), _row(file([picture]), 0), detector.config.score_threshold)
+    for index, answer in file.detect_all(pictures):
+        expected = {key: value.numpy() for key, value in detector([pictures[index]]).items()}
+        _compare(result, _row(expected, 0), answer, detector.config.score_threshold)
     return result
 
 
 def _row(answer: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
-    return {name: value[index] for name, value in answer.items()}
+    """One picture's detections."""
+    return {name: answer[name][index][: answer["num_detections"][index]] for name in ("boxes", "scores", "labels")}
 
 
-def _compare(result: Comparison, expected: dict, answer: dict, threshold: float) -> None:
+def _compare(result: Comparison, ours: dict, theirs: dict, threshold: float) -> None:
     """Adds one picture's detections to a comparison."""
-    ours, theirs = (
-        {name: row[name][: row["num_detections"]] for name in ("boxes", "scores", "labels")}
-        for row in (expected, answer)
-    )
     limits = result.limits
     distance = np.abs(ours["boxes"][:, None] - theirs["boxes"]).max(-1)
     difference = np.abs(ours["scores"][:, None] - theirs["scores"])
@@ -233,8 +236,8 @@ class DifferentAnswers(InputError):
 
 
 def check(
-    file: ExportedDetector,
-    probe: ExportedDetector,
+    file: ExportedDetector | SavedModelDetector,
+    probe: ExportedDetector | SavedModelDetector,
     detector: Detector,
     pictures: Sequence[np.ndarray],
     precision: str = "float32",
@@ -255,11 +258,17 @@ def check(
     limits = LIMITS[precision]
     # So many boxes overlap without a threshold that a few always do by just the limit of NMS.
     probing = dataclasses.replace(limits, off=max(limits.off, limits.unmatched))
-    comparisons = [
-        compare_file("same canvas", limits, file, detector, pictures),
-        compare_file("same canvas, no threshold", probing, probe, without_threshold(detector), pictures),
-        compare_own("each its own canvas", limits, file, detector, pictures),
-    ]
+    if isinstance(file, SavedModelDetector) or isinstance(probe, SavedModelDetector):
+        comparisons = [
+            compare_own("same canvas", limits, file, detector, pictures),
+            compare_own("same canvas, no threshold", probing, probe, without_threshold(detector), pictures),
+        ]
+    else:
+        comparisons = [
+            compare_file("same canvas", limits, file, detector, pictures),
+            compare_file("same canvas, no threshold", probing, probe, without_threshold(detector), pictures),
+            compare_own("each its own canvas", limits, file, detector, pictures),
+        ]
     # A detector may find nothing in the pictures; without a threshold it can't.
     fault = comparisons[0].difference()
     if precision != "int8":  # whose low scores are another matter
@@ -271,7 +280,7 @@ def check(
     return Report(name, precision, f"{len(pictures)} pictures{origin}", comparisons, ap, fault)
 
 
-def _ap(file: ExportedDetector, source: Source) -> float:
+def _ap(file: ExportedDetector | SavedModelDetector, source: Source) -> float:
     ids = category_ids(file.label_map, source.label_map, source.name)
     known, records = set(source.label_map.ids), source.instances["images"]
     pictures = (decode_image(tf.constant(encoded)).numpy() for encoded in source.encoded())

@@ -28,6 +28,8 @@ from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.provenance import provenance
 
 PRECISIONS = ("float32", "float16", "bfloat16")
+EXTRA = "assets.extra"
+"""The folder of a SavedModel that servers, not TensorFlow, look into."""
 _LARGEST_ID = 2**24  # float32, the type of detection_classes, holds every whole number up to here
 
 
@@ -42,6 +44,7 @@ def export(
     precision: str = "float32",
     fixed_shapes: Sequence[Shape] = (),
     jit_compile: bool = False,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Writes a SavedModel that needs tensorflow alone; see `ServedDetector` for its signatures.
 
@@ -61,6 +64,7 @@ def export(
         fixed_shapes: (B, H, W) of further signatures "fixed_BxHxW", for B RGB images of H×W pixels at once that aren't
             resized: pad them at the right and bottom. H and W are multiples of 32. Each gets a warm-up request.
         jit_compile: compile those signatures with XLA, for servers that have it.
+        check: is called with the folder before it gets its name; if it raises, nothing is left.
 
     Returns:
         The version's folder. It is written aside and renamed: a server that watches it never sees half of it, and an
@@ -111,7 +115,9 @@ def export(
                 ("serving_default", [image]) for image in warmup_images or _generated_images(detector)
             ]
             requests += [(fixed_name(shape), np.full((*shape, 3), 114, np.uint8)) for shape in fixed_shapes]
-            _write_warmup(aside / "assets.extra", requests, model_name)
+            _write_warmup(aside / EXTRA, requests, model_name)
+            if check is not None:
+                check(aside)
     except (OSError, tf.errors.OpError) as error:
         raise InputError(f"{directory} can't be written: {getattr(error, 'strerror', None) or error}.") from None
     return directory

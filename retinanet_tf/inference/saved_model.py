@@ -24,6 +24,7 @@ class SavedModelDetector:
     """
 
     def __init__(self, folder: str | os.PathLike):
+        self.path = os.fspath(folder)
         self.label_map = LabelMap.load(Path(folder) / "assets" / "labels.json")
         try:
             loaded = tf.saved_model.load(os.fspath(folder))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from retinanet_tf.config.config import DetectConfig
 from retinanet_tf.detection.postprocess import select_detections
 from retinanet_tf.errors import InputError
-from retinanet_tf.export import formats, onnx_file, parity
+from retinanet_tf.export import formats, onnx_file, parity, saved_model
 from retinanet_tf.export.formats import export
 from retinanet_tf.export.frozen_graph import detection_graph, file_shape
 from retinanet_tf.export.saved_model import with_precision
@@ -19,9 +20,9 @@ from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.predict import predict
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
-from retinanet_tf.runtime.exported import ExportedDetector
+from retinanet_tf.runtime.exported import OUTPUTS, ExportedDetector
 from tests.small_detectors import clutter, small_detector
-from tests.small_exports import HEIGHT, LABELS, PICTURES, WIDTH
+from tests.small_exports import HEIGHT, LABELS, PICTURES, WIDTH, write_shards
 
 FLOAT32 = parity.LIMITS["float32"]
 
@@ -63,6 +64,7 @@ def test_metadata_say_how_to_use_the_file(file, detector):
     assert metadata["input"] == {"batch": None if onnx else 2, "height": HEIGHT, "width": WIDTH}
     assert metadata["precision"] == "float32" and metadata["oldest_runtime"]
     assert not onnx or (metadata["opset"] <= 18 and metadata["ir_version"] <= 9)
+    assert not onnx or {"Conv", "Loop", "ArgMax"} <= set(metadata["operators"])  # the last in the loop of NMS
 
 
 def test_rows_of_a_batch_are_their_own_pictures(file):
@@ -181,6 +183,37 @@ class _Silent:
         return {**answer, "num_detections": np.zeros_like(answer["num_detections"])}
 
 
+@pytest.mark.slow
+def test_a_saved_model_is_compared_on_validation_data(detector, tmp_path, monkeypatch):
+    """And one whose answers are another detector's is refused. One SavedModel stands for all three that this takes."""
+    shards = write_shards(tmp_path / "data", [clutter(seed, 120, 200) for seed in range(4)])
+    real, written = saved_model.export, []
+
+    def write(*arguments, check=None, **options):
+        if check is None:
+            return written[0]
+
+        def kept(folder):
+            written.append(folder)
+            check(folder)
+
+        return check(written[0]) if written else real(*arguments, check=kept, **options)
+
+    monkeypatch.setattr(saved_model, "export", write)
+    monkeypatch.setattr(parity, "without_threshold", lambda detector: detector)
+    folder = export(detector, tmp_path / "served", validation=shards)
+    report = json.loads((folder / "assets.extra" / "parity.json").read_text())
+    for compared in report["comparisons"]:
+        assert compared["compared"] > 50 and compared["box"] < 0.01 and compared["score"] < 1e-5
+        assert compared["missing"] == compared["extra"] == compared["off"] == 0
+    assert report["fault"] is None and report["ap"]["file"] == pytest.approx(report["ap"]["detector"], abs=1e-6)
+    written[0] = folder
+    broken = WrongClasses(detector.model, LABELS, detector.config, 64, 96)
+    monkeypatch.setattr(saved_model, "with_precision", lambda *_: broken)
+    with pytest.raises(parity.DifferentAnswers, match="detections are missing"):
+        export(detector, tmp_path / "broken", validation=shards)
+
+
 def test_unmatched_detections_count_on_both_sides_and_few_are_no_proof(files, detector):
     silent = Detector(detector.model, LABELS, DetectConfig(score_threshold=0.999, max_detections=30), 64, 96)
     file = files["onnx"].file
@@ -211,6 +244,21 @@ def test_onnx_has_standard_operators_and_constants_where_tensorrt_wants_them(fil
     assert not [value for value in model.graph.initializer if value.data_type in halves]
 
 
+def test_openvino_answers_as_the_detector(files, detector):
+    openvino = pytest.importorskip("openvino")
+    file = files["onnx"].file
+    # In float32; on some CPUs it would choose bfloat16.
+    model = openvino.Core().compile_model(files["onnx"].path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(images, sizes):
+        answer = model({"images": images, "sizes": sizes})
+        return {name: answer[name] for name in OUTPUTS}
+
+    other = types.SimpleNamespace(prepare=file.prepare, input_shape=file.input_shape, run=run)
+    compared = parity.compare_file("OpenVINO", FLOAT32, other, detector, PICTURES)
+    assert compared.fault() is None and compared.missing == compared.extra == compared.off == 0
+
+
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
@@ -221,7 +269,8 @@ def test_onnx_has_standard_operators_and_constants_where_tensorrt_wants_them(fil
         ("a.tflite", {"format": "litert", "precision": "int8"}, "needs calibration, a pattern of shards"),
         ("a.tflite", {"format": "litert", "calibration": "x"}, "calibration is for precision='int8' alone"),
         ("a.onnx", {"format": "onnx", "metrics": {}}, "metrics is for format='saved_model'"),
-        ("a", {"validation": "x"}, "are for format='onnx' and 'litert'"),
+        ("a", {"calibration": "x"}, "calibration is for format='litert'"),
+        ("a", {"validation": "none-*.tfrecord"}, "none-"),
         ("a.onnx", {"format": "onnx", "fixed_shapes": [(1, 64, 64), (2, 64, 64)]}, "must be one: a file has one size"),
         ("a.onnx", {"format": "onnx", "fixed_shapes": [(None, 64, 100)]}, "fixed_shapes=Nx64x100 must be batch x"),
         ("a.tflite", {"format": "litert", "fixed_shapes": [(None, 64, 64)]}, "needs a number for the batch"),

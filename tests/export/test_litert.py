@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.export import litert_file, parity
 from retinanet_tf.export.formats import export
 from retinanet_tf.runtime.exported import ExportedDetector
 from retinanet_tf.runtime.metadata import write_metadata
 from tests.oracles import box_iou
-from tests.small_detectors import clutter, encode
-from tests.small_exports import HEIGHT, LABELS, PICTURES, WIDTH
+from tests.small_detectors import clutter
+from tests.small_exports import HEIGHT, PICTURES, WIDTH, write_shards
 
 LITERT_OPERATORS = """
 ADD ARG_MAX BROADCAST_TO CAST CEIL CONCATENATION CONV_2D DEQUANTIZE DIV EQUAL EXP EXPAND_DIMS FILL FLOOR_DIV FLOOR_MOD
@@ -125,21 +124,6 @@ def test_the_example_of_serving_runs_every_precision(onnx_export, litert_export,
     (category, box), others = found[0][0], found[1:]
     for rows in others:
         assert max(box_iou(box, other) for its_category, other in rows if its_category == category) >= 0.9
-
-
-def write_shards(folder, pictures):
-    """Shards of pictures with one object each; returns their pattern."""
-    folder.mkdir()
-    size = {"height": pictures[0].shape[0], "width": pictures[0].shape[1]}
-    images = [{"id": number, "file_name": f"{number}.png", **size} for number in range(len(pictures))]
-    box = {"bbox": [10, 10, 40, 30], "area": 1200, "iscrowd": 0}
-    objects = [{"id": number, "image_id": number, "category_id": 18, **box} for number in range(len(pictures))]
-    for number, picture in enumerate(pictures):
-        (folder / f"{number}.png").write_bytes(encode(picture))
-    content = {"images": images, "annotations": objects, "categories": LABELS.to_json()}
-    (folder / "instances.json").write_text(json.dumps(content))
-    prepare(folder / "instances.json", folder, folder / "shards", "some", shards=1, progress=False)
-    return folder / "shards" / "some-*.tfrecord"
 
 
 def test_int8_through_export_is_calibrated_and_scored_on_the_users_shards(

@@ -1,0 +1,131 @@
+"""Parity of a detector's exports: every format and precision beside the detector, as JSON and a page of tables.
+
+    python -m experiments.exports --name=bccd --model=runs/bccd --validation='data/val-*' --calibration='data/train-*'
+    python -m experiments.exports --name=resnet50 --validation='coco/val-*' --calibration='coco/train-*'
+
+Without --model it is a ResNet-50 of 640x640 pixels and COCO's 80 classes with random weights, imported from a file in
+torchvision's layout; its AP says nothing. Leaves OUTPUT/NAME_vXYZ.json and renews
+OUTPUT/parity.md from all of the folder's.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments.bench.timing import hardware, stack
+from experiments.random_resnet50 import random_resnet50
+from retinanet_tf import files
+from retinanet_tf.cli.main import run
+from retinanet_tf.export.formats import SUFFIXES, export_file, export_saved_model
+from retinanet_tf.export.parity import DifferentAnswers
+from retinanet_tf.inference.checkpoint import load_detector
+from retinanet_tf.inference.detector import Detector
+
+EXPORTS = (
+    ("saved_model", "float32"),
+    ("onnx", "float32"),
+    ("litert", "float32"),
+    ("litert", "float16"),
+    ("litert", "int8"),
+)
+_NAME = flags.DEFINE_string("name", None, "Of the JSON file.", required=True)
+_MODEL = flags.DEFINE_string("model", None, "Run directory; by default a ResNet-50 with random weights.")
+_VALIDATION = flags.DEFINE_string("validation", None, "Pattern of shards to compare on.", required=True)
+_CALIBRATION = flags.DEFINE_string("calibration", None, "Pattern of shards for int8.", required=True)
+_OUTPUT = flags.DEFINE_string("output", "experiments/results/export", "Folder for JSON and page.")
+_FILES = flags.DEFINE_string("files", None, "Folder to keep the exports in.")
+
+
+def main() -> None:
+    """Exports, compares and writes."""
+    detector = load_detector(_MODEL.value) if _MODEL.value else random_resnet50(640)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(_FILES.value or folder)
+        files.make_folder(kept)
+        rows = [_exported(detector, kept, *kind) for kind in EXPORTS]
+    packages = ("onnx", "onnxruntime", "tf2onnx", "ai-edge-litert", "ai-edge-quantizer")
+    settings = {flag.name: flag.value for flag in (_NAME, _MODEL, _VALIDATION, _CALIBRATION) if flag.value}
+    command = " ".join(["python -m experiments.exports", *(f"--{name}={value}" for name, value in settings.items())])
+    result = {"command": command, "stack": stack(*packages), "hardware": hardware(), "exports": rows}
+    output = Path(_OUTPUT.value)
+    files.make_folder(output, "--output")
+    files.write_json(output / f"{_NAME.value}_v{sys.version_info.major}{sys.version_info.minor}.json", result)
+    paths = sorted(output.glob("*_v3*.json"))
+    files.write_text(output / "parity.md", page({path.stem: json.loads(path.read_text()) for path in paths}))
+
+
+def _exported(detector: Detector, folder: Path, format: str, precision: str) -> dict[str, Any]:
+    path = folder / f"{_NAME.value}_{precision}{SUFFIXES.get(format, '')}"
+    try:
+        if format == "saved_model":
+            written, report = export_saved_model(detector, path, _VALIDATION.value)
+        else:
+            calibration = _CALIBRATION.value if precision == "int8" else None
+            written, report = export_file(detector, path, format, precision, (), calibration, _VALIDATION.value)
+    except DifferentAnswers as error:
+        written, report = None, error.report
+    assert report is not None
+    print(report.table(), report.fault or "", sep="\n", flush=True)
+    return {
+        "format": format,
+        "precision": precision,
+        "megabytes": written and round(_size(written) / 1e6, 2),
+        "report": {**report.to_json(), "file": path.name},
+    }
+
+
+def _size(path: Path) -> int:
+    return sum(one.stat().st_size for one in [path, *path.rglob("*")] if one.is_file())
+
+
+def page(results: dict[str, dict]) -> str:
+    """Markdown with a table for each result, by name."""
+    lines = [
+        "# Exports beside the detector",
+        "",
+        "Written by `experiments/exports.py`; the JSON files have every number. Boxes and scores: the largest",
+        "differences over all compared pairs of detections, in pixels and in 0–1. Off: pairs beyond 0.5 pixels or",
+        "0.001 (float16: 2 pixels or 0.02; INT8 has no such limit, its cost is AP). No threshold: each level's best",
+        "100 pairs, whatever their score.",
+    ]
+    for name, result in results.items():
+        lines += ["", f"## {name}", "", f"    {result['command']}", "", f"{result['stack']}; {result['hardware']}.", ""]
+        lines += _table(result["exports"])
+    return "\n".join(lines) + "\n"
+
+
+def _table(exports: Sequence[dict]) -> list[str]:
+    head = (
+        "format",
+        "precision",
+        "MB",
+        "compared",
+        "unmatched",
+        "off",
+        "boxes",
+        "scores",
+        "no threshold",
+        "AP",
+        "costs",
+    )
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in exports:
+        report = row["report"]
+        same, probed = report["comparisons"][:2]
+        ap = [100 * report["ap"][side] for side in ("detector", "file")]
+        cells = [row["format"], row["precision"], row["megabytes"] or f"**not written**: {report['fault']}"]
+        cells += [same["compared"], f"{same['missing']} + {same['extra']}", same["off"]]
+        cells += [f"{same['box']:.2g}", f"{same['score']:.2g}"]
+        cells += [f"{probed['compared']}: {probed['missing']} + {probed['extra']}, {probed['off']} off"]
+        cells += [f"{ap[1]:.1f}", f"{ap[0] - ap[1]:.1f}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    run(main)
