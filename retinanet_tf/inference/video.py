@@ -47,7 +47,8 @@ def read_frames(path: str | os.PathLike) -> Iterator[Frame]:
             for frame in container.decode(stream):
                 time = count * step if frame.time is None else frame.time
                 # The rotation is counter-clockwise in degrees, as that of numpy.
-                yield Frame(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)), time)
+                pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                yield Frame(np.ascontiguousarray(pixels), time)
                 count += 1
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, BadImage):
@@ -75,7 +76,7 @@ class VideoWriter:
         """Appends a frame `(H, W, 3)` uint8 that is shown from `time`, in seconds, on."""
         import av
 
-        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        picture = Image.fromarray(pixels)
         if self._stream is None:
             self._size = picture.size
             self._stream = self._container.add_stream(self._codec, rate=30, options={"crf": "20", "preset": "veryfast"})
