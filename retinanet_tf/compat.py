@@ -8,6 +8,9 @@ import tensorflow as tf
 
 KERAS_3 = hasattr(keras, "ops")
 
+CLIPS_THE_SUM = not KERAS_3
+"""Keras 2's optimizers clip the sum of the replicas' gradients, Keras 3's each replica's own before they are summed."""
+
 
 def tensorflow_variables(variables: Iterable) -> list[tf.Variable]:
     """The `tf.Variable`s behind Keras variables: Keras 2's are ones themselves, Keras 3's hold one in `value`."""
@@ -40,6 +43,19 @@ def scaled_loss(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Te
 def unscaled_gradients(optimizer: keras.optimizers.Optimizer, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
     """The gradients to apply: Keras 3's apply_gradients undoes the loss scale itself, Keras 2's doesn't."""
     return optimizer.get_unscaled_gradients(gradients) if hasattr(optimizer, "get_unscaled_gradients") else gradients
+
+
+def agreeing_gradients(optimizer: keras.optimizers.Optimizer, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Gradients that are NaN on all replicas if one has an infinite or NaN one, for an optimizer with a loss scale.
+
+    Keras 2's looks at the sum over the replicas, Keras 3's at each replica's own: some would skip a step, others not.
+    """
+    context = tf.distribute.get_replica_context()
+    if not KERAS_3 or context.num_replicas_in_sync == 1 or not hasattr(optimizer, "dynamic_scale"):
+        return gradients
+    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+    wrong = context.all_reduce(tf.distribute.ReduceOp.SUM, 1.0 - tf.cast(finite, tf.float32))
+    return [tf.where(wrong > 0.0, float("nan"), gradient) for gradient in gradients]
 
 
 def track_loss(model: keras.Model, loss: tf.Tensor, images: int | tf.Tensor) -> None:

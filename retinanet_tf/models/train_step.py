@@ -6,7 +6,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from retinanet_tf.compat import own_name, scaled_loss, track_loss, unscaled_gradients
+from retinanet_tf.compat import agreeing_gradients, own_name, scaled_loss, track_loss, unscaled_gradients
 from retinanet_tf.models.ema import WeightAverage
 
 
@@ -20,11 +20,14 @@ class Step:
             (Batch normalisation alone sees the parts.)
         bias_lr_factor: factor on the biases' gradients, which with SGD is one on their learning rate (authors' code).
         average: updated after the step.
+        clip_norm: longest gradient of the whole batch, 0 for any; for optimizers that don't clip the sum over the
+            replicas themselves. It is summed for its length alone, then again by the optimizer.
     """
 
     accumulation: int = 1
     bias_lr_factor: float = 1.0
     average: WeightAverage | None = None
+    clip_norm: float = 0.0
 
     def __call__(self, model: keras.Model, images: tf.Tensor, y: dict[str, tf.Tensor]) -> None:
         """One optimizer step on images `(B, H, W, 3)` and {"boxes", "labels"} (see `RetinaNet`)."""
@@ -36,9 +39,17 @@ class Step:
                 gradient * self.bias_lr_factor if own_name(variable) == "bias" else gradient
                 for gradient, variable in zip(gradients, variables, strict=True)
             ]
+        gradients = agreeing_gradients(model.optimizer, self._clipped(model.optimizer, gradients))
         model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         if self.average:
             self.average.update()
+
+    def _clipped(self, optimizer, gradients):
+        if not self.clip_norm:
+            return gradients
+        summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        norm = tf.linalg.global_norm(summed) / scaled_loss(optimizer, tf.constant(1.0))
+        return [gradient * (self.clip_norm / tf.maximum(norm, self.clip_norm)) for gradient in gradients]
 
     def _gradients(self, model, images, assigned):
         if self.accumulation == 1:

@@ -13,6 +13,7 @@ import keras
 from absl import logging
 
 from retinanet_tf.training.checkpoints import TrainingState
+from retinanet_tf.training.strategies import gathered
 
 PATIENCE = 50
 """Steps without a single positive anchor after which a warning is logged."""
@@ -29,12 +30,13 @@ LOSSES = ("loss", "class_logits_loss", "box_deltas_loss")
 class StopRequest:
     """Delays SIGTERM and Ctrl-C to the end of a step, so that the state can be saved; a context manager.
 
-    `signal` is the number of the received signal, 0 until then. A second Ctrl-C interrupts at once. Outside the main
-    thread, where Python allows no handlers, signals act as before.
+    `signal` is the number of the received signal, 0 until then; `agreed` says that this worker or another one received
+    one before the last step. A second Ctrl-C interrupts at once. Outside the main thread, where Python allows no
+    handlers, signals act as before.
     """
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal, self.agreed = 0, False
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -53,10 +55,10 @@ class StopRequest:
         self.signal = number
 
     def leave(self) -> None:
-        """Raises KeyboardInterrupt after Ctrl-C, SystemExit with 128 + signal (143) after SIGTERM."""
+        """Raises KeyboardInterrupt after Ctrl-C, else SystemExit with 143, as after SIGTERM."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + self.signal)
+        raise SystemExit(128 + signal.SIGTERM)
 
 
 class Progress(keras.callbacks.Callback):
@@ -126,15 +128,16 @@ def duration(seconds: float) -> str:
 
 
 class SaveState(keras.callbacks.Callback):
-    """Saves a checkpoint at the end of every epoch, and at the end of the step that received SIGTERM or Ctrl-C."""
+    """Saves a checkpoint at the end of every epoch, and after the step in which all workers know of a signal."""
 
     def __init__(self, state: TrainingState, progress: Progress, stop: StopRequest):
         super().__init__()
         self.state, self.progress, self.stop = state, progress, stop
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.stop.signal:
+        if self.stop.agreed:
             self.state.save(self.progress.step)
+            gathered(self.model.distribute_strategy, [0])  # nobody leaves before it is written
             print(f"\nstopped after step {self.progress.step}, which is saved; the same command resumes there.")
             self.stop.leave()
 

@@ -43,11 +43,6 @@ class TrainingState:
         path = Path(self._link.name) / "checkpoints" if self._link else self.folder
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(path), KEPT, checkpoint_name="step")
 
-    @property
-    def newest(self) -> int:
-        """The step of the newest checkpoint, 0 if there is none."""
-        return _step(self._manager.latest_checkpoint)
-
     def restore(self) -> int:
         """Loads the newest readable checkpoint and returns its step, 0 if there is no checkpoint.
 
@@ -86,8 +81,9 @@ class TrainingState:
             raise  # another worker is gone; not the disk's fault
         except (tf.errors.OpError, OSError) as error:
             self._clear(step)
-            latest = f"{self.folder / f'step-{self.newest}'} is whole, and the same command resumes from it"
-            if not self.newest:
+            newest = newest_step(self.folder)
+            latest = f"{self.folder / f'step-{newest}'} is whole, and the same command resumes from it"
+            if not newest:
                 latest = "there is none before it"
             reason = str(getattr(error, "message", None) or error).splitlines()[0]
             raise InputError(
@@ -100,6 +96,12 @@ class TrainingState:
         for path in self.folder.glob("*"):
             if re.fullmatch(rf"step-{step}([._].*)?", path.name) or path.name == "checkpoint.tmp":
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the newest checkpoint `FOLDER/step-N`, 0 if there is none; read from the folder, on any worker."""
+    state = tf.train.get_checkpoint_state(str(folder))
+    return _step(state.model_checkpoint_path) if state else 0
 
 
 def _step(path: str | None) -> int:

@@ -1,7 +1,7 @@
 """The run directory of a training job: its files, its lock, and whether a job may resume in it.
 
 flags.txt      every setting as a flagfile: `retinanet train --flagfile=DIR/flags.txt` repeats the run
-run.json       the configuration, data, versions, seed, git commit
+run.json       the configuration, data, number of workers, versions, seed, git commit
 labels.json    the dataset's category ids and names
 checkpoints/   the newest training states, by step
 log.csv        losses, learning rate, images per second, AP per epoch (an epoch ends at every checkpoint)
@@ -98,20 +98,25 @@ def start(
     data: str,
     validation: str,
     init_weights: str = "",
+    workers: int = 1,
 ) -> bool:
     """Writes a job's settings into its run directory, or recognizes the same job to resume.
+
+    Another number of `workers` than before is the same job, and is printed.
 
     Returns:
         Whether the job was started before.
 
     Raises:
-        InputError: another job's directory (the differing fields are named), or one that can't be written.
+        InputError: another job's directory (the differing fields are named), or one that can't be written; other
+            workers than before where the order of the data depends on their number.
     """
     run_dir = Path(run_dir)
     paths = {"data": data, "validation": validation, "init_weights": init_weights}
     record = {"config": config.to_dict(), **paths, "labels": label_map.to_json()}
     record = json.loads(json.dumps(record))  # tuples become lists, as in the file
     existing = run_dir / "run.json"
+    started = {**record, "workers": workers}
     if existing.exists():
         before = {"init_weights": "", **read_json(existing)}
         # Fields that are newer than the run had their default then.
@@ -123,11 +128,19 @@ def start(
                 f"init_weights={run_dir} and another run_dir."
             )
         _check_keras(run_dir, before.get("made_by", {}))
+        if (earlier := before.get("workers", 1)) != workers and not (run_dir / WEIGHTS).exists():
+            if config.data.shard_by == "files":
+                raise InputError(
+                    f"run_dir={run_dir} holds a job of {earlier} worker(s) with shard_by=files, whose batches depend "
+                    f"on their number; start {earlier} again, or another run_dir with init_weights={run_dir}."
+                )
+            print(f"{run_dir}: begun by {earlier} worker(s), continued by {workers} with the same batches.")
+            files.write_json(existing, {**started, "made_by": before.get("made_by", {})})
         return True
     files.make_folder(run_dir, "run_dir")
     files.write_text(run_dir / "flags.txt", flagfile(config, **paths, run_dir=str(run_dir)))
     label_map.save(run_dir / "labels.json")
-    files.write_json(existing, {**record, "made_by": {**provenance(), "command": " ".join(sys.argv)}})
+    files.write_json(existing, {**started, "made_by": {**provenance(), "command": " ".join(sys.argv)}})
     return False
 
 

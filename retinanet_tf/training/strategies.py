@@ -4,11 +4,11 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from retinanet_tf.compat import KERAS_3
 from retinanet_tf.errors import InputError
 
 
@@ -29,7 +29,7 @@ def make_strategy(name: str = "mirrored", devices: int = 0) -> tf.distribute.Str
     """The strategy called `name`; before any other use of TensorFlow for 'multi_worker' and `devices` on CPUs.
 
     Args:
-        name: 'mirrored', 'one_device', 'multi_worker' (TF_CONFIG names the machines) or 'tpu'.
+        name: 'mirrored', 'one_device', 'multi_worker' (TF_CONFIG or Slurm names the machines) or 'tpu'.
         devices: how many 'mirrored' uses, 0 for all. Without a GPU they are logical CPU devices.
 
     Raises:
@@ -60,22 +60,50 @@ def _first_devices(count: int) -> list[str]:
 
 
 def _multi_worker() -> tf.distribute.Strategy:
-    if KERAS_3:
-        raise InputError(
-            "strategy=multi_worker needs Keras 2: Keras 3's model.fit doesn't support MultiWorkerMirroredStrategy "
-            "(keras issue 20585); use Python 3.10 or 3.11, whose requirements bring TensorFlow 2.15 and Keras 2."
-        )
     text = os.environ.get("TF_CONFIG", "")
     try:
-        config = json.loads(text)
-        _ = config["cluster"], config["task"]["type"], config["task"]["index"]
-    except (ValueError, KeyError, TypeError) as error:
+        resolver = slurm_cluster() if not text and "SLURM_STEP_NODELIST" in os.environ else _tf_config(text)
+        address = resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        found = f"TF_CONFIG={text!r} is not that" if text else "there are none"
         raise InputError(
             "strategy=multi_worker needs the machines in the environment variable TF_CONFIG, such as "
-            '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
-            f"; {'it is not set' if not text else f'{text!r} is not that ({error!r})'}."
+            '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}, or those '
+            f"of Slurm's srun; {found} ({error!r})."
         ) from None
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    worker = _place(resolver)
+    print(f"worker {worker.index} of {worker.count}, {address}: it starts when all are there.", file=sys.stderr)
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+def _tf_config(text: str) -> tf.distribute.cluster_resolver.ClusterResolver:
+    kind = json.loads(text)["task"]["type"]
+    if kind not in ("chief", "worker"):
+        raise ValueError(f"a task is chief or worker, not {kind}")
+    return tf.distribute.cluster_resolver.TFConfigClusterResolver()
+
+
+def slurm_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
+    """The workers of a Slurm step, as TensorFlow's resolver lists them, and this one's place among them.
+
+    The resolver sorts the hosts by name (n10 before n2), which Slurm's ranks don't follow: the place is looked up by
+    the address. GPUs are left to Slurm. Ports follow from the job's number, so that jobs of one machine don't meet.
+
+    Raises:
+        KeyError, ValueError, RuntimeError: the variables aren't those of a step.
+    """
+    resolvers, variables = tf.distribute.cluster_resolver, os.environ
+    tasks, port = int(variables["SLURM_STEP_NUM_TASKS"]), 20000 + int(variables["SLURM_JOB_ID"]) % 1000 * 10
+    slurm = resolvers.SlurmClusterResolver(port_base=port, gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False)
+    cluster = slurm.cluster_spec()
+    address = f"{variables['SLURMD_NODENAME']}:{port + int(variables['SLURM_LOCALID'])}"
+    return resolvers.SimpleClusterResolver(
+        cluster,
+        task_type="worker",
+        task_id=cluster.job_tasks("worker").index(address),
+        num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
+        rpc_layer="grpc",
+    )
 
 
 def _tpu() -> tf.distribute.Strategy:
@@ -93,26 +121,41 @@ def worker_of(strategy: tf.distribute.Strategy) -> Worker:
     """This process among the job's processes."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return Worker()
-    resolver = strategy.cluster_resolver
+    return _place(strategy.cluster_resolver)
+
+
+def _place(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> Worker:
     cluster = resolver.cluster_spec()
     chiefs = cluster.num_tasks("chief") if "chief" in cluster.jobs else 0
     index = resolver.task_id if resolver.task_type == "chief" else chiefs + resolver.task_id
     return Worker(index, chiefs + cluster.num_tasks("worker"))
 
 
+def gathered(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[tuple[int, ...]]:
+    """The integers that each worker gives, by worker; waits until all workers are here."""
+    count = worker_of(strategy).count
+    if count == 1:
+        return [tuple(values)]
+    own = tf.constant([list(values)], tf.int64)
+    gather = tf.function(lambda: strategy.gather(strategy.run(lambda: tf.identity(own)), axis=0), autograph=False)
+    rows = gather().numpy().tolist()
+    return [tuple(row) for row in rows[:: len(rows) // count]]
+
+
 def distribute(
     strategy: tf.distribute.Strategy, load: Callable[[tuple[int, int]], tf.data.Dataset]
-) -> tf.data.Dataset | tf.distribute.DistributedDataset:
-    """The dataset for `model.fit`, from `load((worker, workers))`, which returns a worker's part of each batch."""
+) -> tf.distribute.DistributedDataset:
+    """The endless batches for the replicas, from `load((worker, workers))`, which returns a worker's part of each."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return load((0, 1))
+        return strategy.experimental_distribute_dataset(load((0, 1)))
 
     def load_part(context: tf.distribute.InputContext) -> tf.data.Dataset:
         dataset = load((context.input_pipeline_id, context.num_input_pipelines))
         replicas = context.num_replicas_in_sync // context.num_input_pipelines
-        if replicas == 1:
-            return dataset
-        images, _ = dataset.element_spec
-        return dataset.rebatch(images.shape[0] // replicas, drop_remainder=True)
+        if replicas > 1:
+            images, _ = dataset.element_spec
+            dataset = dataset.rebatch(images.shape[0] // replicas, drop_remainder=True)
+        # Said, or the workers would ask each other before every step whether there is another batch.
+        return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     return strategy.distribute_datasets_from_function(load_part)

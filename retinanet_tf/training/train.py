@@ -1,10 +1,12 @@
-"""The training job: strategy, model, data, callbacks and `model.fit`; resumes from its run directory.
+"""The training job: strategy, model, data, callbacks and the loop; resumes from its run directory.
 
 Failures (NaN loss, out of memory, lost worker) become readable errors.
 """
 
+import dataclasses
 import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from retinanet_tf import files
+from retinanet_tf.compat import CLIPS_THE_SUM
 from retinanet_tf.config.config import Config
 from retinanet_tf.config.flagfile import flagfile
 from retinanet_tf.data.pipeline import image_ids, load_for_training
 from retinanet_tf.data.records.damage import DamageLog
+from retinanet_tf.data.records.index import find_shards
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.losses.classification import retinanet_losses
@@ -29,10 +33,11 @@ from retinanet_tf.pretrained.by_name import resolve
 from retinanet_tf.pretrained.loading import initialize
 from retinanet_tf.training import run_directory
 from retinanet_tf.training.callbacks import NonFiniteLoss, Progress, SaveState, StopRequest, WatchLosses
-from retinanet_tf.training.checkpoints import TrainingState
+from retinanet_tf.training.checkpoints import TrainingState, newest_step
 from retinanet_tf.training.job import Job, announce, announce_xla, open_job
+from retinanet_tf.training.loop import run_steps
 from retinanet_tf.training.optimizers import make_optimizer, make_schedule
-from retinanet_tf.training.strategies import distribute
+from retinanet_tf.training.strategies import distribute, gathered
 from retinanet_tf.training.validation import Validation
 from retinanet_tf.visualize import training_curves
 
@@ -47,15 +52,16 @@ NAN_CAUSES = (
 def compile_model(config: Config) -> RetinaNet:
     """A new model with the configuration's losses, optimizer and step; call it in the strategy's scope."""
     train = config.train
+    optimizers = train if CLIPS_THE_SUM else dataclasses.replace(train, clip_norm=0.0)
     with precision_policy(train.precision):
         model = RetinaNet.from_config(config)
         model.compile(
-            optimizer=make_optimizer(train),
+            optimizer=make_optimizer(optimizers),
             loss=retinanet_losses(config.loss),
             jit_compile=train.xla,
         )
     average = WeightAverage(model.weights, train.ema_decay) if train.ema_decay else None
-    model.step = Step(train.accumulation, train.bias_lr_factor, average)
+    model.step = Step(train.accumulation, train.bias_lr_factor, average, train.clip_norm - optimizers.clip_norm)
     return model
 
 
@@ -97,93 +103,87 @@ def train(
         return _run(job, run_dir, verbose or 0)
     files.make_folder(run_dir, "run_dir")
     with run_directory.exclusive(run_dir):
-        run_directory.start(run_dir, config, job.label_map, **job.paths)
+        run_directory.start(run_dir, config, job.label_map, **job.paths, workers=job.worker.count)
         return _run(job, run_dir, (1 if sys.stdout.isatty() else 2) if verbose is None else verbose)
 
 
 def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
     """The job of one process, whose run directory is in order."""
-    if (run_dir / checkpoint.WEIGHTS).exists():
-        print(f"{run_dir}: this run is finished; its result is used as it is.")
-        return checkpoint.load_model(run_dir)
     config, strategy, worker, data = job.config, job.strategy, job.worker, job.paths["data"]
-    total = config.train.steps
-    with strategy.scope():
-        model = compile_model(config)
-        average = model.step.average
-        state = TrainingState(run_dir / "checkpoints", model, average, worker.is_chief)
-        done = state.restore()
-        if done:
-            print(f"{run_dir}: resuming after {done} of {total} steps.")
-        elif job.paths["init_weights"]:
-            print(initialize(model, resolve(job.paths["init_weights"]), job.label_map))
-            if average:
-                average.restart()
-    if worker.is_chief:
-        run_directory.trim_log(run_dir, done)
-        if done < total:
-            announce(config, strategy.num_replicas_in_sync)
-            announce_xla(config, data, model.xla_scope)
-    evaluator = Validation(config, model, job.label_map, run_dir, job.source, worker, average)
-    damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
-    progress = Progress(total, done, config.data.batch_size, make_schedule(config.train), verbose)
 
     def batch_of(step: int, shard: tuple[int, int] = (0, 1)) -> Batch:
         return next(iter(load_for_training(config, data, step, shard=shard)))
 
-    with StopRequest() as stop:
-        callbacks = [
-            progress,
-            WatchLosses(progress),
-            SaveState(state, progress, stop),
-            *evaluator.callbacks(progress, lambda: batch_of(0)),
-        ]
-        for initial_epoch, epochs, steps in _fit_calls(done, total, config.train.checkpoint_steps):
-            batches = distribute(
-                strategy, lambda shard: load_for_training(config, data, progress.step, damage_log, shard)
-            )
-            with readable_failures(job, run_dir, lambda: state.newest, batch_of):
-                model.fit(
-                    batches,
-                    epochs=epochs,
-                    initial_epoch=initial_epoch,
-                    steps_per_epoch=steps,
-                    callbacks=callbacks,
-                    shuffle=False,  # of the pipeline, which Keras 3 warns that it can't shuffle
-                    verbose=0,  # `progress` prints
-                )
-    if worker.is_chief and (run_dir / run_directory.LOG).exists():
-        training_curves(run_dir / run_directory.LOG, run_dir / "training.png")
-    evaluator.finish()
+    with readable_failures(job, run_dir, batch_of):
+        finished = (run_dir / checkpoint.WEIGHTS).exists()
+        if worker.count > 1:
+            sizes = [tf.io.gfile.stat(path).length for path in find_shards(data)]
+            checksums = [zlib.crc32(text.encode()) for text in (flagfile(config), repr(sizes))]
+            names = ("the settings' checksum", "the checksum of the shards' sizes", "the newest checkpoint's step")
+            _agree(job, dict(zip(names, (*checksums, newest_step(run_dir / "checkpoints")), strict=True)))
+        if finished:
+            print(f"{run_dir}: this run is finished; its result is used as it is.")
+            return checkpoint.load_model(run_dir)
+        total = config.train.steps
+        with strategy.scope():
+            model = compile_model(config)
+            average = model.step.average
+            state = TrainingState(run_dir / "checkpoints", model, average, worker.is_chief)
+            done = state.restore()
+            _agree(job, {"the step of the newest readable checkpoint": done})
+            if done:
+                print(f"{run_dir}: resuming after {done} of {total} steps.")
+            elif job.paths["init_weights"]:
+                print(initialize(model, resolve(job.paths["init_weights"]), job.label_map))
+                if average:
+                    average.restart()
+        if worker.is_chief:
+            run_directory.trim_log(run_dir, done)
+            if done < total:
+                announce(config, strategy.num_replicas_in_sync)
+                announce_xla(config, data, model.xla_scope)
+        evaluator = Validation(config, model, job.label_map, run_dir, job.source, worker, average)
+        damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
+        progress = Progress(total, done, config.data.batch_size, make_schedule(config.train), verbose)
+        with StopRequest() as stop:
+            callbacks = [
+                progress,
+                WatchLosses(progress),
+                SaveState(state, progress, stop),
+                *evaluator.callbacks(progress, lambda: batch_of(0)),
+            ]
+            batches = distribute(strategy, lambda shard: load_for_training(config, data, done, damage_log, shard))
+            run_steps(model, batches, callbacks, progress, config.train.checkpoint_steps, stop)
+        if worker.is_chief and (run_dir / run_directory.LOG).exists():
+            training_curves(run_dir / run_directory.LOG, run_dir / "training.png")
+        evaluator.finish()
+        # A worker that had left would not come back if the chief had to be started again.
+        gathered(strategy, [0])
     return model
 
 
-def _fit_calls(done: int, total: int, every: int) -> Iterator[tuple[int, int, int]]:
-    """(initial epoch, epochs, steps per epoch) of the calls of `fit` from step `done` to `total`.
-
-    Epochs end at the multiples of `every` and at the last step; Keras' epochs have equal lengths within a call.
-    """
-    while done < total:
-        first = done // every
-        steps = min((first + 1) * every, total) - done
-        count = (total - done) // every if steps == every else 1
-        yield first, first + count, steps
-        done += count * steps
+def _agree(job: Job, facts: dict[str, int]) -> None:
+    """Raises InputError on all workers unless these numbers are the same on all."""
+    by_worker = gathered(job.strategy, list(facts.values()))
+    for what, values in zip(facts, zip(*by_worker, strict=True), strict=True):
+        if len(set(values)) > 1:
+            found = ", ".join(f"{value} on worker {index}" for index, value in enumerate(values))
+            raise InputError(
+                f"the workers of strategy=multi_worker disagree on {what} ({found}); they need the same flags and the "
+                "same data, and run_dir must be on storage that all of them share."
+            )
 
 
 @contextmanager
-def readable_failures(
-    job: Job, run_dir: Path, newest: Callable[[], int], batch_of: Callable[[int, tuple[int, int]], Batch]
-) -> Iterator[None]:
+def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[int, int]], Batch]) -> Iterator[None]:
     """Turns NaN losses, exhausted memory and lost workers inside the block into an InputError.
 
     Args:
         job: the job.
         run_dir: gets the batch of a step with a NaN loss.
-        newest: returns the step of the newest checkpoint, 0 for none.
         batch_of: returns the batch of a step (from 0) and of a worker's shard.
     """
-    config, worker = job.config, job.worker
+    config, worker, states = job.config, job.worker, run_dir / "checkpoints"
     try:
         yield
     except NonFiniteLoss as error:
@@ -194,7 +194,7 @@ def readable_failures(
                 f"{error}; data_service makes batches in an unknown order, so its images aren't known; "
                 f"causes: {NAN_CAUSES}."
             ) from None
-        raise InputError(_nan_report(job, run_dir, error.step, newest(), batch_of)) from None
+        raise InputError(_nan_report(job, run_dir, error.step, newest_step(states), batch_of)) from None
     except tf.errors.ResourceExhaustedError as error:
         raise InputError(
             f"the devices' memory is too small for a step of {config.data.batch_size} images of "
@@ -206,7 +206,7 @@ def readable_failures(
             raise
         raise InputError(
             f"worker {worker.index} of {worker.count} lost the others ({str(e).splitlines()[0]}); start all workers "
-            f"again with the same commands: they resume from step {newest()}."
+            f"again with the same commands: they resume from step {newest_step(states)}."
         ) from None
 
 

@@ -154,7 +154,7 @@ def test_memory_too_small_for_a_step_is_a_sentence(tmp_path):
     job = Job(rn.Config(), {}, tf.distribute.get_strategy(), Worker(), rn.data.LabelMap([1], ["a"]), None)
     with (
         pytest.raises(rn.InputError, match="for a step of 16 images of 600 px .OOM at x.; lower batch_size"),
-        readable_failures(job, tmp_path, newest=lambda: 0, batch_of=lambda step, shard: None),
+        readable_failures(job, tmp_path, batch_of=lambda step, shard: None),
     ):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM at x\nmore")
 

@@ -1,0 +1,131 @@
+"""Several workers and devices, as far as one process goes: where a worker is, who may resume, one sum of gradients."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_jobs import TINY
+
+import retinanet_tf as rn
+from retinanet_tf.models.train_step import Step
+from retinanet_tf.training import run_directory
+from retinanet_tf.training.strategies import gathered, make_strategy, slurm_cluster
+
+LABELS = rn.data.LabelMap([1], ["a"])
+
+
+def test_slurms_ranks_need_not_follow_the_names_of_the_hosts(monkeypatch):
+    """Rank 0 runs on n2; sorted by name, n10 comes first. All workers name one list, each its own place in it."""
+    places = {}
+    for rank, host in enumerate(("n2", "n10")):
+        variables = {"JOB_ID": 7_042, "PROCID": rank, "LOCALID": 0, "STEP_NUM_TASKS": 2}
+        variables |= {"STEP_NODELIST": "n[2,10]", "STEP_TASKS_PER_NODE": "1(x2)"}
+        for name, value in variables.items():
+            monkeypatch.setenv(f"SLURM_{name}", str(value))
+        monkeypatch.setenv("SLURMD_NODENAME", host)
+        resolver = slurm_cluster()
+        addresses = resolver.cluster_spec().job_tasks("worker")
+        assert sorted(addresses) == ["n10:20420", "n2:20420"]
+        places[addresses[resolver.task_id]] = host
+    assert places == {"n2:20420": "n2", "n10:20420": "n10"}
+
+
+TWO = {"worker": ["a:1", "b:1"]}
+
+
+@pytest.mark.parametrize(
+    "value, found",
+    [
+        ("", "there are none"),
+        ("{}", "'{}' is not that"),
+        ("worker 0", "'worker 0' is not that"),
+        (json.dumps({"cluster": TWO, "task": {"type": "worker", "index": 2}}), "No task with index 2"),
+        (json.dumps({"cluster": TWO, "task": {"type": "ps", "index": 0}}), "chief or worker, not ps"),
+    ],
+)
+def test_a_wrong_cluster_is_a_sentence(monkeypatch, value, found):
+    monkeypatch.setenv("TF_CONFIG", value)
+    with pytest.raises(rn.InputError, match="needs the machines in the environment variable TF_CONFIG") as error:
+        make_strategy("multi_worker")
+    assert found in str(error.value)
+
+
+def start(run_dir, workers, **changes):
+    return run_directory.start(run_dir, TINY.replace(**changes), LABELS, data="d", validation="", workers=workers)
+
+
+def test_another_number_of_workers_is_said_or_refused(tmp_path, capsys):
+    """Batches by records are the same; by files they aren't."""
+    assert not start(tmp_path / "records", 2) and start(tmp_path / "records", 2)
+    assert not capsys.readouterr().out
+    assert start(tmp_path / "records", 4)
+    assert "begun by 2 worker(s), continued by 4 with the same batches" in capsys.readouterr().out
+    assert start(tmp_path / "records", 4) and not capsys.readouterr().out
+    start(tmp_path / "files", 2, shard_by="files")
+    with pytest.raises(rn.InputError, match=r"a job of 2 worker\(s\) with shard_by=files"):
+        start(tmp_path / "files", 1, shard_by="files")
+
+
+def test_one_worker_agrees_with_itself(two_devices):
+    assert gathered(two_devices, [3, 5]) == [(3, 5)]
+
+
+X = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32) * np.array([[5.0]] * 4 + [[0.1]] * 4, np.float32)
+Y = X[:, ::-1].copy()
+
+
+class Regression(keras.Sequential):
+    """As much of RetinaNet as `Step` needs."""
+
+    compiles_replicas = False
+
+    def assign(self, images, y):
+        return y
+
+    def compute_loss(self, x=None, y=None, y_pred=None, **_):
+        return tf.reduce_mean((y_pred - y) ** 2) / self.distribute_strategy.num_replicas_in_sync
+
+
+def weights_after(strategy, optimizer, step, x, steps=1):
+    """The kernel before and after `steps` on (x, Y), and the optimizer."""
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = Regression([keras.Input((3,)), keras.layers.Dense(3, use_bias=False)])
+        model.compile(optimizer(), "mse")
+        model.optimizer.build(model.trainable_variables)
+        model.reset_metrics()
+    before = np.array(model.get_weights()[0])
+    batches = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices((x, Y)).batch(8).repeat())
+    run = tf.function(lambda batch: strategy.run(lambda x, y: step(model, x, y), args=batch), autograph=False)
+    for _, batch in zip(range(steps), batches, strict=False):
+        run(batch)
+    return before, np.array(model.get_weights()[0]), model.optimizer
+
+
+@pytest.fixture
+def strategy(request, two_devices):
+    return two_devices if request.param == 2 else tf.distribute.OneDeviceStrategy("/CPU:0")
+
+
+@pytest.mark.parametrize("strategy", [1, 2], indirect=True)
+def test_the_whole_batchs_gradient_is_clipped(strategy):
+    """Against the gradient by hand; the two halves' gradients have other norms than their sum."""
+    before, after, _ = weights_after(strategy, lambda: keras.optimizers.SGD(0.1), Step(clip_norm=0.5), X)
+    gradient = 2.0 * X.T @ (X @ before - Y) / Y.size
+    norm = np.linalg.norm(gradient)
+    assert norm > 1.0
+    np.testing.assert_allclose(after, before - 0.1 * gradient * 0.5 / norm, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", [1, 2], indirect=True)
+def test_an_overflow_on_one_device_skips_the_step_on_all(strategy):
+    """The first device's half overflows, the second's doesn't."""
+    kind = getattr(keras.optimizers, "LossScaleOptimizer", None) or keras.mixed_precision.LossScaleOptimizer
+    x = X.copy()
+    x[0] = 1e30
+    before, after, optimizer = weights_after(strategy, lambda: kind(keras.optimizers.SGD(0.1)), Step(), x, steps=2)
+    np.testing.assert_array_equal(after, before)
+    scale = optimizer.dynamic_scale if hasattr(optimizer, "step_counter") else optimizer.loss_scale
+    assert float(tf.convert_to_tensor(scale)) == 2.0**15 / 4
