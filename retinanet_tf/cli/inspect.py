@@ -14,10 +14,17 @@ from absl import flags
 from retinanet_tf.cli import flags as config_flags
 
 _DATA = flags.DEFINE_string(
-    "data", None, "Pattern of shards, COCO instances JSON, Pascal VOC folder, or CSV file.", required=True
+    "data",
+    None,
+    "Pattern of shards, COCO instances JSON, Pascal VOC folder, YOLO's data.yaml or folder, or CSV file.",
+    required=True,
 )
 _IMAGES = flags.DEFINE_string("images", None, "Image folder of a JSON or CSV; without it the report has no samples.")
-_SPLIT = flags.DEFINE_string("split", None, "A list of VOC's ImageSets/Main, or trainval35k or minival of COCO.")
+_SPLIT = flags.DEFINE_string(
+    "split",
+    None,
+    "A list of VOC's ImageSets/Main, train, val or test of YOLO's data.yaml, or trainval35k or minival of COCO.",
+)
 _OUTPUT = flags.DEFINE_string("output", "runs/inspection", "Folder for the report.")
 config_flags.define()
 

@@ -15,7 +15,7 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_text
 
 COMMANDS = {
-    "prepare": "COCO, Pascal VOC or CSV annotations and their images to TFRecord shards",
+    "prepare": "COCO, Pascal VOC, YOLO or CSV annotations and their images to TFRecord shards",
     "inspect": "report on a data set: classes, sizes, errors, objects that no anchor reaches",
     "train": "train a detector, or resume the training of a run directory",
     "evaluate": "COCO's twelve numbers of a detector or of a file of detections",

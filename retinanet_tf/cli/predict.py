@@ -57,6 +57,7 @@ _SAVE = flags.DEFINE_list(
 def main() -> int:
     """Writes the detections; status 1 if a file couldn't be read."""
     from retinanet_tf.inference.predict import predict
+    from retinanet_tf.inference.video import is_video
 
     min_score = _min_score()
     predictions = predict(
@@ -69,9 +70,10 @@ def main() -> int:
     )
     for path, counts in predictions.counts.items():
         print(printable(f"{path}: ") + (_by_class(counts) or "nothing"))
-    drawn, images = predictions.drawn, len(predictions.pictures)
+    drawn, videos = predictions.drawn, sum(map(is_video, predictions.pictures))
+    files = f"{len(predictions.pictures) - videos} images" + (f" and {videos} videos" if videos else "")
     by_class = f" ({_by_class(drawn)})" if drawn else ""
-    print(f"{sum(drawn.values())} detections with a score of {min_score:g} or more{by_class} on {images} images")
+    print(f"{sum(drawn.values())} detections with a score of {min_score:g} or more{by_class} on {files}")
     print(f"{_OUTPUT.value}: {', '.join(['contact_sheet.jpg', 'pictures/', 'detections.json', *predictions.saved])}")
     for note in predictions.notes:
         print(printable(note))

@@ -56,11 +56,11 @@ def is_yolo(path: str | os.PathLike) -> bool:
     inside = os.listdir(path)
     if "Annotations" in inside or any(name.lower().endswith(".xml") for name in inside):
         return False
-    folders = {"labels", "images", *(alias for aliases in _SPLITS.values() for alias in aliases)}
-    for inner in folders.intersection(inside):
+    for inner in inside:
         place = os.path.join(path, inner)
         if os.path.isdir(place) and any(name.lower().endswith(".xml") for name in os.listdir(place)):
             return False
+    folders = {"labels", "images", *(alias for aliases in _SPLITS.values() for alias in aliases)}
     if folders.intersection(inside):
         return True
     return any(name.lower().endswith((".txt", *_YAML)) for _, _, files in os.walk(path) for name in files)
