@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import predict as module
+from retinanet_tf.inference.images import to_image
 from retinanet_tf.inference.predict import find_images, predict
 from retinanet_tf.patterns import split_list
 from tests.small_detectors import Quarter, clutter
@@ -119,6 +120,30 @@ def test_the_detector_sees_the_pixels_of_pillow(tmp_path, mode, orientation):
     predict(Watching(), [tmp_path / "a.jpg"], tmp_path / "out", progress=False)
     upright = ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")).convert("RGB")
     np.testing.assert_array_equal(seen[0], upright)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "I;16", "CMYK"])
+def test_one_picture_is_the_same_as_path_pillow_image_array_and_for_predict(tmp_path, mode):
+    """Arrays are RGB: the decoded file is one."""
+    pixels = Image.fromarray(clutter(1))
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(pixels.convert("L"), np.uint16) * 257)
+    else:
+        picture = pixels.convert(mode)
+    if mode in ("RGBA", "LA"):
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    picture.save(path)
+    seen = []
+
+    class Watching(Quarter):
+        def prepare(self, image):
+            seen.append(image.numpy())
+            return super().prepare(image)
+
+    predict(Watching(), [path], tmp_path / "out", progress=False)
+    for form in (path, str(path), Image.open(path), seen[0], seen[0].astype(np.float32)):
+        np.testing.assert_array_equal(to_image(form, 0), seen[0])
 
 
 def test_unreadable_files_alone(folder, tmp_path):

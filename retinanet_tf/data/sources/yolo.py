@@ -139,7 +139,7 @@ def read_yolo(
     warnings += filter(None, [without_repeats(found), _orphans(label_files)])
     to_pixels(found, folder, upright, skip_bad)
     known = LabelMap(list(unique), list(unique.values())) if own and is_own else label_map
-    annotations = with_categories(f"{path} ({split})" if split else path, found, known)
+    annotations = with_categories(f"{path} (pictures in {folder})", found, known)
     annotations.label_map = own if own and is_own else annotations.label_map
     annotations.warnings, annotations.exif = warnings, "upright" if upright else "stored"
     return annotations, folder
