@@ -146,8 +146,6 @@ def distribute(
     strategy: tf.distribute.Strategy, load: Callable[[tuple[int, int]], tf.data.Dataset]
 ) -> tf.distribute.DistributedDataset:
     """The endless batches for the replicas, from `load((worker, workers))`, which returns a worker's part of each."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return strategy.experimental_distribute_dataset(load((0, 1)))
 
     def load_part(context: tf.distribute.InputContext) -> tf.data.Dataset:
         dataset = load((context.input_pipeline_id, context.num_input_pipelines))
@@ -155,7 +153,7 @@ def distribute(
         if replicas > 1:
             images, _ = dataset.element_spec
             dataset = dataset.rebatch(images.shape[0] // replicas, drop_remainder=True)
-        # Said, or the workers would ask each other before every step whether there is another batch.
+        # Said, or the batches' size would be open, and workers would ask each other whether there is another batch.
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     return strategy.distribute_datasets_from_function(load_part)
