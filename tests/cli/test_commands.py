@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from absl import flags as absl_flags
+from PIL import Image
 
 from retinanet_tf.cli.before_tensorflow import START_UP
 from retinanet_tf.cli.main import COMMANDS, with_dashes
@@ -177,3 +178,17 @@ def test_an_image_that_does_not_decode_is_named(coco, tmp_path, forked):
     status, err = forked.run("prepare", flags)
     assert status == 1 and names[1] in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_prepare_divides_a_folder(tmp_path, forked):
+    for i in range(10):
+        Image.new("RGB", (40, 40), (i, 0, 0)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text("0 .5 .5 .2 .4\n")
+    flags = [f"--annotations={tmp_path}", f"--output={tmp_path}/out", "--num_workers=1"]
+    for wrong in (["--split_shares=0.8"], ["--split_shares=0.8,0.2", "--name=train"], ["--group=x"]):
+        status, printed = forked.run("prepare", [*flags, *wrong])
+        assert status == 1 and "--split_shares" in printed and not (tmp_path / "out").exists()
+    status, printed = forked.run("prepare", [*flags, "--split_shares=0.7,0.2,0.1"])
+    assert status == 0, printed
+    for name, count in (("train", 7), ("val", 2), ("test", 1)):
+        assert json.loads((tmp_path / "out" / f"{name}.summary.json").read_text())["images"] == count

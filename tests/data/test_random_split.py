@@ -2,14 +2,11 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.data.sources.random_split import random_split
 from retinanet_tf.errors import InputError
-from tests.datasets import picture
 
 SHARES = {"train": 0.8, "val": 0.2}
 
@@ -91,17 +88,3 @@ def test_what_belongs_together_stays_together(tmp_path, seed):
 def test_what_cannot_be_split_is_said(tmp_path, shares, group, said):
     with pytest.raises(InputError, match=said):
         random_split(dataset({f"a{i}.jpg": [1] for i in (1, 2, 3)}), tmp_path, shares, group=group)
-
-
-def test_the_command_divides_a_folder(tmp_path, forked):
-    for i in range(10):
-        Image.fromarray(picture(40, 40, seed=i)).save(tmp_path / f"{i}.png")
-        (tmp_path / f"{i}.txt").write_text("0 .5 .5 .2 .4\n")
-    flags = [f"--annotations={tmp_path}", f"--output={tmp_path}/out", "--num_workers=1"]
-    for wrong in (["--split_shares=0.8"], ["--split_shares=0.8,0.2", "--name=train"], ["--group=x"]):
-        status, printed = forked.run("prepare", [*flags, *wrong])
-        assert status == 1 and "--split_shares" in printed and not (tmp_path / "out").exists()
-    status, printed = forked.run("prepare", [*flags, "--split_shares=0.7,0.2,0.1"])
-    assert status == 0, printed
-    for name, count in (("train", 7), ("val", 2), ("test", 1)):
-        assert len(list(read_records(tmp_path / "out" / f"{name}-*"))) == count

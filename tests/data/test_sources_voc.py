@@ -335,5 +335,5 @@ def test_names_cannot_tell_apart_categories_of_one_name(voc, tmp_path, source):
 def test_a_folder_of_folders_says_which_to_give(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.xml").write_text(voc_xml("a.jpg", []))
-    with pytest.raises(InputError, match="train in it does"):
+    with pytest.raises(InputError, match="train does: give that"):
         read_source(tmp_path)

@@ -47,7 +47,7 @@ def prepare(
     replaced.
 
     Args:
-        annotations: a COCO instances JSON, or the result of `read_coco`, `read_voc`, `read_csv` or `read_source`.
+        annotations: a COCO instances JSON, or the result of `read_source` or of the reader of one format.
         images: the folder that the annotations' file names are relative to; `sources.image_files` says how.
         output: a folder, made if missing; splits (train, val) share it and its label map, of which the later ones may
             have a part.
@@ -58,7 +58,7 @@ def prepare(
         on_bad_image: "stop" raises InputError at the first unusable image; "skip" lists it in the summary, and skips
             annotations of a COCO JSON without a usable bbox.
         verify: "decode" decodes every image, "header" only reads its header.
-        exif: "stop", "upright" or "stored": see `ImagePolicy`.
+        exif: "stop", "upright" or "stored": see `ImagePolicy`; where `annotations.exif` says it, that decides.
         max_pixels: larger images count as bad and are not decoded.
         allow_outside: also reads files outside `images` that names lead to; otherwise they count as bad.
         progress: shows a bar with images per second.

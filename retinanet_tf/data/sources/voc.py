@@ -62,8 +62,8 @@ def read_voc(
     if split:
         names = _listed(os.path.join(folder, "ImageSets", "Main", f"{split}.txt"), xml_folder, names)
     if not names:
-        inner = [name for name in sorted(os.listdir(xml_folder)) if glob.glob(os.path.join(xml_folder, name, "*.xml"))]
-        remedy = f"{inner[0]} in it does: give that folder" if inner else "a VOC folder has Annotations/*.xml"
+        inner = sorted(glob.glob(os.path.join(glob.escape(xml_folder), "*", "*.xml")))
+        remedy = f"{os.path.dirname(inner[0])} does: give that" if inner else "a VOC folder has Annotations/*.xml"
         raise InputError(f"{xml_folder} holds no XML annotation; {remedy}.")
     pictures = list_pictures(images)
     parsed: dict[str, tuple[ImageAnnotations, list[NamedObject]]] = {}

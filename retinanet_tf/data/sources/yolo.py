@@ -5,6 +5,7 @@ whose bounding box is taken. The label file of a picture lies where the last fol
 `labels`, or else beside it.
 """
 
+import glob
 import io
 import os
 import re
@@ -54,12 +55,9 @@ def is_yolo(path: str | os.PathLike) -> bool:
     if not os.path.isdir(path):
         return path.lower().endswith(_YAML)
     inside = os.listdir(path)
-    if "Annotations" in inside or any(name.lower().endswith(".xml") for name in inside):
+    of_voc = (os.path.join(glob.escape(path), *inner, "*.[xX][mM][lL]") for inner in ([], ["*"]))
+    if "Annotations" in inside or any(map(glob.glob, of_voc)):
         return False
-    for inner in inside:
-        place = os.path.join(path, inner)
-        if os.path.isdir(place) and any(name.lower().endswith(".xml") for name in os.listdir(place)):
-            return False
     folders = {"labels", "images", *(alias for aliases in _SPLITS.values() for alias in aliases)}
     if folders.intersection(inside):
         return True
