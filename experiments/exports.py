@@ -23,6 +23,7 @@ from retinanet_tf import files
 from retinanet_tf.cli.main import run
 from retinanet_tf.export.formats import SUFFIXES, export_file, export_saved_model
 from retinanet_tf.export.parity import DifferentAnswers
+from retinanet_tf.export.saved_model import EXTRA
 from retinanet_tf.inference.checkpoint import load_detector
 from retinanet_tf.inference.detector import Detector
 
@@ -38,7 +39,7 @@ _MODEL = flags.DEFINE_string("model", None, "Run directory; by default a ResNet-
 _VALIDATION = flags.DEFINE_string("validation", None, "Pattern of shards to compare on.", required=True)
 _CALIBRATION = flags.DEFINE_string("calibration", None, "Pattern of shards for int8.", required=True)
 _OUTPUT = flags.DEFINE_string("output", "experiments/results/export", "Folder for JSON and page.")
-_FILES = flags.DEFINE_string("files", None, "Folder to keep the exports in.")
+_FILES = flags.DEFINE_string("files", None, "Folder to keep the exports in; what it has isn't exported again.")
 
 
 def main() -> None:
@@ -61,22 +62,21 @@ def main() -> None:
 
 def _exported(detector: Detector, folder: Path, format: str, precision: str) -> dict[str, Any]:
     path = folder / f"{_NAME.value}_{precision}{SUFFIXES.get(format, '')}"
+    kept = path / "1" / EXTRA / "parity.json" if format == "saved_model" else Path(f"{path}.parity.json")
     try:
-        if format == "saved_model":
-            written, report = export_saved_model(detector, path, _VALIDATION.value)
+        if kept.exists():
+            pass
+        elif format == "saved_model":
+            export_saved_model(detector, path, _VALIDATION.value)
         else:
             calibration = _CALIBRATION.value if precision == "int8" else None
-            written, report = export_file(detector, path, format, precision, (), calibration, _VALIDATION.value)
+            export_file(detector, path, format, precision, (), calibration, _VALIDATION.value)
+        report = json.loads(kept.read_text())
     except DifferentAnswers as error:
-        written, report = None, error.report
-    assert report is not None
-    print(report.table(), report.fault or "", sep="\n", flush=True)
-    return {
-        "format": format,
-        "precision": precision,
-        "megabytes": written and round(_size(written) / 1e6, 2),
-        "report": {**report.to_json(), "file": path.name},
-    }
+        report = error.report.to_json()
+    print(json.dumps(report), flush=True)
+    size = round(_size(path) / 1e6, 2) if path.exists() else None
+    return {"format": format, "precision": precision, "megabytes": size, "report": {**report, "file": path.name}}
 
 
 def _size(path: Path) -> int:

@@ -104,7 +104,7 @@ class Detector(tf.Module):
         self.model, self.config = model, config
         # The same network without its last concatenation, a copy of 36 MB per image that only training needs.
         outputs = {name: model.get_layer(name).input for name in ("class_logits", "box_deltas")}
-        self.levels = keras.Model(model.input, outputs)
+        self.levels = keras.Model(model.input, outputs, name="levels")
         self.jit_compile = resolve_jit_compile(jit_compile)
         self._compiled = tf.function(functools.partial(self._detect, static_shapes=True), jit_compile=True)
         self.image_size = image_size or model.config.image_size
