@@ -344,6 +344,12 @@ class TrainConfig(Section):
         "Steps between evaluations on the validation data, at the next checkpoint; 0: only at the end.",
         "[0, inf)",
     )
+    patience: int = setting(
+        0,
+        "Evaluations (eval_steps) in a row without a higher AP that end the job; those during warm-up don't count, and "
+        "an AP of 0 is allowed five times as many. 0: the job runs to its last step.",
+        "[0, inf)",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

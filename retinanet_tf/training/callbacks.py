@@ -13,6 +13,7 @@ import keras
 from absl import logging
 
 from retinanet_tf.training.checkpoints import TrainingState
+from retinanet_tf.training.patience import is_exhausted
 from retinanet_tf.training.strategies import gathered
 
 PATIENCE = 50
@@ -193,6 +194,8 @@ class EpochLog(keras.callbacks.CSVLogger):
 class EvaluateAndKeep(keras.callbacks.Callback):
     """Evaluates at the first epoch's end after every `every` steps; AP goes into the logs, the best weights are kept.
 
+    An evaluation that was due when an earlier process ended comes at the beginning.
+
     Args:
         evaluate: returns the twelve numbers.
         keep: called with the step and the numbers when AP is the best so far.
@@ -200,6 +203,9 @@ class EvaluateAndKeep(keras.callbacks.Callback):
         every: steps.
         best: the best AP of the job's earlier processes.
         weights: the context to evaluate in, such as that of averaged weights.
+        history: (step, AP) of the job's earlier evaluations.
+        patience: evaluations without a higher AP that end the job; 0 for none.
+        warmup: steps whose evaluations patience doesn't count.
     """
 
     def __init__(
@@ -210,11 +216,21 @@ class EvaluateAndKeep(keras.callbacks.Callback):
         every: int,
         best: float,
         weights: Callable[[], AbstractContextManager],
+        history: Sequence[tuple[int, float]] = (),
+        patience: int = 0,
+        warmup: int = 0,
     ):
         super().__init__()
         self.evaluate, self.keep, self.progress, self.every = evaluate, keep, progress, every
-        self.best, self.weights = best, weights
-        self.next = (progress.step // every + 1) * every
+        self.best, self.weights, self.history = best, weights, list(history)
+        self.patience, self.warmup = patience, warmup
+        self.next = ((self.history[-1][0] if self.history else 0) // every + 1) * every
+
+    def on_train_begin(self, logs=None):
+        if self.progress.step < self.next:
+            self._be_patient()
+        else:
+            self.on_epoch_end(0)
 
     def on_epoch_end(self, epoch, logs=None):
         if self.progress.step < self.next:
@@ -228,3 +244,14 @@ class EvaluateAndKeep(keras.callbacks.Callback):
         print(f"step {self.progress.step}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
         if logs is not None:
             logs.update({f"val_{name}": metrics[name] for name in METRICS})
+        self.history.append((self.progress.step, metrics["AP"]))
+        self._be_patient()
+
+    def _be_patient(self) -> None:
+        values = [ap for step, ap in self.history if step > self.warmup and math.isfinite(ap)]
+        if self.patience and is_exhausted(values, self.patience):
+            self.model.stop_training = True
+            print(
+                f"patience={self.patience}: AP no longer rises, and the job ends after step {self.progress.step}; "
+                f"best.weights.h5 has the weights of the best AP, {self.best:.3f}."
+            )

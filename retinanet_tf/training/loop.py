@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.training.callbacks import LOSSES, Progress, StopRequest
+from retinanet_tf.training.strategies import gathered
 
 
 def run_steps(
@@ -22,6 +23,7 @@ def run_steps(
 
     Epochs end at the multiples of `epoch_steps` and at the last step. Callbacks get the means of the losses since the
     epoch's beginning, over the batches of all workers. `stop.agreed` becomes true on all workers after the same step.
+    `model.stop_training`, set by a callback of any worker, ends the loop on all at the epoch's end.
 
     Args:
         model: compiled, in the scope of the strategy.
@@ -32,9 +34,11 @@ def run_steps(
         stop: the signals that this process receives.
     """
     step, iterator = _step_function(model), iter(batches)
-    listed = keras.callbacks.CallbackList(list(callbacks), model=model)
+    epochs = -(-progress.total // epoch_steps)
+    listed = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs, steps=epoch_steps, verbose=0)
+    model.stop_training = False
     listed.on_train_begin()
-    while progress.step < progress.total:
+    while progress.step < progress.total and not _is_stopped(model):
         epoch = progress.step // epoch_steps
         count = min((epoch + 1) * epoch_steps, progress.total) - progress.step
         model.reset_metrics()
@@ -48,6 +52,10 @@ def run_steps(
             listed.on_train_batch_end(number, logs)
         listed.on_epoch_end(epoch, logs)
     listed.on_train_end()
+
+
+def _is_stopped(model: RetinaNet) -> bool:
+    return any(flag for (flag,) in gathered(model.distribute_strategy, [int(model.stop_training)]))
 
 
 def _step_function(model: RetinaNet) -> Callable[[Any, tf.Tensor], tf.Tensor]:

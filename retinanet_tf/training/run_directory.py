@@ -5,6 +5,7 @@ run.json       the configuration, data, number of workers, versions, seed, git c
 labels.json    the dataset's category ids and names
 checkpoints/   the newest training states, by step
 log.csv        losses, learning rate, images per second, AP per epoch (an epoch ends at every checkpoint)
+evaluations.json   the twelve COCO numbers and AP by class of every evaluation
 tensorboard/   the same and images, for TensorBoard
 best.weights.h5    (with best.json, best.run.json, best.labels.json) the weights of the best AP while training
 model.weights.h5   the trained weights, written at the end
@@ -35,6 +36,7 @@ from retinanet_tf.provenance import provenance
 
 LOG = "log.csv"
 BEST_METRICS = "best.json"
+EVALUATIONS = "evaluations.json"
 
 
 @contextmanager
@@ -71,6 +73,13 @@ def save_best(model: RetinaNet, run_dir: Path, metrics: dict) -> None:
     for name in ("run.json", "labels.json"):
         files.write_text(run_dir / f"best.{name}", files.read_text(run_dir / name, "the file of the run"))
     files.write_json(run_dir / BEST_METRICS, metrics)
+
+
+def read_evaluations(run_dir: Path, step: int) -> list[dict]:
+    """The evaluations until a step, {"step", "AP", …}, the oldest first."""
+    path = run_dir / EVALUATIONS
+    rows = files.read_json(path, "the list of evaluations") if path.exists() else []
+    return [row for row in rows if row["step"] <= step]
 
 
 def trim_log(run_dir: Path, step: int) -> None:

@@ -38,6 +38,10 @@ class Board(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self.writer.flush()
 
+    def classes(self, values: dict[str, float | None]) -> None:
+        """Writes AP by class, as AP/NAME, of the classes that have objects."""
+        self._scalars({f"AP/{name}": value for name, value in values.items() if value is not None})
+
     def _scalars(self, values: dict[str, float]) -> None:
         with self.writer.as_default(self.progress.step):
             for name, value in values.items():

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,6 +73,7 @@ def train(
     validation: str = "",
     init_weights: str = "",
     verbose: int | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> RetinaNet:
     """Trains a detector, or resumes the same job.
 
@@ -88,6 +89,9 @@ def train(
         init_weights: to start from: the result of `pretrained.import_weights`, another run's directory, or a published
             name; '' for none.
         verbose: 0 is silent; 1, the default on a terminal, refreshes a line; 2 prints one every half minute.
+        callbacks: of Keras or others, such as W&B's and MLflow's, called after the job's own. Epochs are those of
+            `checkpoint_steps`; their logs have the losses, "step", "learning_rate", "images_per_s" and, where the
+            chief worker evaluated, "val_AP", "val_AP50" and "val_AP75". `model.stop_training` ends the job.
 
     Returns:
         The trained model (with `ema_decay`, its averaged weights).
@@ -100,14 +104,14 @@ def train(
     flagfile(config, **job.paths, run_dir=str(run_dir))  # refuses a name before anything is written
     keras.utils.set_random_seed(config.train.seed)
     if not job.worker.is_chief:
-        return _run(job, run_dir, verbose or 0)
+        return _run(job, run_dir, verbose or 0, callbacks)
     files.make_folder(run_dir, "run_dir")
     with run_directory.exclusive(run_dir):
         run_directory.start(run_dir, config, job.label_map, **job.paths, workers=job.worker.count)
-        return _run(job, run_dir, (1 if sys.stdout.isatty() else 2) if verbose is None else verbose)
+        return _run(job, run_dir, (1 if sys.stdout.isatty() else 2) if verbose is None else verbose, callbacks)
 
 
-def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
+def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callbacks.Callback]) -> RetinaNet:
     """The job of one process, whose run directory is in order."""
     config, strategy, worker, data = job.config, job.strategy, job.worker, job.paths["data"]
 
@@ -146,14 +150,15 @@ def _run(job: Job, run_dir: Path, verbose: int) -> RetinaNet:
         damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
         progress = Progress(total, done, config.data.batch_size, make_schedule(config.train), verbose)
         with StopRequest() as stop:
-            callbacks = [
+            every = [
                 progress,
                 WatchLosses(progress),
                 SaveState(state, progress, stop),
                 *evaluator.callbacks(progress, lambda: batch_of(0)),
+                *callbacks,
             ]
             batches = distribute(strategy, lambda shard: load_for_training(config, data, done, damage_log, shard))
-            run_steps(model, batches, callbacks, progress, config.train.checkpoint_steps, stop)
+            run_steps(model, batches, every, progress, config.train.checkpoint_steps, stop)
         if worker.is_chief and (run_dir / run_directory.LOG).exists():
             training_curves(run_dir / run_directory.LOG, run_dir / "training.png")
         evaluator.finish()

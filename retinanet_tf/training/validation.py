@@ -11,7 +11,8 @@ import tensorflow as tf
 from retinanet_tf import files
 from retinanet_tf.config.config import Config
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.evaluation.evaluator import evaluate
+from retinanet_tf.evaluation.analysis import Analysis
+from retinanet_tf.evaluation.evaluator import analyse
 from retinanet_tf.evaluation.source import Source
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.inference.detector import Detector
@@ -52,14 +53,20 @@ class Validation:
         self.eval_model = RetinaNet.from_config(config) if worker.count > 1 else model
         self.detector = Detector(self.eval_model, label_map, config.detect, jit_compile=config.train.xla)
         self.board: Board | None = None
+        self.progress: Progress | None = None
 
     def callbacks(self, progress: Progress, first_batch: Callable[[], tuple[tf.Tensor, dict]]) -> list:
-        """For `model.fit`, after `progress`: evaluation, log.csv, TensorBoard."""
+        """For the loop, after `progress`: evaluation, log.csv, TensorBoard."""
         callbacks: list[keras.callbacks.Callback] = []
-        every = self.config.train.eval_steps
+        train, self.progress = self.config.train, progress
+        every = train.eval_steps
         evaluated = every and (self.source or self.worker.count > 1)
         if evaluated:
-            callbacks.append(EvaluateAndKeep(self._numbers, self._keep, progress, every, self._best(), self._weights))
+            history = [(row["step"], row["AP"]) for row in run_directory.read_evaluations(self.run_dir, progress.step)]
+            settings = (history, train.patience, train.warmup_steps)
+            callbacks.append(
+                EvaluateAndKeep(self._numbers, self._keep, progress, every, self._best(), self._weights, *settings)
+            )
         if self.worker.is_chief:
             columns = [f"val_{name}" for name in METRICS] if evaluated else []
             callbacks.append(EpochLog(str(self.run_dir / run_directory.LOG), columns))
@@ -77,9 +84,11 @@ class Validation:
             if not self.worker.is_chief:
                 return
             if self.source:
-                metrics = self._numbers()
-                files.write_json(self.run_dir / "metrics.json", metrics)
-                print(f"{self.run_dir}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+                analysis = self._analyse(self.source)
+                threshold = {"threshold": analysis.best.score if analysis.best else None}
+                files.write_json(self.run_dir / "metrics.json", {**analysis.metrics, **threshold})
+                numbers = ", ".join(f"{name} {value:.3f}" for name, value in analysis.metrics.items())
+                print(f"{self.run_dir}: {numbers}")
             checkpoint.save_weights(self.eval_model, self.run_dir / checkpoint.WEIGHTS)
 
     @contextmanager
@@ -93,9 +102,21 @@ class Validation:
     def _numbers(self) -> dict[str, float]:
         if self.source is None:
             return dict.fromkeys(METRICS, -math.inf)
+        analysis = self._analyse(self.source)
+        if self.progress:
+            step, classes = self.progress.step, dict(zip(analysis.names, analysis.ap, strict=True))
+            rows = run_directory.read_evaluations(self.run_dir, step - 1)
+            rows.append({"step": step, **analysis.metrics, "per_category": classes})
+            files.write_json(self.run_dir / run_directory.EVALUATIONS, rows)
+        return analysis.metrics
+
+    def _analyse(self, source: Source) -> Analysis:
+        """The evaluation, also for TensorBoard."""
+        analysis = analyse(self.detector, source)
         if self.board:
-            self.board.detections(self.detector, self.source)
-        return evaluate(self.detector, self.source)
+            self.board.detections(self.detector, source)
+            self.board.classes(dict(zip(analysis.names, analysis.ap, strict=True)))
+        return analysis
 
     def _best(self) -> float:
         path = self.run_dir / run_directory.BEST_METRICS

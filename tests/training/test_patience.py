@@ -1,0 +1,131 @@
+"""Patience and callbacks of a job: when it ends by itself, after kills too, and what callbacks see."""
+
+import json
+from types import SimpleNamespace
+
+import keras
+import pytest
+import tensorflow as tf
+from PIL import Image
+from small_jobs import TINY, log_of, write_shards
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import retinanet_tf as rn
+from retinanet_tf.evaluation.coco import METRICS
+from retinanet_tf.training import validation
+from retinanet_tf.training.callbacks import Progress
+from retinanet_tf.training.patience import is_exhausted
+from retinanet_tf.training.strategies import Worker
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        ([0.3, 0.3, 0.3], 3),
+        ([0.1, 0.2, 0.3, 0.25, 0.29, 0.4], 5),
+        ([0.0, 0.0, 0.0, 0.1, 0.2], None),
+        ([0.0] * 20, 10),
+        ([0.5, 0.4], None),
+        ([0.5, 0.4, 0.6, 0.6, 0.5999], 5),
+        ([], None),
+    ],
+)
+def test_patience_of_two(values, ends):
+    """Strictly higher counts; zeros are allowed five times as many."""
+    found = [count for count in range(len(values) + 1) if is_exhausted(values[:count], 2)]
+    assert found[:1] == ([ends] if ends else [])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    shards = write_shards(tmp_path_factory.mktemp("shards"))
+    return {"data": str(shards / "train-*.tfrecord"), "validation": str(shards / "val-*.tfrecord")}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return rn.RetinaNet.from_config(TINY)
+
+
+def test_evaluations_are_remembered_after_kills(model, tmp_path, monkeypatch, capsys):
+    """AP .2 in the warm-up, then .1 three times: killed after step 1 and within the evaluation of 3, 4 is the last."""
+    values = iter([0.2, 0.1, KeyboardInterrupt, 0.1, 0.1])
+
+    def analyse(detector, source):
+        value = next(values)
+        if value is KeyboardInterrupt:
+            raise value
+        return SimpleNamespace(metrics=dict.fromkeys(METRICS, value), names=("a", "b"), ap=[0.5, None], best=None)
+
+    def begin(step):
+        """The callbacks of a process that resumes after a step, and what its epochs do."""
+        progress = Progress(6, step, 4, lambda step: 0.1)
+        source = SimpleNamespace(instances={"images": []}, encoded=lambda: iter(()))
+        evaluator = validation.Validation(config, model, label_map, tmp_path, source, Worker(), None)
+        zeros = (tf.zeros([1, 64, 64, 3]), {"boxes": tf.zeros([1, 8, 4]), "labels": -tf.ones([1, 8], tf.int32)})
+        callbacks = keras.callbacks.CallbackList(evaluator.callbacks(progress, lambda: zeros), model=model)
+        model.stop_training = False
+        callbacks.on_train_begin()
+
+        def epoch():
+            progress.step += 1
+            callbacks.on_epoch_end(progress.step - 1, {"loss": 1.0, "step": progress.step})
+            return model.stop_training
+
+        return epoch
+
+    monkeypatch.setattr(validation, "analyse", analyse)
+    config = TINY.replace(steps=6, checkpoint_steps=1, eval_steps=1, warmup_steps=1, patience=2)
+    label_map = rn.data.LabelMap(list(range(config.model.num_classes)), list("abcdefgh"[: config.model.num_classes]))
+    (tmp_path / "run.json").write_text("{}")
+    label_map.save(tmp_path / "labels.json")
+    assert not begin(0)()
+    epoch = begin(1)
+    assert not epoch()
+    with pytest.raises(KeyboardInterrupt):
+        epoch()
+    epoch = begin(3)  # the checkpoint of step 3 was there: its evaluation comes first
+    assert not model.stop_training and epoch()
+    assert "job ends after step 4" in capsys.readouterr().out
+    begin(4)
+    assert model.stop_training, "killed after the last evaluation, it trains no further step"
+    evaluations = json.loads((tmp_path / "evaluations.json").read_text())
+    assert [(row["step"], row["AP"]) for row in evaluations] == [(1, 0.2), (2, 0.1), (3, 0.1), (4, 0.1)]
+    assert evaluations[0]["per_category"] == {"a": 0.5, "b": None}
+    assert json.loads((tmp_path / "best.json").read_text())["step"] == 1
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()["tensors"]
+    assert "AP/a" in tags and "AP/b" not in tags and "val_AP" in tags
+
+
+@pytest.mark.slow
+def test_callbacks_see_the_logs_and_end_the_job(data, tmp_path):
+    """Keras' own, on the training loss: it never falls by 1,000, so that the second epoch is the last."""
+    stop = keras.callbacks.EarlyStopping("loss", min_delta=1e3, patience=1)
+    seen = []
+    record = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((epoch, dict(logs))))
+    config = TINY.replace(steps=6, checkpoint_steps=1, eval_steps=2)
+    rn.train(config, **data, run_dir=str(tmp_path / "run"), verbose=0, callbacks=[stop, record])
+    assert [row["step"] for row in log_of(tmp_path / "run")] == ["1", "2"]
+    assert [(epoch, logs["step"], "val_AP" in logs) for epoch, logs in seen] == [(0, 1, False), (1, 2, True)]
+    assert "threshold" in json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (tmp_path / "run" / "model.weights.h5").exists()
+
+
+def test_patience_without_an_ap_is_refused(data, tmp_path):
+    options = {"run_dir": str(tmp_path / "run"), "data": data["data"]}
+    with pytest.raises(rn.InputError, match="patience=2 counts evaluations"):
+        rn.train(TINY.replace(patience=2), **options)
+    with pytest.raises(rn.InputError, match="patience=2 counts evaluations"):
+        rn.train(TINY.replace(patience=2, eval_steps=0), **options, validation=data["validation"])
+    folder, labels = tmp_path / "empty", data["data"].replace("train-*.tfrecord", "labels.json")
+    (folder / "images").mkdir(parents=True)
+    content = {"images": [], "annotations": [], "categories": rn.data.LabelMap.load(labels).to_json()}
+    Image.new("RGB", (64, 64)).save(folder / "images" / "a.png")
+    content["images"].append({"id": 1, "file_name": "a.png", "width": 64, "height": 64})
+    (folder / "instances.json").write_text(json.dumps(content))
+    rn.data.prepare(str(folder / "instances.json"), str(folder / "images"), folder, "val", progress=False)
+    with pytest.raises(rn.InputError, match="has no object that counts"):
+        rn.train(TINY.replace(patience=2), **options, validation=str(folder / "val-*.tfrecord"))
+    assert not (tmp_path / "run").exists()
