@@ -134,9 +134,8 @@ def export_file(
     detector = saved_model.with_precision(detector, "float32")
     ranges, pictures_used = None, 0
     if calibration is not None:
-        stretch = detector.resize == "stretch"
-        pictures = _calibration(calibration)
-        canvases = [fit(picture, *shape[1:], _padding(detector), stretch).canvas for picture in pictures]
+        padding, stretch = _padding(detector), detector.resize == "stretch"
+        canvases = [fit(picture, *shape[1:], padding, stretch).canvas for picture in _calibration(calibration)]
         pictures_used, ranges = len(canvases), litert_file.calibrate(detector, shape, canvases)
 
     def write(of: Detector, target: Path) -> None:
