@@ -44,7 +44,7 @@ CHECKPOINT_STEPS = 20
 JOB = {
     **{"num_classes": 5, "backbone": "resnet10_w16", "fpn_channels": 16, "subnet_channels": 16, "subnet_depth": 1},
     **{"max_level": 5, "image_size": 64, "max_size": 64, "batch_size": 4, "checkpoint_steps": CHECKPOINT_STEPS},
-    **{"eval_steps": 0, "ema_decay": 0.99, "clip_norm": 10.0, "normalizer": "global"},
+    **{"eval_steps": 0, "ema_decay": 0.99, "clip_norm": 10.0, "norm": "frozen", "subnet_norm": "none"},
 }
 """A network that is built in seconds."""
 
@@ -65,7 +65,7 @@ def main() -> None:
             while step_of(folder) <= resumed:
                 if any(worker.exitcode is not None for worker in workers):
                     sys.exit(f"a worker ended by itself:\n{(folder / '0.txt').read_text()[-2000:]}")
-                time.sleep(0.01)
+                time.sleep(0.05)
             time.sleep(rng.uniform(0.0, SECONDS.value))
             sent, stopped = rng.choice([signal.SIGTERM, signal.SIGKILL]), rng.choice(workers)
             os.kill(stopped.pid, sent)

@@ -24,7 +24,7 @@ from retinanet_tf.cli.main import run
 from retinanet_tf.inference import checkpoint
 
 FIRST, LAST = CHECKPOINT_STEPS, 8 * CHECKPOINT_STEPS
-SETTINGS = {"norm": "frozen", "subnet_norm": "none", "clip_norm": 0.0, "fpn_channels": 64, "subnet_channels": 64}
+SETTINGS = {"clip_norm": 0.0, "fpn_channels": 64, "subnet_channels": 64}
 """No exchange but the gradients'."""
 
 
