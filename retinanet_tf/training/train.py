@@ -43,6 +43,12 @@ from retinanet_tf.visualize import training_curves
 
 Batch = tuple[tf.Tensor, dict[str, tf.Tensor]]
 
+LOST = (
+    *(tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError),
+    *(tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError),
+)
+"""What a collective operation raises when another worker has ended, is out of reach or has started again."""
+
 NAN_CAUSES = (
     "usually the learning rate is too high for the batch (lower learning_rate, lengthen warmup_steps, set clip_norm), "
     "the class loss begins without the prior, or a box is wrong (`retinanet inspect`)"
@@ -206,7 +212,7 @@ def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[in
             f"{config.model.image_size} px ({error.message.splitlines()[0]}); lower batch_size, or keep it and "
             "compute it in parts with accumulation (precision=bfloat16 and a smaller image_size help too)."
         ) from None
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError) as e:
+    except LOST as e:
         if worker.count == 1:
             raise
         raise InputError(
