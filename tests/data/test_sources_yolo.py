@@ -126,6 +126,8 @@ def test_several_folders_of_one_split(tmp_path):
 LAYOUTS = {
     "ultralytics": ({"images/train/a.jpg": None, "labels/train/a.txt": "0 .5 .5 .2 .4"}, "", "train", None),
     "a split's folder": ({**TREE, "data.yaml": "train: x\nnames: [k, c]"}, "train", None, None),
+    "its pictures": ({**TREE, "data.yaml": "train: x\nnames: [k, c]"}, "train/images", None, None),
+    "its labels": ({**TREE, "data.yaml": "train: x\nnames: [k, c]"}, "train/labels", None, "train/images"),
     "side by side": ({"a.jpg": None, "a.txt": "0 .5 .5 .2 .4", "classes.txt": "k\nc"}, "", None, None),
     "apart": ({"p/a.jpg": None, "l/a.txt": "0 .5 .5 .2 .4", "l/obj.names": "k\nc"}, "l", None, "p"),
     "images in the path": ({"images/set/a.jpg": None, "images/set/a.txt": "0 .5 .5 .2 .4"}, "images/set", None, None),
@@ -137,7 +139,7 @@ def test_folders_without_a_data_yaml(tmp_path, layout):
     files, path, split, images = LAYOUTS[layout]
     write(tmp_path, files)
     found = read(tmp_path / path, split, images=images and str(tmp_path / images))
-    assert [box for _, box in found["a.jpg"]] == [[40, 30, 60, 70]]
+    assert found["a.jpg"] == [("0" if layout in ("ultralytics", "images in the path") else "k", [40, 30, 60, 70])]
 
 
 def test_labels_beside_pictures_and_images_twice_in_a_path(tmp_path):
@@ -262,3 +264,9 @@ def test_inspect_reads_it(tmp_path):
     annotations, folder = read_source(tmp_path / "data.yaml", "train")
     report = inspect(annotations, presets["mini"], folder)
     assert not report.errors and report.facts["boxes by COCO's size"]["small"] == 1
+
+
+def test_labels_alone_ask_for_the_pictures(tmp_path):
+    write(tmp_path, {"labels/a.txt": "0 .5 .5 .2 .4"})
+    with pytest.raises(InputError, match="labels has no picture .* images=FOLDER"):
+        read(tmp_path / "labels")

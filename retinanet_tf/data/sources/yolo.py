@@ -59,7 +59,7 @@ def is_yolo(path: str | os.PathLike) -> bool:
     if "Annotations" in inside or any(map(glob.glob, of_voc)):
         return False
     folders = {"labels", "images", *(alias for aliases in _SPLITS.values() for alias in aliases)}
-    if folders.intersection(inside):
+    if folders.intersection(inside) or os.path.isdir(_among_labels(os.path.join(os.path.abspath(path), ""))):
         return True
     return any(name.lower().endswith((".txt", *_YAML)) for _, _, files in os.walk(path) for name in files)
 
@@ -107,7 +107,8 @@ def read_yolo(
         pictures = _listed(file, content, split, warnings)
     every = {os.path.abspath(picture): of for of in pictures for picture in of.paths}
     if not every:
-        raise InputError(f"{images or path} has no picture ({', '.join(SUFFIXES)}).")
+        remedy = "" if images else "; if they are elsewhere, give their folder, images=FOLDER"
+        raise InputError(f"{images or path} has no picture ({', '.join(SUFFIXES)}){remedy}.")
     label_files = _label_files(every)
     folder = os.fspath(images or os.path.commonpath([os.path.dirname(picture) for picture in every]))
     source, classes = _class_names(names, file, content, label_files, pictures, path)
@@ -276,6 +277,12 @@ def _folder(path: str, split: str | None, images: str | os.PathLike | None) -> _
     return found
 
 
+def _among_labels(path: str) -> str:
+    """A path whose last folder `images` is `labels` instead, or "" if it has none."""
+    before, found, after = path.rpartition(f"{os.sep}images{os.sep}")
+    return f"{before}{os.sep}labels{os.sep}{after}" if found else ""
+
+
 def _label_files(pictures: dict[str, _Pictures]) -> dict[str, str | None]:
     """The label file of each picture, None if it has none."""
     files: dict[str, str | None] = {}
@@ -284,8 +291,7 @@ def _label_files(pictures: dict[str, _Pictures]) -> dict[str, str | None]:
         if of.labels is not None:
             places = [os.path.join(of.labels, os.path.relpath(picture, of.root))]
         else:
-            before, found, after = picture.rpartition(f"{os.sep}images{os.sep}")
-            places = [f"{before}{os.sep}labels{os.sep}{after}"] * bool(found) + [picture]
+            places = [*filter(None, [_among_labels(picture)]), picture]
         tried[picture] = [f"{os.path.splitext(place)[0]}.txt" for place in places]
         present = [place for place in tried[picture] if os.path.isfile(place)]
         if len(present) > 1 and read_bytes(present[0], "the label file") != read_bytes(present[1], "the label file"):
@@ -322,16 +328,16 @@ def _class_names(
         if not re.fullmatch(r"[1-9]\d{0,4}", str(content["nc"])):
             raise InputError(f"{file}: nc is {shown(content['nc'])}; it must be the number of classes.")
         return file, {i: str(i) for i in range(int(content["nc"]))}
-    above = os.path.dirname(os.path.abspath(path))
+    above = [os.path.dirname(os.path.abspath(path)), os.path.dirname(os.path.dirname(os.path.abspath(path)))]
     folders = [os.path.dirname(labels) for labels in label_files.values() if labels]
-    folders += [*(of.labels for of in pictures if of.labels), path, above]
+    folders += [*(of.labels for of in pictures if of.labels), path, *above]
     for folder in dict.fromkeys(folders):
         for name in _NAME_LISTS:
             if os.path.isfile(place := os.path.join(folder, name)):
                 return place, _names_in(place)
-    # A split's folder lies beside the data.yaml.
-    beside = os.path.join(above, "data.yaml")
-    return (beside, _names_in(beside)) if os.path.isfile(beside) else ("", {})
+    # A split's folder lies beside the data.yaml, and the folders of its pictures and labels are in that.
+    beside = next((place for folder in above if os.path.isfile(place := os.path.join(folder, "data.yaml"))), "")
+    return (beside, _names_in(beside)) if beside else ("", {})
 
 
 def _names_in(path: str) -> dict[int, str]:
