@@ -1,5 +1,6 @@
 """LiteRT (TensorFlow Lite): a detector as a .tflite file of builtin operators, in float32, float16 or INT8."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -60,9 +61,18 @@ def calibrate(detector: Detector, shape: Shape, canvases: Iterable[np.ndarray]) 
 
     The network is run alone: the calibration can't follow the loop of NMS, which stays float32 anyhow.
     """
-    quantizer = _quantizer(_converted(network_graph(detector, (1, *shape[1:]))), _int8)
+    content = _converted(network_graph(detector, (1, *shape[1:])))
+    recipe = _quantizer(content, _int8).get_quantization_recipe()
+    from ai_edge_quantizer import calibrator, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe)
+    # Of all pictures, not a moving average over them, which would cut off the scores of the surest detections.
     with quiet():
-        ranges = quantizer.calibrate({_SIGNATURE: [{"images": canvas[None]} for canvas in canvases]})
+        collector = calibrator.Calibrator(content, os.cpu_count() or 1, qsv_update_func=qsv_utils.min_max_update)
+        collector.calibrate({_SIGNATURE: [{"images": canvas[None]} for canvas in canvases]}, manager)
+    ranges = collector.get_model_qsvs()
     for one in ranges.values():
         # Where all values are 0, integers have no scale, and the runtime would end the process.
         if np.all(one["max"] - one["min"] < SMALLEST_RANGE):

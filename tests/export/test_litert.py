@@ -94,6 +94,10 @@ def test_int8_is_the_network_alone_with_a_scale_for_each_head_and_level(integers
         entry["quantization"][0] for name, entry in small.items() if list(entry["shape"]) == [2, HEIGHT, WIDTH, 3]
     }
     assert abs(scale - (normal.max() - normal.min()) / 255) < 0.01 * scale
+    # Each level's logits reach up to the largest one of all pictures.
+    for values in detector.levels(pixels.astype(np.float32))["class_logits"]:
+        largest = max(0.0, float(np.max(values)))
+        assert min(abs((127 - zero) * step - largest) / step for step, zero in heads) < 1.01
     assert operators(integers.read_bytes()) <= set(LITERT_OPERATORS.split())
     assert integers.stat().st_size < 0.4 * litert_export.path.stat().st_size
 
