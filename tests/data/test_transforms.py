@@ -45,6 +45,10 @@ def test_stretched_images_are_squares(size):
     resized, scale = transforms.resize(tf.constant(image), 24, 24, "stretch")
     np.testing.assert_allclose(resized, naive_resize(image, 24, 24), atol=2e-3)
     np.testing.assert_allclose(scale, [24 / size[0], 24 / size[1]], rtol=1e-6)
+    boxes, seed, half = tf.constant([[1.0, 1.0, size[1] - 1, size[0] - 1]]), tf.constant([1, 2]), (0.5, 0.50001)
+    jittered, moved, _ = transforms.random_jitter(tf.constant(image), boxes, seed, 24, 24, half, 0.0, MEAN, "stretch")
+    np.testing.assert_allclose(jittered, naive_resize(image, 12, 12), atol=2e-3)
+    np.testing.assert_allclose(moved, boxes * ([12 / size[1], 12 / size[0]] * 2), rtol=1e-5)
 
 
 # Worked by hand from §4.1: shorter side s, unless the longer one would exceed its limit.
