@@ -70,7 +70,7 @@ class Job:
 
     def finish(self):
         """Its exit status and its output."""
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 1800
         while self.poll() is None:
             if time.monotonic() > deadline:
                 self.send(signal.SIGKILL)

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import random
+import re
 import shutil
 import signal
 import socket
@@ -67,7 +68,8 @@ def losses(run_dir):
 
 def saved_step(run_dir):
     """Of the newest checkpoint, 0 for none."""
-    return max((int(path.stem.rsplit("-", 1)[1]) for path in run_dir.glob("checkpoints/step-*.index")), default=0)
+    state = run_dir / "checkpoints/checkpoint"
+    return int(re.search(r"step-(\d+)", state.read_text())[1]) if state.exists() else 0
 
 
 def wait_for_step(job, run_dir, step):
@@ -160,12 +162,12 @@ def start_workers(jobs, run_dirs, shards, environments):
 
 
 def test_two_workers_train_as_one_process_through_losses_and_signals(jobs, shards, tmp_path, one_device):
-    """Two workers, one killed; then one gets SIGTERM; the end is, bit for bit, that of two that were left alone.
+    """Two workers, one killed; then one gets SIGTERM; the end is that of one process that was left alone, to 1e-4.
 
-    To 1e-4 it is the end of one process. In between, a run directory that they don't share stops both; and from the
-    step of the SIGTERM one worker comes to the same end.
+    In between, a run directory that they don't share stops both; and from the step of the SIGTERM one worker comes to
+    the same end. (`experiments.soak` stops them more often, and compares bit for bit.)
     """
-    run_dir, whole = tmp_path / "two", tmp_path / "whole"
+    run_dir = tmp_path / "two"
     workers = start_workers(jobs, [run_dir] * 2, shards, tf_config(2))
     wait_for_step(workers[0], run_dir, 4)
     lost = random.SystemRandom().randrange(2)
@@ -188,18 +190,12 @@ def test_two_workers_train_as_one_process_through_losses_and_signals(jobs, shard
         assert status == 143 and f"resuming after {newest} of 60 steps" in output and "which is saved" in output, output
     shutil.copytree(run_dir, tmp_path / "alone")
 
-    finishing = [
-        *start_workers(jobs, [run_dir] * 2, shards, tf_config(2)),
-        *start_workers(jobs, [whole] * 2, shards, tf_config(2)),
-    ]
+    workers = start_workers(jobs, [run_dir] * 2, shards, tf_config(2))
     alone = jobs.start(tmp_path / "alone", shards, *tf_config(1), **MULTI)
-    assert "begun by 2 worker(s), continued by 1 with the same batches" in succeed(alone)
-    for worker in finishing:
+    for worker in workers:
         succeed(worker)
-    assert sorted(path.name for path in run_dir.iterdir()) == sorted(path.name for path in whole.iterdir())
-    for ours, uninterrupted in zip(weights(run_dir), weights(whole), strict=True):
-        np.testing.assert_array_equal(ours, uninterrupted)
-    np.testing.assert_allclose(losses(whole)[:5], losses(one_device)[:5], rtol=1e-4)
-    for run in (tmp_path / "alone", one_device):
-        for one, two in zip(weights(run), weights(whole), strict=True):
-            np.testing.assert_allclose(one, two, atol=1e-4)
+    assert "begun by 2 worker(s), continued by 1 with the same batches" in succeed(alone)
+    np.testing.assert_allclose(losses(run_dir)[:5], losses(one_device)[:5], rtol=1e-4)
+    for end in (run_dir, tmp_path / "alone"):
+        for ours, one in zip(weights(end), weights(one_device), strict=True):
+            np.testing.assert_allclose(ours, one, atol=1e-4)
