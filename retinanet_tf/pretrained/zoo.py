@@ -48,8 +48,10 @@ class Entry:
     """Fields of the configuration that neither the source nor the tensors determine."""
     expected: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Fields that the tensors must determine so: the check of a file that no digest is published for."""
-    verified: str = ""
-    """What was compared with the publisher's program here."""
+    tensors: str = ""
+    """The network whose tensors, random in the publisher's layout, were all matched by name and shape."""
+    outputs: str = ""
+    """Which outputs equal those of the publisher's network, rebuilt independently, with those tensors."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -88,15 +90,16 @@ INPUTS = {
 """What each source's networks take; the settings that `import_weights` keeps say the same."""
 NEVER_RUN = "never run here with the original file"
 """Of every row: the files couldn't be downloaded where this was written."""
-_REBUILT = (
-    "networks in this layout with random weights, rebuilt independently of the package and some of them smaller "
-    "(tests/pretrained/test_importing.py)"
-)
-_SAME_OUTPUTS = f"class logits and box deltas equal those of {_REBUILT}"
-_SAME_DETECTIONS = f"class logits, box deltas and detections equal those of {_REBUILT}"
+_FULL = "full size"
+_BY_HAND = "full size, once by hand"
+_DETECTIONS = "class logits, box deltas and detections, full size"
+_SMALL_DETECTIONS = "class logits and box deltas, full size once by hand; detections with fewer blocks and channels"
+_STAGES = "C3 to C5, full size, once by hand"
+_COMPARED = ("resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d")
+"""Torchvision's backbones that were compared."""
 _VAL = "COCO val2017, shorter side 800, longer at most 1333"
 
-_COCO = partial(Entry, data="COCO train2017", labels="coco", conditions=_VAL, verified=_SAME_DETECTIONS)
+_COCO = partial(Entry, data="COCO train2017", labels="coco", conditions=_VAL)
 _TORCHVISION: dict[str, Any] = {
     "source": "torchvision",
     "licence": "BSD-3-Clause (the code's; none stated for the weights)",
@@ -118,7 +121,8 @@ _DEEPFOREST = partial(
     # Of its src/deepforest/conf/config.yaml.
     settings={"score_threshold": 0.1, "nms_iou": 0.05, "max_detections": 300},
     expected={"p6_from": "p5", "subnet_norm": "none"},
-    verified=_SAME_DETECTIONS,
+    tensors=_BY_HAND,
+    outputs=_SMALL_DETECTIONS,
 )
 _MD5 = "its MD5 is published at the URL with .md5sum at the end, and isn't checked"
 _LARGE = "large pictures are meant to be cut into tiles of 400 pixels (patch_size in its conf/config.yaml)"
@@ -136,6 +140,10 @@ def _detectron2(name: str, file: str, backbone: str, ap: float) -> Entry:
         network=f"{_written(backbone)}, P6 from C5",
         value=ap,
         origin="https://github.com/facebookresearch/detectron2/blob/main/MODEL_ZOO.md",
+        tensors=_FULL if backbone == "resnet101" else _BY_HAND,
+        outputs="class logits and box deltas, full size; detections with fewer blocks and channels"
+        if backbone == "resnet101"
+        else _SMALL_DETECTIONS,
     )
 
 
@@ -149,6 +157,11 @@ def _detectron(name: str, number: int, job: str, backbone: str, ap: float) -> En
         network=f"{_written(backbone)}, P6 from C5",
         value=ap,
         origin="https://github.com/facebookresearch/Detectron/blob/main/MODEL_ZOO.md",
+        tensors=_BY_HAND if backbone == "resnet101" else _FULL,
+        outputs={
+            "resnet50": _DETECTIONS,
+            "resnet101": "class logits and box deltas, full size, once by hand; detections with ResNet-50",
+        }.get(backbone, "class logits and box deltas, full size; detections with ResNet-50"),
         notes=(_MD5,),
     )
 
@@ -164,7 +177,8 @@ def _classifier(file: str, top1: float, megabytes: float, version: str = "") -> 
         megabytes=megabytes,
         value=top1,
         origin="https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py",
-        verified=f"C3 to C5, as part of the detector, equal those of {_REBUILT}" if "50" in backbone else "",
+        tensors=_BY_HAND if backbone in _COMPARED else "",
+        outputs=_STAGES if backbone in _COMPARED else "",
         **_TORCHVISION,
     )
 
@@ -179,7 +193,8 @@ def _msra(file: str, backbone: str, notes: tuple[str, ...] = ()) -> Entry:
         conditions="",
         licence="CC BY-SA 3.0",
         origin="https://github.com/facebookresearch/Detectron/blob/main/MODEL_ZOO.md",
-        verified=f"C3 to C5 equal those of {_REBUILT}" if backbone == "resnet50" else "",
+        tensors=_BY_HAND if backbone == "resnet101" else _FULL,
+        outputs="C3 to C5 as part of the detectors, full size" + ", once by hand" * (backbone == "resnet101"),
         notes=(_MD5, *notes),
     )
 
@@ -196,10 +211,8 @@ def _keras(backbone: str, digest: str) -> Entry:
         conditions="",
         licence="Apache-2.0 (the code's; none stated for the weights)",
         origin="https://github.com/keras-team/keras/blob/master/keras/src/applications/resnet.py",
-        verified="C3 to C5 equal those of keras.applications' own network with random weights "
-        "(tests/pretrained/test_importing.py)"
-        if backbone == "resnet50"
-        else "",
+        tensors=_FULL if backbone == "resnet50" else "",
+        outputs="C3 to C5, full size" if backbone == "resnet50" else "",
     )
 
 
@@ -217,7 +230,8 @@ _ROWS = (
         network="ResNet-50, P6 from C5, GroupNorm in the subnets",
         value=41.5,
         expected={"p6_from": "c5", "subnet_norm": "group"},
-        verified=_SAME_OUTPUTS,
+        tensors=_FULL,
+        outputs="class logits and box deltas, full size; detections with the layout of retinanet_resnet50_fpn",
     ),
     _TORCHVISION_DETECTOR(
         "torchvision/retinanet_resnet50_fpn",
@@ -227,6 +241,8 @@ _ROWS = (
         network="ResNet-50, P6 from P5",
         value=36.4,
         expected={"p6_from": "p5", "subnet_norm": "none"},
+        tensors=_FULL,
+        outputs=_DETECTIONS,
     ),
     _detectron2("retinanet_R_50_FPN_1x", "190397773/model_final_bfca0b.pkl", "resnet50", 37.4),
     _detectron2("retinanet_R_50_FPN_3x", "190397829/model_final_5bd44e.pkl", "resnet50", 38.7),
@@ -254,7 +270,8 @@ _ROWS = (
         conditions="MLPerf's validation images of Open Images, resized to 800x800 without keeping proportions",
         expected={"p6_from": "p5", "subnet_norm": "none"},
         settings={"resize": "stretch", "image_size": 800, "max_size": 800},
-        verified=_SAME_DETECTIONS,
+        tensors=_FULL,
+        outputs=_DETECTIONS,
     ),
     _DEEPFOREST(
         "deepforest/tree",
@@ -307,6 +324,8 @@ _ROWS = (
         conditions="ImageNet validation at 288 pixels, the whole classifier",
         licence="Apache-2.0 (the code's; none stated for the weights)",
         origin="https://github.com/huggingface/pytorch-image-models (timm/models/resnet.py, results/)",
+        tensors=_BY_HAND,
+        outputs=_STAGES,
         notes=("its tensors have torchvision's names (unconfirmed)",),
     ),
     _keras("resnet50", "4d473c1dd8becc155b73f8504c6f6626"),

@@ -18,6 +18,7 @@ import retinanet_tf as rn
 from retinanet_tf import pretrained
 from retinanet_tf.config.config import AnchorConfig, ModelConfig
 from retinanet_tf.models.resnet import VARIANTS, Variant
+from retinanet_tf.models.retinanet import variables
 from retinanet_tf.pretrained.importing import COCO, class_columns, convert
 from retinanet_tf.pretrained.loading import check
 from retinanet_tf.pretrained.reading import read_tensors
@@ -337,6 +338,43 @@ def test_detectron2s_network_as_one_file(detectron2, tmp_path):
     assert not [flag for flag in flags if flag.startswith("--num_classes")], "the user's own"
     report = json.loads((tmp_path / "r50.import.json").read_text())
     assert report["unused"] == ["pixel_mean"] and len(report["matched"]) == len(published.tensors)
+
+
+def test_fine_tuning_on_real_pictures(tmp_path, capsys):
+    """Blood cells from a detector in the layout of torchvision's v2: its recipe, its weights, fresh classes."""
+    folder = os.environ.get("RETINANET_TF_TEST_DATA")
+    if not folder:
+        pytest.skip("RETINANET_TF_TEST_DATA isn't set")
+    published = Published("torchvision2", "resnet_small", 91, channels=32)
+    published.outputs(IMAGE)
+    weights = tmp_path / "weights"
+    pretrained.import_weights("torchvision", torch_writer.save(tmp_path / "v2.pth", published.tensors), weights)
+    assert (weights / "flags.txt").read_text().startswith("--preset=modern\n")
+    config = pretrained.starting_config(weights)
+    modern, brought = rn.presets["modern"].flat(), config.flat()
+    own = {"backbone", "fpn_channels", "subnet_channels"}
+    assert {name for name in modern if modern[name] != brought[name]} == own
+    assert pretrained.starting_config(weights, "mini").train == rn.presets["mini"].train
+    source = Path(folder) / "bccd"
+    data = tmp_path / "data"
+    rn.data.prepare(source / "instances_train.json", source / "images", data, limit=6, progress=False)
+    small = {"num_classes": 3, "image_size": 128, "max_size": 192, "strategy": "one_device"}
+    small |= {"batch_size": 2, "steps": 2, "checkpoint_steps": 1, "warmup_steps": 0, "decay_steps": ()}
+    pattern, run = str(data / "train-*.tfrecord"), tmp_path / "run"
+    model = rn.train(config.replace(**small), data=pattern, run_dir=run, init_weights=str(weights), verbose=0)
+    said = capsys.readouterr().out
+    assert "2 left at their initial values: class_subnet/predictor/kernel, class_subnet/predictor/bias" in said
+    assert "its 80 categories are not the 3 here" in said and "adamw, learning rate 0.0001" in said
+    before, after = (variables(one) for one in (rn.load_detector(weights).model, model))
+    for name, value in before.items():
+        old, new = np.array(value), np.array(after[name])
+        if name.startswith("class_subnet/predictor"):
+            assert new.shape[-1] == 9 * 3
+        elif name.startswith(("stem", "stage2")):
+            np.testing.assert_array_equal(new, old)
+        elif name.endswith("/kernel"):
+            assert 0 < np.abs(new - old).max() < 1e-3, "two steps of AdamW from the weights"
+    np.testing.assert_allclose(after["class_subnet/predictor/bias"], -np.log(99), atol=1e-3)
 
 
 def changed(name, change):
