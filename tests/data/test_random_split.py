@@ -63,7 +63,7 @@ def test_every_class_has_its_share_and_the_seed_decides(tmp_path):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_what_belongs_together_stays_together(tmp_path, seed):
-    pairs = {f"{i}_jpg.rf.{h}.jpg": [1] for i in range(9) for h in ("0a1f", "77")}  # Roboflow's
+    pairs = {f"{i}_jpg.rf.{h}": [1] for i in range(9) for h in ("0a1f.jpg", "77.png", "8")}  # Roboflow's
     copies = {f"{kind}{i}.png": [2] for kind in "xy" for i in range(9)}
     for name in copies:
         (tmp_path / name).write_bytes(b"the bytes of " + name[1:].encode())

@@ -2,10 +2,12 @@
 
 import json
 import struct
+import sys
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from retinanet_tf.data.sources.image_files import BadImage
 from retinanet_tf.inference.predict import predict
@@ -99,3 +101,13 @@ def test_a_video_that_cannot_be_read_is_named_and_leaves_nothing(tmp_path):
     predictions = predict(Quarter(), [tmp_path], tmp_path / "out", progress=False)
     assert {path.rsplit("/", 1)[1] for path, _ in predictions.unreadable} == {"text.mp4", "empty.mov", "cut.mp4"}
     assert [path.name for path in (tmp_path / "out" / "pictures").iterdir()] == ["whole.mp4"]
+
+
+def test_without_the_library_a_video_is_named_and_pictures_are_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "a.mp4").touch()
+    Image.new("RGB", (40, 30)).save(tmp_path / "b.png")
+    predictions = predict(Quarter(), [tmp_path], tmp_path / "out", progress=False)
+    assert list(predictions.counts) == [str(tmp_path / "b.png")]
+    ((path, reason),) = predictions.unreadable
+    assert path.endswith("a.mp4") and "retinanet_tf[video]" in reason

@@ -13,7 +13,7 @@ from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.image_files import BadImage, find_image
 from retinanet_tf.errors import InputError
 
-_AUGMENTED = re.compile(r"^(.+)\.rf\.\w+$")  # Roboflow's name of a copy, without the ending
+_AUGMENTED = re.compile(r"^(.+)\.rf\.\w+(\.\w+)?$")  # Roboflow's name of a version of a picture
 
 
 def random_split(
@@ -108,7 +108,7 @@ def _group_keys(source: str, names: list[str], group: str | None) -> list[tuple[
 
 
 def _augmented_keys(names: list[str]) -> list[tuple[int, Hashable]]:
-    matches = [_AUGMENTED.match(os.path.splitext(os.path.basename(name))[0]) for name in names]
+    matches = [_AUGMENTED.match(os.path.basename(name)) for name in names]
     return [(number, ("augmented", match[1])) for number, match in enumerate(matches) if match]
 
 
