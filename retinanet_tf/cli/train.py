@@ -13,6 +13,7 @@ from retinanet_tf.cli import flags as config_flags
 from retinanet_tf.config.config import Config
 from retinanet_tf.config.flagfile import flag_lines, flagfile
 from retinanet_tf.config.presets import presets
+from retinanet_tf.errors import InputError
 
 DATA = flags.DEFINE_string("data", None, "Pattern of training shards; labels.json is beside them.", required=True)
 VALIDATION = flags.DEFINE_string("validation", "", "Pattern of shards to evaluate on at the end.")
@@ -23,6 +24,9 @@ INIT_WEIGHTS = flags.DEFINE_string(
 )
 RUN_DIR = flags.DEFINE_string("run_dir", None, "Run directory: settings, checkpoints, metrics.", required=True)
 DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check data, settings and devices and print them; write nothing.")
+MEMORY = flags.DEFINE_boolean(
+    "memory", False, "With --dry_run: also say a step's memory and the batches that cards hold (a minute or more)."
+)
 config_flags.define()
 
 
@@ -33,12 +37,18 @@ def main() -> None:
 
     config = config_flags.read(_base())
     paths: dict[str, Any] = {"data": DATA.value, "validation": VALIDATION.value, "init_weights": INIT_WEIGHTS.value}
+    if MEMORY.value and not DRY_RUN.value:
+        raise InputError("--memory needs --dry_run: it says what a step would need and trains nothing.")
     if not DRY_RUN.value:
         train(config, run_dir=RUN_DIR.value, **paths)
         return
     job = open_job(config, **paths)
     print(flagfile(config, **paths), end="")
     announce(config, job.strategy.num_replicas_in_sync)
+    if MEMORY.value:
+        from retinanet_tf.training.memory_report import memory_report
+
+        print(memory_report(config, DATA.value, job.strategy.num_replicas_in_sync))
 
 
 def _base() -> Config:
