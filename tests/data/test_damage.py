@@ -102,6 +102,7 @@ def test_a_shard_cut_in_the_middle_of_training_does_not_end_it(own, tmp_path):
     assert listed == [f"{name} record {number}" for name, number in log.records]
 
 
+@pytest.mark.slow
 def test_an_image_that_was_only_checked_by_its_header_is_named_when_it_does_not_decode(tmp_path):
     path, images = write_coco(tmp_path, [WIDE] * 4, seed=200)
     whole = (images / "000001.jpg").read_bytes()
@@ -115,6 +116,7 @@ def test_an_image_that_was_only_checked_by_its_header_is_named_when_it_does_not_
     assert [number for _, number in log.records] == [1]
 
 
+@pytest.mark.slow
 def test_a_dataset_that_is_damaged_throughout_still_ends_with_a_name(own):
     for shard in range(3):
         for number in range(4):

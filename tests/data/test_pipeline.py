@@ -190,6 +190,7 @@ def test_by_files_a_worker_reads_its_own_files_alone(shards):
         assert ids == [[str(image) for image in batch] for batch in batches]
 
 
+@pytest.mark.slow
 def test_files_too_few_for_the_workers_are_shared_by_records(shards):
     for worker in range(4):
         own = {"shard": (worker, 4), **SMALL}

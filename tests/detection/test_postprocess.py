@@ -299,6 +299,7 @@ def test_half_precision_outputs(form, dtype):
     check({name: value[0].numpy() for name, value in answer.items()}, expected, 100)
 
 
+@pytest.mark.slow
 def test_real_photos_through_a_network(test_data):
     """Photos through a whole (untrained, spread out) network, and its outputs through the naive reference."""
     keras.utils.set_random_seed(4)

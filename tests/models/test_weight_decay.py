@@ -33,6 +33,7 @@ def fitted():
     return model.get_weights()
 
 
+@pytest.mark.slow
 def test_sgd_of_ones_own_in_a_loop_of_ones_own_gives_the_weights_of_fit(fitted):
     """v ← 0.9 v − lr g, w ← w + v, written out, on the gradient of `compute_loss`."""
     model = compiled()
