@@ -31,8 +31,8 @@ def memory_report(config: Config, data: str, replicas: int) -> str:
     parts = config.train.accumulation
     held = ", ".join(f"{memory.largest_batch(USABLE * card * 1e9, parts)} on {card} GB" for card in CARDS)
     lines = [
-        f"A step of {batch} images of {height}x{width} per device needs {memory.total / 1e9:.2f} GB, each further image "
-        f"{memory.per_image / 1e9:.3f} GB (XLA's plan for this {device}).",
+        f"A step of {batch} images of {height}x{width} per device needs {memory.total / 1e9:.2f} GB, each further "
+        f"image {memory.per_image / 1e9:.3f} GB (XLA's plan for this {device}).",
         f"Largest batch per device, {USABLE:.0%} of its memory used: {held}.",
     ]
     if device == "CPU" and config.train.precision != "float32":
