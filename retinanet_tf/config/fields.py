@@ -350,6 +350,11 @@ class TrainConfig(Section):
         "an AP of 0 is allowed five times as many. 0: the job runs to its last step.",
         "[0, inf)",
     )
+    validation_loss: bool = setting(
+        False,
+        "Every evaluation also computes the losses on the validation data (val_loss), without augmentation and weight "
+        "decay.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

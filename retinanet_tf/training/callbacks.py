@@ -197,7 +197,7 @@ class EvaluateAndKeep(keras.callbacks.Callback):
     An evaluation that was due when an earlier process ended comes at the beginning.
 
     Args:
-        evaluate: returns the twelve numbers.
+        evaluate: returns the twelve numbers, and LOSSES on the validation data if they are wanted.
         keep: called with the step and the numbers when AP is the best so far.
         progress: the job's.
         every: steps.
@@ -243,7 +243,7 @@ class EvaluateAndKeep(keras.callbacks.Callback):
                 self.keep(self.progress.step, metrics)
         print(f"step {self.progress.step}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
         if logs is not None:
-            logs.update({f"val_{name}": metrics[name] for name in METRICS})
+            logs.update({f"val_{name}": metrics[name] for name in (*METRICS, *LOSSES) if name in metrics})
         self.history.append((self.progress.step, metrics["AP"]))
         self._be_patient()
 

@@ -55,17 +55,19 @@ def open_job(config: Config, *, data: str, validation: str = "", init_weights: s
     source = read_source(validation) if validation and worker.is_chief else None
     if source:
         category_ids(label_map, source.label_map, source.name)
-    if config.train.patience:
-        _check_patience(config, validation, source)
+    _check_evaluations(config, validation, source)
     paths = {"data": data, "validation": validation, "init_weights": init_weights}
     return Job(config, paths, strategy, worker, label_map, source)
 
 
-def _check_patience(config: Config, validation: str, source: Source | None) -> None:
-    patience = f"patience={config.train.patience}"
-    if not validation or not config.train.eval_steps:
-        raise InputError(f"{patience} counts evaluations: it needs validation data and eval_steps above 0.")
-    if source and all(row["iscrowd"] for row in source.instances["annotations"]):
+def _check_evaluations(config: Config, validation: str, source: Source | None) -> None:
+    train, patience = config.train, f"patience={config.train.patience}"
+    if not validation or not train.eval_steps:
+        if train.patience:
+            raise InputError(f"{patience} counts evaluations: it needs validation data and eval_steps above 0.")
+        if train.validation_loss:
+            raise InputError("validation_loss is part of evaluations: it needs validation data and eval_steps above 0.")
+    if train.patience and source and all(row["iscrowd"] for row in source.instances["annotations"]):
         raise InputError(f"{patience} needs an AP, but {source.name} has no object that counts; set patience=0.")
 
 

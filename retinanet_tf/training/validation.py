@@ -10,18 +10,21 @@ import tensorflow as tf
 
 from retinanet_tf import files
 from retinanet_tf.config.config import Config
+from retinanet_tf.data.pipeline import canvas_arguments, load
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.evaluation.analysis import Analysis
 from retinanet_tf.evaluation.evaluator import analyse
 from retinanet_tf.evaluation.source import Source
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.inference.detector import Detector
+from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.ema import WeightAverage
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.training import run_directory
-from retinanet_tf.training.callbacks import METRICS, EpochLog, EvaluateAndKeep, Progress
+from retinanet_tf.training.callbacks import LOSSES, METRICS, EpochLog, EvaluateAndKeep, Progress
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.tensorboard import Board
+from retinanet_tf.training.validation_loss import validation_losses
 
 
 class Validation:
@@ -68,7 +71,8 @@ class Validation:
                 EvaluateAndKeep(self._numbers, self._keep, progress, every, self._best(), self._weights, *settings)
             )
         if self.worker.is_chief:
-            columns = [f"val_{name}" for name in METRICS] if evaluated else []
+            names = (*METRICS, *(LOSSES if train.validation_loss else ()))
+            columns = [f"val_{name}" for name in names] if evaluated else []
             callbacks.append(EpochLog(str(self.run_dir / run_directory.LOG), columns))
             self.board = Board(self.run_dir / "tensorboard", progress)
             if progress.step == 0:
@@ -103,12 +107,19 @@ class Validation:
         if self.source is None:
             return dict.fromkeys(METRICS, -math.inf)
         analysis = self._analyse(self.source)
+        numbers = analysis.metrics | (self._losses(self.source) if self.config.train.validation_loss else {})
         if self.progress:
             step, classes = self.progress.step, dict(zip(analysis.names, analysis.ap, strict=True))
             rows = run_directory.read_evaluations(self.run_dir, step - 1)
-            rows.append({"step": step, **analysis.metrics, "per_category": classes})
+            rows.append({"step": step, **numbers, "per_category": classes})
             files.write_json(self.run_dir / run_directory.EVALUATIONS, rows)
-        return analysis.metrics
+        return numbers
+
+    def _losses(self, source: Source) -> dict[str, float]:
+        sizes, batch_size = canvas_arguments(self.config), self.config.data.batch_size
+        dataset = load(source.name, training=False, label_map=self.label_map, batch_size=batch_size, **sizes)
+        losses = retinanet_losses(self.config.loss)
+        return validation_losses(self.eval_model, losses, self.config.loss.normalizer, dataset)
 
     def _analyse(self, source: Source) -> Analysis:
         """The evaluation, also for TensorBoard."""

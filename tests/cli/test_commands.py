@@ -150,6 +150,10 @@ def test_bad_input_is_one_sentence_and_status_1(coco, tmp_path, forked):
     def prepare(annotations, output=out):
         return forked.run("prepare", [f"--annotations={annotations}", f"--images={coco}/train", f"--output={output}"])
 
+    def predict(min_score):
+        flags = [f"--model={tmp_path}", f"--images={coco}/train", f"--output={out}", f"--min_score={min_score}"]
+        return forked.run("predict", flags)
+
     cases = {
         "nowhere.json": prepare(tmp_path / "nowhere.json"),
         "broken.json": prepare(tmp_path / "broken.json"),
@@ -158,6 +162,8 @@ def test_bad_input_is_one_sentence_and_status_1(coco, tmp_path, forked):
         "blocked": prepare(coco / "train.json", tmp_path / "blocked" / "out"),
         "none-*.tfrecord": forked.run("train", [f"--data={tmp_path}/none-*.tfrecord", f"--run_dir={out}"]),
         "run.json": forked.run("export", [f"--model={tmp_path}", f"--output={out}"]),
+        "finds no evaluation in": predict("auto"),
+        "neither a number nor auto": predict("most"),
     }
     for culprit, (status, err) in cases.items():
         lines = [line for line in err.splitlines() if line.startswith("error: ")]

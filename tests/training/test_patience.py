@@ -11,11 +11,13 @@ from small_jobs import TINY, log_of, write_shards
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import retinanet_tf as rn
+from retinanet_tf.data.pipeline import canvas_arguments
 from retinanet_tf.evaluation.coco import METRICS
 from retinanet_tf.training import validation
 from retinanet_tf.training.callbacks import Progress
 from retinanet_tf.training.patience import is_exhausted
 from retinanet_tf.training.strategies import Worker
+from retinanet_tf.training.validation_loss import validation_losses
 
 
 @pytest.mark.parametrize(
@@ -100,15 +102,38 @@ def test_evaluations_are_remembered_after_kills(model, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("normalizer", ["image", "replica"])
+def test_validation_loss_is_that_of_the_images_together(model, data, normalizer):
+    """The sum of its parts, the same for every batch size, and training's own loss of one batch without decay."""
+    config = TINY.replace(normalizer=normalizer, batch_size=6)
+    losses, sizes = rn.retinanet_losses(config.loss), canvas_arguments(config)
+    loaded = {b: rn.data.load(data["validation"], training=False, batch_size=b, **sizes) for b in (4, 6)}
+    found = [validation_losses(model, losses, normalizer, dataset) for dataset in loaded.values()]
+    for one in found:
+        assert one == pytest.approx(found[0], rel=1e-5)
+        assert one["loss"] == pytest.approx(one["class_logits_loss"] + one["box_deltas_loss"], rel=1e-6)
+    trained = rn.RetinaNet.from_config(config)
+    trained.set_weights(model.get_weights())
+    trained.compile("sgd", loss=losses)
+    images, objects = next(iter(loaded[6]))
+    assert len(images) == 6
+    trained.compute_loss(images, objects, trained(images, training=False))
+    logs = {name: float(value) for name, value in trained.get_metrics_result().items()}
+    for name in ("class_logits_loss", "box_deltas_loss"):
+        assert found[0][name] == pytest.approx(logs[name], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_callbacks_see_the_logs_and_end_the_job(data, tmp_path):
     """Keras' own, on the training loss: it never falls by 1,000, so that the second epoch is the last."""
     stop = keras.callbacks.EarlyStopping("loss", min_delta=1e3, patience=1)
     seen = []
     record = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((epoch, dict(logs))))
-    config = TINY.replace(steps=6, checkpoint_steps=1, eval_steps=2)
+    config = TINY.replace(steps=6, checkpoint_steps=1, eval_steps=2, validation_loss=True)
     rn.train(config, **data, run_dir=str(tmp_path / "run"), verbose=0, callbacks=[stop, record])
     assert [row["step"] for row in log_of(tmp_path / "run")] == ["1", "2"]
     assert [(epoch, logs["step"], "val_AP" in logs) for epoch, logs in seen] == [(0, 1, False), (1, 2, True)]
+    assert float(log_of(tmp_path / "run")[1]["val_loss"]) == seen[1][1]["val_loss"] > 0
     assert "threshold" in json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (tmp_path / "run" / "model.weights.h5").exists()
 
@@ -117,6 +142,8 @@ def test_patience_without_an_ap_is_refused(data, tmp_path):
     options = {"run_dir": str(tmp_path / "run"), "data": data["data"]}
     with pytest.raises(rn.InputError, match="patience=2 counts evaluations"):
         rn.train(TINY.replace(patience=2), **options)
+    with pytest.raises(rn.InputError, match="validation_loss is part of evaluations"):
+        rn.train(TINY.replace(validation_loss=True), **options)
     with pytest.raises(rn.InputError, match="patience=2 counts evaluations"):
         rn.train(TINY.replace(patience=2, eval_steps=0), **options, validation=data["validation"])
     folder, labels = tmp_path / "empty", data["data"].replace("train-*.tfrecord", "labels.json")
