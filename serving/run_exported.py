@@ -61,7 +61,7 @@ def detect(path, metadata, run):
     batch, height, width = (metadata["input"][name] for name in ("batch", "height", "width"))
     scale = min(height / old[0], width / old[1])
     new = [max(1, round(side * scale)) for side in old.tolist()]
-    if metadata["preprocessing"]["proportions"] == "lost":
+    if metadata["preprocessing"].get("proportions") == "lost":
         new = [height, width]
     images = np.full((batch or 1, height, width, 3), metadata["preprocessing"]["padding"], np.uint8)
     images[0, : new[0], : new[1]] = np.rint(resize(image, *new))
