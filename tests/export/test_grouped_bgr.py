@@ -45,8 +45,8 @@ def detector():
             variable.assign(rng.normal(0, deviation, variable.shape).astype(np.float32))
         elif "subnet" in name and "kernel" in name:
             variable.assign(rng.normal(0, 0.06, variable.shape).astype(np.float32))
-        elif "class_subnet" in name and "predictor" in name:
-            variable.assign(np.full(variable.shape, -1, np.float32))
+    bias = model.get_layer("class_subnet").predictor.bias
+    bias.assign(np.full(bias.shape, -1, np.float32))
     return Detector(model, LABELS, DetectConfig(max_detections=30), SIDE, SIDE)
 
 
