@@ -10,8 +10,8 @@
 The model may also be what `retinanet export` wrote: an ONNX or LiteRT file, which runs without TensorFlow, or the
 folder of a SavedModel. Videos need PyAV (pip install 'retinanet_tf[video]').
 
---min_score=auto takes the score with the best F1 from the newest metrics.json that `retinanet evaluate` wrote into the
-model's folder or a folder in it, as with --model=runs/mine --output=runs/mine/val.
+--min_score=auto takes the score with the best F1 from the newest metrics.json that training or `retinanet evaluate`
+wrote into the model's folder or a folder in it, as with --model=runs/mine --output=runs/mine/val.
 
 Unreadable files are listed at the end and make the exit status 1; the others are processed. Output of former runs
 inside a folder of images isn't read.
