@@ -95,8 +95,8 @@ _BY_HAND = "full size, once by hand"
 _DETECTIONS = "class logits, box deltas and detections, full size"
 _SMALL_DETECTIONS = "class logits and box deltas, full size once by hand; detections with fewer blocks and channels"
 _STAGES = "C3 to C5, full size, once by hand"
-_COMPARED = ("resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d")
-"""Torchvision's backbones that were compared."""
+_UNCOMPARED = ("resnet18", "resnet34")
+"""Torchvision's backbones of other blocks than the rest."""
 _VAL = "COCO val2017, shorter side 800, longer at most 1333"
 
 _COCO = partial(Entry, data="COCO train2017", labels="coco", conditions=_VAL)
@@ -177,8 +177,8 @@ def _classifier(file: str, top1: float, megabytes: float, version: str = "") -> 
         megabytes=megabytes,
         value=top1,
         origin="https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py",
-        tensors=_BY_HAND if backbone in _COMPARED else "",
-        outputs=_STAGES if backbone in _COMPARED else "",
+        tensors="" if backbone in _UNCOMPARED else _BY_HAND,
+        outputs="" if backbone in _UNCOMPARED else _STAGES,
         **_TORCHVISION,
     )
 
@@ -211,8 +211,8 @@ def _keras(backbone: str, digest: str) -> Entry:
         conditions="",
         licence="Apache-2.0 (the code's; none stated for the weights)",
         origin="https://github.com/keras-team/keras/blob/master/keras/src/applications/resnet.py",
-        tensors=_FULL if backbone == "resnet50" else "",
-        outputs="C3 to C5, full size" if backbone == "resnet50" else "",
+        tensors=_FULL if backbone == "resnet50" else _BY_HAND,
+        outputs="C3 to C5, full size" if backbone == "resnet50" else _STAGES,
     )
 
 
