@@ -98,8 +98,12 @@ def suppress(
 ) -> dict[str, tf.Tensor]:
     """Per-class NMS and each image's best `max_detections`; see `select_detections`."""
     tile, tiles = tf.math.ceil(tf.reduce_max(sizes, axis=1)) + 1.0, math.ceil(math.sqrt(num_classes))
-    rounded = merged._replace(boxes=_round_boxes(merged.boxes, tile, tiles))
-    kept = _greedy_nms(rounded, config) if static_shapes else _kernel_nms(rounded, tile, tiles, config)
+    rounded = _round_boxes(merged.boxes, tile, tiles)
+    # With each class in a tile of its own, NMS over all boxes is NMS per class.
+    corner = tf.cast(tf.stack([merged.labels % tiles, merged.labels // tiles], axis=-1), tf.float32)
+    corner *= tile[:, None, None]
+    tiled = rounded + tf.concat([corner, corner], axis=-1)
+    kept = (_greedy_nms if static_shapes else _kernel_nms)(tiled, merged.logits, config)
     # One candidate more, at index N, for the places that stay empty.
     boxes = tf.pad(merged.boxes, [[0, 0], [0, 1], [0, 0]])
     scores = tf.pad(tf.sigmoid(merged.logits), [[0, 0], [0, 1]])
@@ -194,6 +198,7 @@ def _shape(tensor: tf.Tensor, static_shapes: bool) -> Sequence:
 
 
 _EXPONENTS = np.arange(32)
+_SMALLEST_AREA = 1e-30  # less than any that isn't 0
 
 
 def _round_boxes(boxes: tf.Tensor, tile: tf.Tensor, tiles: int) -> tf.Tensor:
@@ -212,38 +217,42 @@ def _round_boxes(boxes: tf.Tensor, tile: tf.Tensor, tiles: int) -> tf.Tensor:
     return tf.round(boxes / quantum) * quantum
 
 
-def _kernel_nms(merged: Candidates, tile: tf.Tensor, tiles: int, config: DetectConfig) -> tf.Tensor:
-    """`_greedy_nms` by TensorFlow's kernel: with each class in a tile of its own, NMS over all boxes is per class."""
-    depth, none = config.max_detections, tf.shape(merged.logits)[1]
-    corner = tf.cast(tf.stack([merged.labels % tiles, merged.labels // tiles], axis=-1), tf.float32)
-    corner *= tile[:, None, None]
+def _kernel_nms(boxes: tf.Tensor, logits: tf.Tensor, config: DetectConfig) -> tf.Tensor:
+    """`_greedy_nms` by TensorFlow's kernel."""
+    depth, none = config.max_detections, tf.shape(logits)[1]
 
     def of_image(image):
         # One call for all classes takes the best first and stops at D. Logits also rank scores that round to 1.
         kept = tf.image.non_max_suppression(*image, depth, config.nms_iou)
         return tf.pad(kept, [[0, depth - tf.shape(kept)[0]]], constant_values=none)
 
-    tiled = merged.boxes + tf.concat([corner, corner], axis=-1)
-    return tf.map_fn(of_image, (tiled, merged.logits), fn_output_signature=tf.TensorSpec([depth], tf.int32))
+    return tf.map_fn(of_image, (boxes, logits), fn_output_signature=tf.TensorSpec([depth], tf.int32))
 
 
-def _greedy_nms(merged: Candidates, config: DetectConfig) -> tf.Tensor:
+def _greedy_nms(boxes: tf.Tensor, logits: tf.Tensor, config: DetectConfig) -> tf.Tensor:
     """Indices `(B, D)` of the candidates that NMS keeps, best first; N where there is none.
 
     D turns on all images at once, in each of which every image takes its best candidate left and drops those that
-    overlap it. A turn too many, as some runtimes make, changes nothing.
+    overlap it. A turn too many, as some runtimes make, changes nothing. A turn has as few operators as can be: in
+    ONNX Runtime and LiteRT each has its price, whatever it computes.
     """
-    boxes, logits, labels = merged
-    count, depth = logits.shape[1], config.max_detections
-    turns, indices = tf.range(depth)[None], tf.range(count)[None]
+    batch, count, depth = tf.shape(logits)[0], logits.shape[1], config.max_detections
+    turns, indices, rows = tf.range(depth)[None], tf.range(count)[None], tf.range(batch)[:, None]
+    x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
+    areas = (x2 - x1) * (y2 - y1)
+    packed = tf.stack([x1, y1, x2, y2, areas], axis=-1)
 
     def take_best(turn, left, kept):
         best = tf.argmax(left, axis=1, output_type=tf.int32)[:, None]
-        exists = tf.gather(left, best, batch_dims=1) > -math.inf
-        overlap = box_geometry.iou(boxes, tf.gather(boxes, best, batch_dims=1))
-        same_class = labels == tf.gather(labels, best, batch_dims=1)
-        dropped = (same_class & (overlap > config.nms_iou)) | (indices == best)
+        exists = tf.reduce_max(left, axis=1, keepdims=True) > -math.inf
+        first, top, right, bottom, area = tf.split(tf.gather_nd(packed, tf.concat([rows, best], axis=1)), 5, axis=1)
+        width = tf.nn.relu(tf.minimum(x2, right) - tf.maximum(x1, first))
+        height = tf.nn.relu(tf.minimum(y2, bottom) - tf.maximum(y1, top))
+        shared = width * height
+        # Two boxes without an area have no overlap; NaN isn't left to the runtimes, which differ.
+        union = tf.maximum(areas + area - shared, _SMALLEST_AREA)
+        dropped = (shared / union > config.nms_iou) | (indices == best)
         return turn + 1, tf.where(dropped, -math.inf, left), tf.where(exists & (turns == turn), best, kept)
 
-    start = (tf.constant(0), logits, tf.fill([tf.shape(logits)[0], depth], count))
+    start = (tf.constant(0), logits, tf.fill([batch, depth], count))
     return tf.while_loop(lambda turn, *_: turn < depth, take_best, start, maximum_iterations=depth)[2]
