@@ -49,7 +49,7 @@ def main() -> None:
         kept = Path(_FILES.value or folder)
         files.make_folder(kept)
         rows = [_exported(detector, kept, *kind) for kind in EXPORTS]
-    packages = ("onnx", "onnxruntime", "tf2onnx", "ai-edge-litert", "ai-edge-quantizer")
+    packages = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx", "ai-edge-litert", "ai-edge-quantizer")
     settings = {flag.name: flag.value for flag in (_NAME, _MODEL, _VALIDATION, _CALIBRATION) if flag.value}
     command = " ".join(["python -m experiments.exports", *(f"--{name}={value}" for name, value in settings.items())])
     result = {"command": command, "stack": stack(*packages), "hardware": hardware(), "exports": rows}
