@@ -329,7 +329,8 @@ class TrainConfig(Section):
     )
     strategy: str = setting(
         "mirrored",
-        "'mirrored' (all devices of this machine), 'one_device', 'multi_worker' (the machines in TF_CONFIG) or 'tpu'.",
+        "'mirrored' (all devices of this machine), 'one_device', 'multi_worker' (machines named by TF_CONFIG or Slurm), "
+        "or 'tpu'.",
         ("mirrored", "one_device", "multi_worker", "tpu"),
     )
     devices: int = setting(
