@@ -114,7 +114,8 @@ def test_the_imported_network_is_the_published_one(case, tmp_path):
     file = write_published(tmp_path, case, published.tensors)
     label_map = None if published.columns in (80, 91) else numbered(published.columns)
     imported = convert(source, read_tensors(file), file.name, label_map)
-    model, config, label_map, report = imported
+    model, config, label_map, report, preset = imported
+    assert preset == ("modern" if published.source == "torchvision2" else "")
     assert not report.missing and report.unused == (["conv1_w_momentum"] if source == "detectron" else [])
     assert set(report.matched.values()) == set(published.tensors)
     check_settings(config, published)
