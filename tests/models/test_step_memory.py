@@ -29,11 +29,11 @@ def test_the_largest_batch_by_hand():
 
 @pytest.mark.slow
 def test_a_step_holds_weights_slots_images_and_activations():
-    model = rn.RetinaNet(num_classes=3, **TINY_NETWORK)
+    model = rn.RetinaNet(num_classes=3, **TINY_NETWORK, freeze_stages=0)
     model.compile(optimizer="adam", loss=rn.retinanet_losses(), jit_compile=True)
     memory = step_memory(model, 2, (128, 128), objects=8)
     held = 4 * sum(tf.size(value).numpy() for value in (*model.weights, *model.optimizer.variables))
     image = 128 * 128 * 3 * 4
-    stem = 64 * 64 * 16 * 4  # of which the backward pass needs two: before and after normalisation
-    assert memory.per_image > image + 2 * stem
+    stem = 64 * 64 * 16 * 4  # its activations, which the backward pass needs
+    assert memory.per_image > image + stem
     assert held < memory.total - 2 * memory.per_image < 3 * held  # gradients and what updates them come and go
