@@ -46,7 +46,7 @@ def select_detections(
     merged, boxes divided by the image's scale and clipped to it; of two boxes of one class with IoU above `nms_iou`
     the lower scoring one is dropped; the `max_detections` best remain, best first. Of equal scores the finer level's,
     then the lower anchor's, then the lower class's comes first. A NaN logit is below every threshold; a box with a NaN
-    is dropped.
+    delta is dropped.
 
     Args:
         class_logits: one `(B, A_l, K)` per level, any float dtype.
@@ -89,7 +89,6 @@ def candidates(
     ]
     boxes, logits, labels = (tf.concat(values, axis=1) for values in zip(*levels, strict=True))
     boxes /= tf.concat([scales[:, ::-1]] * 2, axis=-1)[:, None]
-    logits = tf.where(tf.reduce_any(tf.math.is_nan(boxes), axis=-1), -math.inf, logits)
     return Candidates(box_geometry.clip(boxes, sizes[:, None, 0], sizes[:, None, 1]), logits, labels)
 
 
@@ -159,9 +158,11 @@ def _level_candidates(
     best = tf.gather(pairs, order, batch_dims=1)
     indices = tf.gather(indices, order // classes, batch_dims=1)
     chosen_deltas = tf.cast(tf.gather(deltas, indices, batch_dims=1), tf.float32)
+    # Of the deltas, since runtimes differ in what limiting a NaN gives.
+    undefined = tf.reduce_any(tf.math.is_nan(chosen_deltas), axis=-1)
     return Candidates(
         box_geometry.decode(chosen_deltas, tf.gather(anchors, indices)),
-        tf.where(best > threshold, best, -math.inf),
+        tf.where((best > threshold) & ~undefined, best, -math.inf),
         order % classes,
     )
 

@@ -62,13 +62,14 @@ def runs():
 
 
 def few_values(number):
-    """Outputs with many ties; every fifth time also with logits of NaN."""
+    """Outputs with many ties; every fifth time also with logits and deltas of NaN."""
     rng = np.random.default_rng(number)
     logits = rng.integers(-6, 3, (2, 9 * sum(CELLS), CLASSES)).astype(np.float32)
     logits[rng.random(logits.shape) < 0.9] = -9
     deltas = rng.integers(-1, 2, (2, 9 * sum(CELLS), 4)).astype(np.float32) / 4
     if number % 5 == 0:
         logits[rng.random(logits.shape) < 0.05] = np.nan
+        deltas[rng.random(deltas.shape) < 0.1] = np.nan
     return {"logits": logits, "deltas": deltas, "sizes": SIZES}
 
 
