@@ -329,7 +329,7 @@ class TrainConfig(Section):
     )
     strategy: str = setting(
         "mirrored",
-        "'mirrored' (all devices of this machine), 'one_device', 'multi_worker' (machines named by TF_CONFIG or Slurm), "
+        "'mirrored' (all devices of this machine), 'one_device', 'multi_worker' (machines named by TF_CONFIG or Slurm) "
         "or 'tpu'.",
         ("mirrored", "one_device", "multi_worker", "tpu"),
     )
