@@ -10,7 +10,11 @@ import pickle
 import numpy as np
 import tensorflow as tf
 
+BASIC = ("resnet18", "resnet34")
+"""Of blocks of two 3×3 convolutions; only torchvision has them."""
 STAGES = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
     "resnet50": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
     "resnext50_32x4d": (3, 4, 6, 3),
@@ -103,14 +107,20 @@ class Published:
         x = np.maximum(step(x, None, 0, 64, 7, 2), 0)
         padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
         x = tf.nn.max_pool2d(padded, 3, 2, "VALID").numpy()
-        groups, width = GROUPS[self.backbone]
         result = []
         for stage, count in enumerate(STAGES[self.backbone], start=2):
-            inner, outer = groups * width * 2 ** (stage - 2), 256 * 2 ** (stage - 2)
             for block in range(count):
                 stride = 2 if stage > 2 and block == 0 else 1
-                first, second = (stride, 1) if self.stride_first else (1, stride)
                 place = (stage, block)
+                if self.backbone in BASIC:
+                    width = 64 * 2 ** (stage - 2)
+                    short = step(x, place, 0, width, 1, stride) if width != x.shape[-1] else x
+                    y = np.maximum(step(x, place, 1, width, 3, stride), 0)
+                    x = np.maximum(step(y, place, 2, width, 3, last=True) + short, 0)
+                    continue
+                groups, width = GROUPS[self.backbone]
+                inner, outer = groups * width * 2 ** (stage - 2), 256 * 2 ** (stage - 2)
+                first, second = (stride, 1) if self.stride_first else (1, stride)
                 short = step(x, place, 0, outer, 1, stride) if block == 0 else x
                 y = np.maximum(step(x, place, 1, inner, 1, first), 0)
                 y = np.maximum(step(y, place, 2, inner, 3, second, groups), 0)

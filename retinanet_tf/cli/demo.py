@@ -27,7 +27,7 @@ def main() -> None:
     """Generates, prepares, trains, evaluates, exports, and detects in a process without this package."""
     from retinanet_tf.data.records.prepare import prepare
     from retinanet_tf.data.synthetic import shapes
-    from retinanet_tf.export.saved_model import export
+    from retinanet_tf.export.formats import export
     from retinanet_tf.inference.checkpoint import load_detector
     from retinanet_tf.training.train import train
 

@@ -5,10 +5,9 @@
     retinanet export --model=runs/mine --format=litert --precision=int8 --calibration='data/train-*' --output=m.tflite
 
 The first writes the next version, export/retinanet/1 at first, which loads with tensorflow alone; serving/ shows how
-to serve it. The others write a file, NMS included, that runs without TensorFlow. Before a file gets its name it is run
-beside the detector, and a table, kept in OUTPUT.parity.json, tells how their answers differ; a file whose answers
-aren't the detector's isn't left, and the status is 1. The same happens to a SavedModel with --validation; its table is
-kept in assets.extra/parity.json.
+to serve it. The others write a file, NMS included, that runs without TensorFlow. Before an export gets its name it is
+run beside the detector, and a table tells how their answers differ; it is kept in OUTPUT.parity.json, a SavedModel's in
+assets.extra/parity.json. An export whose answers aren't the detector's isn't left, and the status is 1.
 """
 
 from absl import flags
@@ -112,8 +111,7 @@ def main() -> None:
     except DifferentAnswers as error:
         print(error.report.table())
         raise
-    if report is not None:
-        print(report.table())
+    print(report.table())
     if saved_model:
         names = ["serving_default (encoded images)", "image_tensor", "tf_example", *map(fixed_name, shapes)]
         print(f"{path}: signatures {', '.join(names)}")

@@ -16,9 +16,9 @@ from retinanet_tf.pretrained.zoo import INPUTS, NEVER_RUN, ZOO, Entry, find
 
 _NAME = flags.DEFINE_string("name", None, "The model whose facts are shown; `retinanet models NAME` is the same.")
 _MARKDOWN = flags.DEFINE_boolean("markdown", False, "Print all facts of all models, as docs/models.md has them.")
-_HEAD = ("name", "network", "trained on", "published", "MB", "layout")
+_HEAD = ("name", "network", "trained on", "published", "MB")
 _LAYOUT = (
-    "layout: yes if the publisher's layout with random weights was compared with its outputs, rebuilt independently."
+    "Each layout was tried with random weights: outputs equal those of the publisher's network, rebuilt in the tests."
 )
 
 
@@ -75,7 +75,7 @@ def markdown() -> str:
         "| name | tensors | outputs | the original file | AP to be printed |",
         "|---|---|---|---|---|",
         *(
-            f"| {entry.name} | {entry.tensors or '–'} | {entry.outputs or '–'} | never run | "
+            f"| {entry.name} | {entry.tensors} | {entry.outputs} | never run | "
             f"{f'{entry.value:g}' if entry.check_command() else '–'} |"
             for entry in ZOO.values()
         ),
@@ -95,7 +95,7 @@ def _common(entry: Entry) -> tuple[str, str, str]:
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    return (entry.name, entry.network, _data(entry), _value(entry), _megabytes(entry), "yes" if entry.outputs else "–")
+    return (entry.name, entry.network, _data(entry), _value(entry), _megabytes(entry))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -117,8 +117,8 @@ def _facts(entry: Entry) -> dict[str, str]:
         "size": f"{_megabytes(entry)} MB" if entry.megabytes else "",
         "digest": entry.digest or "none published; the tensors are checked",
         "settings": ", ".join(f"{name}={value}" for name, value in entry.settings.items()),
-        "tensors": f"matched: {entry.tensors}" if entry.tensors else "none in this layout were tried",
-        "outputs": f"equal: {entry.outputs}" if entry.outputs else "none were compared",
+        "tensors": f"matched: {entry.tensors}",
+        "outputs": f"equal: {entry.outputs}",
         "original": NEVER_RUN,
         "notes": "; ".join(entry.notes),
     }

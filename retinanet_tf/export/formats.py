@@ -52,8 +52,8 @@ def export(
     width of the picture's part of each, and gives `boxes` `(B, D, 4)` float32 xyxy in pixels of the canvas, `scores`
     `(B, D)` float32, `labels` `(B, D)` int32 class indices (−1 where empty) and `num_detections` `(B,)` int32.
     `retinanet_tf.runtime.exported.ExportedDetector` runs it without TensorFlow. Labels, preprocessing and thresholds
-    are in the file's metadata. It is run beside the detector before it gets its name, and PATH.parity.json tells the
-    differences. So is a SavedModel if `validation` is given; its folder has assets.extra/parity.json.
+    are in the file's metadata. Every export is run beside the detector before it gets its name, and PATH.parity.json,
+    of a SavedModel its assets.extra/parity.json, tells the differences.
 
     Args:
         detector: a trained detector, without test-time augmentation.
@@ -72,8 +72,8 @@ def export(
         The version's folder, or the file.
 
     Raises:
-        InputError: a setting or path that can't be used, a package that is missing, or a file whose answers aren't the
-            detector's (in int8: that finds less than half of what it finds); nothing is left of it then.
+        InputError: a setting or path that can't be used, a package that is missing, or an export whose answers aren't
+            the detector's (in int8: that finds less than half of what it finds); nothing is left of it then.
     """
     if format not in FORMATS:
         raise InputError(f"format={format!r} is not one of {', '.join(FORMATS)}.")
@@ -92,11 +92,9 @@ def export_saved_model(
     path: str | os.PathLike,
     validation: str | os.PathLike | Source | None = None,
     **options: Any,
-) -> tuple[Path, parity.Report | None]:
-    """Writes a SavedModel, by `saved_model.export`, and compares it if there is `validation`; see `export`."""
-    if validation is None:
-        return saved_model.export(detector, path, **options), None
-    source, reports = read_source(validation), []
+) -> tuple[Path, parity.Report]:
+    """Writes a SavedModel, by `saved_model.export`, and compares it; see `export`."""
+    source, reports = None if validation is None else read_source(validation), []
 
     def check(folder: Path) -> None:
         reference = saved_model.with_precision(detector, "float32")
@@ -104,9 +102,7 @@ def export_saved_model(
         with tempfile.TemporaryDirectory() as aside:
             probe = saved_model.export(parity.without_threshold(reference), Path(aside, "1"), precision=precision)
             files = SavedModelDetector(folder), SavedModelDetector(probe)
-            report = parity.check(
-                *files, reference, *_pictures(source, None)[:1], precision, f" of {source.name}", source
-            )
+            report = parity.check(*files, reference, *_pictures(source, None), precision, validation=source)
         report.file = os.fspath(path)
         if report.fault:
             raise parity.DifferentAnswers(path, report)

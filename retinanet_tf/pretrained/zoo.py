@@ -95,8 +95,9 @@ _BY_HAND = "full size, once by hand"
 _DETECTIONS = "class logits, box deltas and detections, full size"
 _SMALL_DETECTIONS = "class logits and box deltas, full size once by hand; detections with fewer blocks and channels"
 _STAGES = "C3 to C5, full size, once by hand"
-_UNCOMPARED = ("resnet18", "resnet34")
-"""Torchvision's backbones of other blocks than the rest."""
+_STAGES_TESTED = "C3 to C5, full size"
+_TESTED = ("resnet18", "resnet34")
+"""Torchvision's classifiers that the tests compare."""
 _VAL = "COCO val2017, shorter side 800, longer at most 1333"
 
 _COCO = partial(Entry, data="COCO train2017", labels="coco", conditions=_VAL)
@@ -177,8 +178,8 @@ def _classifier(file: str, top1: float, megabytes: float, version: str = "") -> 
         megabytes=megabytes,
         value=top1,
         origin="https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py",
-        tensors="" if backbone in _UNCOMPARED else _BY_HAND,
-        outputs="" if backbone in _UNCOMPARED else _STAGES,
+        tensors=_FULL if backbone in _TESTED else _BY_HAND,
+        outputs=_STAGES_TESTED if backbone in _TESTED else _STAGES,
         **_TORCHVISION,
     )
 
@@ -212,7 +213,7 @@ def _keras(backbone: str, digest: str) -> Entry:
         licence="Apache-2.0 (the code's; none stated for the weights)",
         origin="https://github.com/keras-team/keras/blob/master/keras/src/applications/resnet.py",
         tensors=_FULL if backbone == "resnet50" else _BY_HAND,
-        outputs="C3 to C5, full size" if backbone == "resnet50" else _STAGES,
+        outputs=_STAGES_TESTED if backbone == "resnet50" else _STAGES,
     )
 
 

@@ -55,7 +55,9 @@ def test_help_of_a_command_lists_every_flag_it_accepts(command, forked):
 def test_help_has_defaults_presets_and_citations():
     flat = " ".join(run("train", "--help")[1].split())
     assert "γ, the focusing parameter (§3.2). (default 2.0" in flat
-    assert "Initial learning rate at the configured batch_size (§4.1). (default 0.01; modern: 0.0001, mini: 0.007)" in flat
+    assert (
+        "Initial learning rate at the configured batch_size (§4.1). (default 0.01; modern: 0.0001, mini: 0.007)" in flat
+    )
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,27 @@ def test_ties_inside_the_cut_of_cells(ours, top_k):
     assert answer["num_detections"] == top_k
 
 
+def test_a_turn_of_nms_too_many_changes_nothing(monkeypatch):
+    """TensorRT's loops have made one: there may be candidates left then."""
+    outputs = [[tf.constant(level[None]) for level in part] for part in random_outputs(2)]
+    given = *outputs[:2], [level[0] for level in outputs[2]], tf.ones([1, 2]), tf.constant([[160.0, 200.0]])
+    config, turns, loop = DetectConfig(max_detections=7), [], tf.while_loop
+    expected = select_detections(*given, config, ONE_ANCHOR, True)
+
+    def longer(_, body, start, maximum_iterations):
+        def counted(*values):
+            turns.append(1)
+            return body(*values)
+
+        return loop(lambda *_: True, counted, start, maximum_iterations=maximum_iterations + 2)
+
+    monkeypatch.setattr(tf, "while_loop", longer)
+    answer = select_detections(*given, config, ONE_ANCHOR, True)
+    assert len(turns) == 9 and expected["num_detections"] == 7
+    for name, value in expected.items():
+        np.testing.assert_array_equal(answer[name], value)
+
+
 def test_boxes_with_nan_are_dropped(ours):
     anchors = [np.array([[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]], np.float32)]
     deltas = [np.array([[0, 0, 0, 0], [np.nan, 0, 0, 0], [0, 0, np.nan, 0]], np.float32)]

@@ -164,3 +164,15 @@ def test_frozen_normalisation_folds_in_float32_and_answers_in_the_policys_type(d
     assert out.dtype == dtype
     expected = tf.cast(features, tf.float32) * (1e-4 / np.sqrt(1e-8 + 1e-5))
     np.testing.assert_allclose(tf.cast(out, tf.float32), expected, rtol=2e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_group_normalisation_in_half_precision_takes_its_statistics_in_float32(dtype):
+    """The sums over a canvas of large values don't fit into float16."""
+    with layers.precision_policy(dtype):
+        layer = layers.normalization("group", 32, name="norm")
+    features = tf.cast(RNG.normal(200, 20, (1, 256, 256, 32)), dtype)
+    values = np.asarray(tf.cast(features, tf.float64))
+    expected = (values - values.mean((1, 2), keepdims=True)) / values.std((1, 2), keepdims=True)
+    tolerance = 2e-2 if dtype == "float16" else 0.1
+    np.testing.assert_allclose(np.asarray(tf.cast(layer(features), tf.float64)), expected, atol=tolerance)

@@ -268,6 +268,20 @@ def test_an_imagenet_backbone_in_torchvisions_names(tmp_path):
         close(mine, expected)
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34"])
+def test_torchvisions_networks_of_basic_blocks(backbone, tmp_path):
+    """From a .pth file with the classifier."""
+    published = Published("torchvision", backbone)
+    stages = published.backbone_outputs(IMAGE)
+    named = {name.removeprefix("backbone.body."): tensor for name, tensor in published.tensors.items()}
+    named.update({"fc.weight": np.ones((10, 512), np.float32), "fc.bias": np.ones(10, np.float32)})
+    file = torch_writer.save(tmp_path / f"{backbone}-0a1b2c3d.pth", OrderedDict(named))
+    imported = convert("torchvision", read_tensors(file), file.name)
+    assert imported.config.model.backbone == backbone and imported.report.unused == ["fc.bias", "fc.weight"]
+    for mine, expected in zip(imported.model.backbone(IMAGE, training=False), stages, strict=True):
+        close(mine, expected)
+
+
 def keras_file(path):
     """A keras.applications ResNet-50 with statistics that matter, in the .h5 layout of the published files."""
     model = keras.applications.ResNet50(include_top=False, weights=None)

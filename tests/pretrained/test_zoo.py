@@ -30,7 +30,7 @@ def test_a_row_fits_the_library(entry):
     assert re.fullmatch(r"https://[\w.-]+/[^\s?#]+", entry.url) and entry.origin.startswith("https://")
     assert (entry.member or entry.filename).endswith(FORMATS) and entry.filename.endswith((*FORMATS, ".zip"))
     assert entry.source in SOURCES and entry.backbone in VARIANTS
-    assert entry.licence and entry.data and entry.network
+    assert entry.licence and entry.data and entry.network and entry.tensors and entry.outputs
     Config().replace(**entry.settings, **entry.expected)  # refuses fields that don't exist
     if entry.digest:
         algorithm, _, digits = entry.digest.partition(":")
