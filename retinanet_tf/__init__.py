@@ -42,6 +42,7 @@ _MODULES = {
     "L1Loss": "losses.box",
     "RetinaNet": "models.retinanet",
     "SmoothL1Loss": "losses.box",
+    "TiledDetector": "inference.tiles",
     "data": "data",
     "evaluate": "evaluation.evaluator",
     "export": "export.formats",

@@ -27,13 +27,17 @@ _SUBMISSION = flags.DEFINE_string(
     "submission", None, "Also write detections_test-dev2017_NAME_results.json, as COCO's test-dev server wants it."
 )
 _MAX_DETECTIONS = flags.DEFINE_integer(
-    "max_detections", None, "Detections per image that count; the detector finds as many (COCO: 100).", lower_bound=10
+    "max_detections",
+    None,
+    "Detections per image that count; the detector finds as many (COCO: 100; with --tiles 1,000).",
+    lower_bound=10,
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images that go through the network together.", lower_bound=1)
 
 
 def main() -> None:
     """Evaluates and prints the numbers, in per cent."""
+    from retinanet_tf.evaluation.coco import MAX_DETECTIONS
     from retinanet_tf.evaluation.evaluator import analyse, analyse_results, report
 
     if (_DATA.value is None) == (_ANNOTATIONS.value is None):
@@ -44,7 +48,6 @@ def main() -> None:
     options: dict[str, Any] = {
         "output": _OUTPUT.value,
         "submission": _SUBMISSION.value,
-        "max_detections": _MAX_DETECTIONS.value or 100,
     }
     if _SUBMISSION.value and not _OUTPUT.value:
         raise InputError("--submission needs --output, the folder that its file is written to.")
@@ -52,10 +55,12 @@ def main() -> None:
         results = read_json(_RESULTS.value, "the file of detections")
         if not isinstance(results, list):
             raise InputError(f"{_RESULTS.value} holds no list; give detections in COCO's result format.")
-        analysis = analyse_results(source, results, _IMAGES.value, **options)
+        counted = _MAX_DETECTIONS.value or MAX_DETECTIONS
+        analysis = analyse_results(source, results, _IMAGES.value, max_detections=counted, **options)
     else:
         detector = detector_flags.load(_MAX_DETECTIONS.value or 0)
-        analysis = analyse(detector, source, _IMAGES.value, batch_size=_BATCH_SIZE.value, **options)
+        options.update(batch_size=_BATCH_SIZE.value, max_detections=_MAX_DETECTIONS.value)
+        analysis = analyse(detector, source, _IMAGES.value, **options)
     print(f"{report(analysis.metrics)}\n\n{analysis.text()}")
     if _OUTPUT.value:
         print(f"\nwritten to {_OUTPUT.value}: evaluation.html, metrics.json, detections.json and plots (PNG)")

@@ -10,6 +10,8 @@
 The model may also be what `retinanet export` wrote: an ONNX or LiteRT file, which runs without TensorFlow, or the
 folder of a SavedModel. Videos need PyAV (pip install 'retinanet_tf[video]').
 
+Large pictures with small objects: --tiles=400 looks at squares of 400 pixels too.
+
 --min_score=auto takes the score with the best F1 from the newest metrics.json that training or `retinanet evaluate`
 wrote into the model's folder or a folder in it, as with --model=runs/mine --output=runs/mine/val.
 
@@ -111,8 +113,9 @@ def _detector() -> "DetectorLike | ImageDetector":
         import_tensorflow()
         if not os.path.isfile(os.path.join(path, "saved_model.pb")):
             return detector_flags.load()
-    if detector_flags.TEST_SIZES.value or detector_flags.TEST_FLIP.value:
-        raise InputError(f"--test_sizes and --test_flip need a trained detector, and {path} is an exported one.")
+    for flag in (detector_flags.TEST_SIZES, detector_flags.TEST_FLIP, detector_flags.TILES):
+        if flag.value:
+            raise InputError(f"--{flag.name} needs a trained detector, and {path} is an exported one.")
     if is_file:
         from retinanet_tf.runtime.exported import ExportedDetector
 

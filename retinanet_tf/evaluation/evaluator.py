@@ -22,6 +22,7 @@ from retinanet_tf.evaluation.source import GroundTruth, Source, category_ids, re
 from retinanet_tf.files import make_folder, output_folder, write_json, write_text
 from retinanet_tf.inference.detector import DetectorLike, detect_all
 from retinanet_tf.inference.results import to_results
+from retinanet_tf.inference.tiles import TiledDetector
 from retinanet_tf.provenance import provenance
 
 
@@ -31,7 +32,7 @@ def evaluate(
     images: str | os.PathLike | None = None,
     *,
     batch_size: int = 8,
-    max_detections: int = MAX_DETECTIONS,
+    max_detections: int | None = None,
     output: str | os.PathLike | None = None,
     submission: str | None = None,
     progress: bool = True,
@@ -44,7 +45,8 @@ def evaluate(
         images: folder of the images of a COCO file.
         batch_size: images that go through the network together (those with equal canvases), on every replica of the
             strategy in whose scope this is called.
-        max_detections: see `coco_scores`. A detector finds at most its own `config.max_detections` per image.
+        max_detections: see `coco_scores`; by default COCO's 100, with a `TiledDetector` as many as it finds. A detector
+            finds at most its own `config.max_detections` per image.
         output: folder that gets metrics.json (the numbers, all of `Analysis.to_json`, settings, versions),
             detections.json (COCO's results format, the dataset's own ids and categories), evaluation.html (all of it
             with pictures) and plots.
@@ -68,7 +70,7 @@ def analyse(
     images: str | os.PathLike | None = None,
     *,
     batch_size: int = 8,
-    max_detections: int = MAX_DETECTIONS,
+    max_detections: int | None = None,
     output: str | os.PathLike | None = None,
     submission: str | None = None,
     progress: bool = True,
@@ -78,6 +80,8 @@ def analyse(
     ids = category_ids(detector.label_map, source.label_map, source.name)
     known = set(source.label_map.ids)
     source = _with_categories(source, detector.label_map)
+    limit, tiled = detector.config.max_detections, isinstance(detector, TiledDetector)
+    max_detections = max_detections or (limit if tiled else MAX_DETECTIONS)
     with output_folder(output) if output is not None else nullcontext():
         records = source.instances["images"]
         results: list[dict[str, Any]] = []
@@ -87,10 +91,16 @@ def analyse(
             rows = to_results(detections, records[index]["id"], ids)
             results += [row for row in rows if row["category_id"] in known]
         most = max(Counter(row["image_id"] for row in source.instances["annotations"]).values(), default=0)
-        if most > detector.config.max_detections:
+        if most > limit:
             logging.warning(
                 "%s has up to %d objects per image, of which the detector finds %d at most: raise its max_detections.",
-                *(source.name, most, detector.config.max_detections),
+                *(source.name, most, limit),
+            )
+        full = sum(count >= limit for count in Counter(row["image_id"] for row in results).values())
+        if tiled and full:
+            logging.warning(
+                "%d of %d images reach the %d detections of all tiles together: raise the detector's max_detections.",
+                *(full, len(records), limit),
             )
         return _score(source, results, output, submission, max_detections, {"detector": detector.describe()})
 

@@ -106,7 +106,7 @@ class Comparison:
 def without_threshold(detector: Detector) -> Detector:
     """The detector with score threshold 0, at most 100 pairs a level and room for all of them."""
     config = dataclasses.replace(detector.config, score_threshold=0.0, pre_nms_top_k=100, max_detections=500)
-    return type(detector)(detector.model, detector.label_map, config, detector.image_size, detector.max_size)
+    return detector.with_config(config)
 
 
 def compare_file(

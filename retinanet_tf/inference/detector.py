@@ -43,7 +43,7 @@ PREPARED_SPEC = Prepared(
 
 
 class DetectorLike(Protocol):
-    """The interface of `Detector` and `AugmentedDetector`, and all that `evaluate` and `predict` use."""
+    """The interface of `Detector`, `AugmentedDetector` and `TiledDetector`, all that `evaluate` and `predict` use."""
 
     label_map: LabelMap
     config: DetectConfig
@@ -55,6 +55,8 @@ class DetectorLike(Protocol):
     def detect_prepared(self, batch: Sequence[Prepared]) -> dict[str, tf.Tensor]: ...
 
     def describe(self) -> dict[str, Any]: ...
+
+    def with_config(self, config: DetectConfig) -> "DetectorLike": ...
 
 
 class Detector(tf.Module):
@@ -116,6 +118,11 @@ class Detector(tf.Module):
     def from_config(cls, config: Config, model: RetinaNet, label_map: LabelMap | None = None) -> "Detector":
         """A detector with the thresholds of a whole configuration."""
         return cls(model, label_map, config.detect)
+
+    def with_config(self, config: DetectConfig) -> "Detector":
+        """The same network with other thresholds and counts."""
+        sizes = self.image_size, self.max_size
+        return type(self)(self.model, self.label_map, config, *sizes, jit_compile=self.jit_compile)
 
     def describe(self) -> dict[str, Any]:
         """Sizes and thresholds, as plain values for metrics.json and export.json."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from retinanet_tf.config.config import DetectConfig
 from retinanet_tf.data import transforms
 from retinanet_tf.detection import boxes
 from retinanet_tf.detection.postprocess import Candidates, candidates, suppress
@@ -31,6 +32,11 @@ class AugmentedDetector:
         ratio = detector.max_size / detector.image_size
         self.sizes = [(size, round(size * ratio)) for size in image_sizes or [detector.image_size]]
         self.mirrored = (False, True) if flip else (False,)
+
+    def with_config(self, config: DetectConfig) -> "AugmentedDetector":
+        """The same versions with other thresholds and counts."""
+        sizes = [short for short, _ in self.sizes]
+        return AugmentedDetector(self.detector.with_config(config), sizes, len(self.mirrored) == 2)
 
     def describe(self) -> dict[str, Any]:
         sizes = [short for short, _ in self.sizes]

@@ -87,7 +87,8 @@ def test_predict_without_tensorflow(folder):
     [
         (["--model={}/nowhere.onnx"], "nowhere.onnx can't be read: No such file"),
         (["--model={}/photos/broken.tflite"], "broken.tflite has no metadata"),
-        (["--model={}/a.onnx", "--test_flip"], "--test_sizes and --test_flip need a trained detector"),
+        (["--model={}/a.onnx", "--test_flip"], "--test_flip needs a trained detector"),
+        (["--model={}/a.onnx", "--tiles=64"], "--tiles needs a trained detector"),
         (["--model={}/saved"], "saved/assets/labels.json can't be read"),
     ],
 )

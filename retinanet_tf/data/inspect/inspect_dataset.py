@@ -174,8 +174,7 @@ def _training(pattern: str, config: Config, label_map: LabelMap) -> tuple[dict, 
                 pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
                 boxes, labels = boxes.numpy(), labels.numpy()
                 pictures.append(draw_detections(pixels, boxes, labels, names=label_map.names, ids=label_map.ids))
-    spread = {"least": np.min(counts), "median": np.median(counts), "most": np.max(counts)}
-    spread = {name: float(value) for name, value in spread.items()}
+    spread = {"least": float(np.min(counts)), "median": float(np.median(counts)), "most": float(np.max(counts))}
     return {"mean": round(float(np.mean(counts)), 1), **spread}, contact_sheet(pictures)
 
 
