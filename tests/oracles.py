@@ -89,20 +89,24 @@ def strided_conv(image, kernel, stride, margin):
 
 
 def focal_loss(class_targets, class_logits, gamma, alpha):
-    """Eq. 5 by loops in float64: losses (B, A) and, by central differences, their gradient (B, A, K); −2 is ignored."""
-    losses, gradient = np.zeros(class_targets.shape), np.zeros(class_logits.shape)
+    """Eq. 5 by loops in float64: losses (B, A) and, by central differences, their gradient (B, A, K); −2 is ignored.
 
-    def pair(logit, foreground):
-        p = 1 / (1 + math.exp(-logit))
-        p_t, alpha_t = (p, alpha) if foreground else (1 - p, 1 - alpha)
+    alpha: one for all classes, or one for each.
+    """
+    losses, gradient = np.zeros(class_targets.shape), np.zeros(class_logits.shape)
+    alphas = np.broadcast_to(alpha, class_logits.shape[-1:])
+
+    def pair(logit, foreground, label):
+        p, weight = 1 / (1 + math.exp(-logit)), alphas[label]
+        p_t, alpha_t = (p, weight) if foreground else (1 - p, 1 - weight)
         return -alpha_t * (1 - p_t) ** gamma * math.log(p_t)
 
     for image, anchor, label in np.ndindex(*class_logits.shape):
         target = class_targets[image, anchor]
         if target != -2:
             logit, step = float(class_logits[image, anchor, label]), 1e-5
-            losses[image, anchor] += pair(logit, target == label)
-            difference = pair(logit + step, target == label) - pair(logit - step, target == label)
+            losses[image, anchor] += pair(logit, target == label, label)
+            difference = pair(logit + step, target == label, label) - pair(logit - step, target == label, label)
             gradient[image, anchor, label] = difference / (2 * step)
     return losses, gradient
 

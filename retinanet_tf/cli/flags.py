@@ -26,6 +26,19 @@ def define(only: tuple[str, ...] | None = None) -> None:
             define_field(section.name, field)
 
 
+class _NumberOrWord(flags.ArgumentParser):
+    """Parses a number, or leaves one of some words as it is."""
+
+    def __init__(self, words: tuple[str, ...]):
+        self.words = words
+
+    def parse(self, argument: float | str) -> float | str:
+        return argument if argument in self.words else float(argument)
+
+    def flag_type(self) -> str:
+        return "number or word"
+
+
 def define_field(section: str, field: dataclasses.Field, flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flag of one field of one section of the configuration."""
     values = {name: getattr(getattr(preset, section), field.name) for name, preset in presets.items()}
@@ -35,6 +48,8 @@ def define_field(section: str, field: dataclasses.Field, flag_values: flags.Flag
     name, choices = field.name, field.metadata["choices"]
     if choices:
         flags.DEFINE_enum(name, None, list(choices), help_text, flag_values=flag_values)
+    elif words := field.metadata["words"]:
+        flags.DEFINE(_NumberOrWord(words), name, None, help_text, flag_values=flag_values)
     elif isinstance(default, bool):
         flags.DEFINE_boolean(name, None, help_text, flag_values=flag_values)
     elif isinstance(default, int):

@@ -32,7 +32,7 @@ config_flags.define()
 
 def main() -> None:
     """Runs the job, or with --dry_run prints its settings."""
-    from retinanet_tf.training.job import announce, open_job
+    from retinanet_tf.training.job import announce, announce_repeats, open_job
     from retinanet_tf.training.train import train
 
     config = config_flags.read(_base())
@@ -45,6 +45,7 @@ def main() -> None:
     job = open_job(config, **paths)
     print(flagfile(config, **paths), end="")
     announce(config, job.strategy.num_replicas_in_sync)
+    announce_repeats(config, DATA.value, job.label_map)
     if MEMORY.value:
         from retinanet_tf.training.memory_report import memory_report
 

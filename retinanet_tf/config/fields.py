@@ -12,13 +12,15 @@ from typing import Any
 from retinanet_tf.errors import InputError
 
 
-def setting(default: Any, help: str, allowed: tuple | str = "") -> Any:
+def setting(default: Any, help: str, allowed: tuple | str = "", words: tuple[str, ...] = ()) -> Any:
     """A dataclass field with its default, its help text and its allowed values.
 
     `allowed` is a tuple of choices, or an interval such as "(0, 1]" for a number (for each number of a tuple), or ''.
+    `words` may stand in place of a number.
     """
     choices, interval = (None, allowed) if isinstance(allowed, str) else (allowed, "")
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "within": interval})
+    metadata = {"help": help, "choices": choices, "within": interval, "words": words}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Section:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
+            if getattr(self, field.name) in field.metadata["words"]:
+                continue
             value = _typed(field, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
             choices, interval = field.metadata["choices"], field.metadata["within"]
@@ -43,10 +47,11 @@ def _typed(field: dataclasses.Field, value: Any) -> Any:
         InputError: it is of another type.
     """
     kinds: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real}
-    wanted: Any = field.type
+    wanted: Any = field.type if isinstance(field.default, tuple) else type(field.default)
     if not isinstance(field.default, tuple):
         if not isinstance(value, kinds.get(wanted, wanted)) or (isinstance(value, bool) and wanted is not bool):
-            raise InputError(f"{field.name}={value!r} must be of type {wanted.__name__}.")
+            words = "".join(f" or {word!r}" for word in field.metadata["words"])
+            raise InputError(f"{field.name}={value!r} must be of type {wanted.__name__}{words}.")
         return wanted(value)
     item, *others = typing.get_args(wanted)
     values = value.tolist() if hasattr(value, "tolist") else value
@@ -215,6 +220,11 @@ class LossConfig(Section):
     )
     gamma: float = setting(2.0, "γ, the focusing parameter (§3.2).", "[0, inf)")
     alpha: float = setting(0.25, "α, the weight of the foreground (eq. 3, §5.1).", "[0, 1]")
+    class_alpha: str = setting(
+        "",
+        "α of single classes, NAME=NUMBER separated by commas (alpha is that of the others), or one number for each "
+        "class in the order of labels.json. A class' objects weigh α, its background 1 − α.",
+    )
     star_beta: float = setting(1.0, "β of FL* (eq. 7); used by classification=focal_star alone.", "(-inf, inf)")
     hinge_threshold: float = setting(
         0.5, "p_t from which on classification=hinge is zero; §5.1 has no number.", "(0, 1]"
@@ -264,6 +274,14 @@ class DataConfig(Section):
         0.0, "Largest shift of an image into free room, as a share of its frame.", "[0, 1]"
     )
     colour_jitter: float = setting(0.0, "Largest change of brightness, contrast and saturation, as a share.", "[0, 1]")
+    repeat_threshold: float | str = setting(
+        0.0,
+        "Repeat-factor sampling (LVIS, arXiv:1908.03195): an image of a category that is in a share f of the images "
+        "comes max(1, sqrt(repeat_threshold / f)) times per epoch, by its rarest category. 0 is off, 'auto' the median "
+        "of the categories' shares.",
+        "[0, 1]",
+        words=("auto",),
+    )
     shard_by: str = setting(
         "records",
         "How the machines of strategy=multi_worker share the data: parts of each batch ('records', the same batches on "

@@ -16,6 +16,7 @@ from retinanet_tf.data.records.damage import DamageLog, guarded
 from retinanet_tf.data.records.example import from_example, parse_example
 from retinanet_tf.data.records.index import read_index
 from retinanet_tf.data.records.reader import RecordReader, labels_beside, to_labels
+from retinanet_tf.data.repeat_factors import with_repeats
 from retinanet_tf.data.service import distributed
 from retinanet_tf.data.shuffle import Pools, share_of_files
 from retinanet_tf.data.sources.labels import LabelMap
@@ -45,6 +46,7 @@ def load(
     scale_jitter: tuple[float, float] = _DATA.scale_jitter,
     translate_jitter: float = _DATA.translate_jitter,
     colour_jitter: float = _DATA.colour_jitter,
+    repeat_threshold: float | str = _DATA.repeat_threshold,
     shard: tuple[int, int] = (0, 1),
     shard_by: str = _DATA.shard_by,
     on_bad_record: str = _DATA.on_bad_record,
@@ -82,6 +84,8 @@ def load(
         scale_jitter: range of a factor on the size, e.g. (0.8, 1.25).
         translate_jitter: how far an image may move into free room, as a share of its frame.
         colour_jitter: brightness, contrast and saturation by at most this share.
+        repeat_threshold: above 0 or 'auto', images of rare categories come several times per epoch of training, as
+            `data.repeat_factors` computes; the same for every worker.
         shard: (index, count) of this worker in training.
         shard_by: "records": every worker takes its share of each step's records, so the workers' batches, put together,
             are those of a single process, however many files there are. "files": every worker reads only its own
@@ -97,17 +101,22 @@ def load(
         InputError: no shard, a damaged index, or an argument out of range.
     """
     ModelConfig(image_size=image_size, max_size=max_size, resize=resize)  # checks them together
+    DataConfig(repeat_threshold=repeat_threshold)
     _check(image_size, max_size, batch_size, shard, shard_by, on_bad_record)
     log = (damage_log or DamageLog()) if on_bad_record == "skip" else None
     index = read_index(pattern, log.add if log else None)
     label_map = labels_beside(pattern, label_map)
+    if training:
+        index, factors = with_repeats(index, repeat_threshold)
+        if factors and (factors.images == 1.0).all():
+            logging.warning("%s", factors.sentence(label_map))
     if training and shard_by == "files":
         index, batch_size, seed, shard = share_of_files(index, batch_size, seed, shard)
     if training and not index.boxes.any():
         logging.warning("no image of %s has an object: a detector learns nothing from them.", pattern)
     short, long = round_up(image_size, size_multiple), round_up(max_size, size_multiple)
     canvas = CanvasBatch(short, long, pixel_mean)
-    pools = Pools.by_orientation(index.width, index.height, short == long)
+    pools = Pools.by_orientation(index.width, index.height, short == long, index.repeat)
     share = batch_size // shard[1]
     jittered = training and (tuple(scale_jitter) != (1.0, 1.0) or translate_jitter > 0)
 
@@ -176,7 +185,8 @@ def load_for_training(
 ) -> tf.data.Dataset:
     """`load` with the arguments that a configuration has; skipped records go into `damage_log`."""
     names = ("batch_size", "flip", "vertical_flip", "scale_jitter", "translate_jitter", "colour_jitter", "shard_by")
-    options = {name: getattr(config.data, name) for name in (*names, "on_bad_record", "data_service")}
+    more = ("repeat_threshold", "on_bad_record", "data_service")
+    options = {name: getattr(config.data, name) for name in (*names, *more)}
     options |= {"seed": config.train.seed, "start_step": start_step, "damage_log": damage_log, "shard": shard}
     return load(pattern, **canvas_arguments(config), **options)
 
@@ -207,13 +217,14 @@ def batch_shapes(config: Config, pattern: str | os.PathLike) -> list[tuple[int, 
 
 def image_ids(config: Config, pattern: str | os.PathLike, step: int, shard: tuple[int, int] = (0, 1)) -> list[str]:
     """The data set's ids of the images that `load_for_training` gives at `step` (from 0), without decoding any."""
-    index, batch_size, seed = read_index(pattern), config.data.batch_size, config.train.seed
+    index, _ = with_repeats(read_index(pattern), config.data.repeat_threshold)
+    batch_size, seed = config.data.batch_size, config.train.seed
     if config.data.shard_by == "files":
         index, batch_size, seed, shard = share_of_files(index, batch_size, seed, shard)
     sizes = canvas_arguments(config)
     multiple = sizes["size_multiple"]
     square = round_up(sizes["image_size"], multiple) == round_up(sizes["max_size"], multiple)
-    pools = Pools.by_orientation(index.width, index.height, square)
+    pools = Pools.by_orientation(index.width, index.height, square, index.repeat)
     reader = RecordReader(index)
     share = batch_size // shard[1]
     records = pools.draw(tf.constant([step], tf.int64), batch_size, seed)[0][0, shard[0] * share :][:share]

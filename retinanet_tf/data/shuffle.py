@@ -3,8 +3,14 @@
 Records form one or two pools by orientation (wider, taller), so that a batch has one canvas. Each pool is an endless
 sequence of its own shuffles, epoch after epoch; a batch takes the next records of its pool, across the end of an epoch
 if need be, so nothing is left over. The steps are spread over the two pools evenly, in proportion to their sizes.
+
+Where records repeat (`data.repeat_factors`), by a factor r of at least 1, an epoch has each of them ⌊r⌋ or ⌈r⌉ times,
+so that it comes ⌊e·r + u⌋ times in the first e epochs, u being its own random number from [0, 1). That sum is known for
+every e without those before it, and is always less than 1 from e·r, which is its mean over u. Sizes of pools are then
+sums of factors. Factors are multiples of 2⁻¹⁶, so that all of it is done in integers.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,19 +19,28 @@ from absl import logging
 
 from retinanet_tf.data.records.index import ShardIndex
 
+_ONE = 2**16
+"""A factor of 1."""
+
 
 @dataclass(frozen=True)
 class Pools:
-    """Record numbers of the two pools; `tall` is empty where all share one canvas."""
+    """Record numbers of the two pools; `tall` is empty where all share one canvas.
+
+    repeat: (N,) float64 factors of the records by number, at least 1; None for 1.
+    """
 
     wide: np.ndarray
     tall: np.ndarray
+    repeat: np.ndarray | None = None
 
     @classmethod
-    def by_orientation(cls, width: np.ndarray, height: np.ndarray, square_canvas: bool) -> "Pools":
+    def by_orientation(
+        cls, width: np.ndarray, height: np.ndarray, square_canvas: bool, repeat: np.ndarray | None = None
+    ) -> "Pools":
         """Splits N records, given their sizes, unless one square canvas serves all."""
         tall = np.zeros(len(width), bool) if square_canvas else height > width
-        return cls(np.flatnonzero(~tall), np.flatnonzero(tall))
+        return cls(np.flatnonzero(~tall), np.flatnonzero(tall), repeat)
 
     def draw(self, steps: tf.Tensor, batch_size: int, seed: int) -> tuple[tf.Tensor, tf.Tensor]:
         """The records of some steps in a row: `(S,)` int64 → `(S, batch_size)` int64 and `(S,)` bool, whether tall."""
@@ -34,7 +49,7 @@ class Pools:
 
         def draw_from(pool, batches_before):
             positions = batches_before[:, None] * batch_size + tf.range(batch_size, dtype=tf.int64)
-            return shuffled(pool, positions, seed)
+            return shuffled(pool, positions, seed, None if self.repeat is None else self.repeat[pool])
 
         if not len(self.tall):
             return draw_from(self.wide, steps), tall
@@ -50,7 +65,10 @@ class Pools:
         return both[first + tf.random.stateless_uniform([], seed, maxval=count, dtype=tf.int32)]
 
     def _tall_before(self, step: tf.Tensor) -> tf.Tensor:
-        return step * len(self.tall) // (len(self.wide) + len(self.tall))
+        repeat = _integers(self.repeat, len(self.wide) + len(self.tall))
+        tall, both = int(repeat[self.tall].sum()), int(repeat.sum())
+        common = math.gcd(tall, both)
+        return step * (tall // common) // (both // common)
 
 
 def share_of_files(
@@ -68,13 +86,38 @@ def share_of_files(
     return index.select(index.shard % count == worker), batch_size // count, seed + worker, (0, 1)
 
 
-def shuffled(records: np.ndarray, positions: tf.Tensor, seed: int) -> tf.Tensor:
-    """The records at `positions`, ascending int64, of the endless sequence of shuffles of `records`, one per epoch."""
-    first, last = tf.reduce_min(positions) // len(records), tf.reduce_max(positions) // len(records)
+def shuffled(records: np.ndarray, positions: tf.Tensor, seed: int, repeat: np.ndarray | None = None) -> tf.Tensor:
+    """The records at `positions`, ascending int64, of the endless sequence of shuffles of `records`, one per epoch.
+
+    `repeat`: (len(records),) factors of at least 1, None for 1.
+    """
+    factors = _integers(repeat, len(records))
+    total = int(factors.sum())
+    # Epochs have keys from 0 on.
+    key = tf.constant([seed, -1], tf.int64)
+    offsets = tf.random.stateless_uniform([len(records)], key, maxval=_ONE, dtype=tf.int64)
+
+    def counts(epochs: tf.Tensor) -> tf.Tensor:
+        """How often each record has come in the first `epochs`."""
+        return (epochs * tf.constant(factors) + offsets) // _ONE
+
+    def epoch_of(position: tf.Tensor) -> tf.Tensor:
+        # In e epochs come more than (e - 1) and less than (e + 1) times as many as there are on average, so that only
+        # three can have the position.
+        middle = position * _ONE // total
+        begun = [tf.reduce_sum(counts(epoch)) <= position for epoch in (middle, middle + 1)]
+        return middle - 1 + tf.reduce_sum(tf.cast(tf.stack(begun), tf.int64))
 
     def epoch(number: tf.Tensor) -> tf.Tensor:
-        key = tf.stack([tf.constant(seed, tf.int64), number])
-        return tf.random.experimental.stateless_shuffle(tf.constant(records, tf.int64), key)
+        entries = tf.repeat(tf.constant(records, tf.int64), counts(number + 1) - counts(number))
+        return tf.random.experimental.stateless_shuffle(entries, tf.stack([tf.constant(seed, tf.int64), number]))
 
-    epochs = tf.map_fn(epoch, tf.range(first, last + 1))
-    return tf.gather(tf.reshape(epochs, [-1]), positions - first * len(records))
+    first, last = epoch_of(tf.reduce_min(positions)), epoch_of(tf.reduce_max(positions))
+    spec = tf.RaggedTensorSpec([None], tf.int64, ragged_rank=0)
+    epochs = tf.map_fn(epoch, tf.range(first, last + 1), fn_output_signature=spec)
+    return tf.gather(epochs.values, positions - tf.reduce_sum(counts(first)))
+
+
+def _integers(repeat: np.ndarray | None, count: int) -> np.ndarray:
+    """Factors as int64 in units of 1 / `_ONE`."""
+    return np.full(count, _ONE, np.int64) if repeat is None else np.rint(repeat * _ONE).astype(np.int64)

@@ -6,15 +6,17 @@ finite x_t.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from retinanet_tf.config.config import LossConfig
 from retinanet_tf.detection.assignment import IGNORED
 from retinanet_tf.errors import InputError
+from retinanet_tf.losses.alpha_of_classes import alpha_of_classes
 from retinanet_tf.losses.box import GIoULoss, L1Loss, SmoothL1Loss
 from retinanet_tf.losses.fused import fused
 
@@ -83,7 +85,10 @@ def hinge(margin: tf.Tensor, threshold: float = 0.5) -> ValueAndSlope:
 
 
 def anchor_losses(
-    class_targets: tf.Tensor, class_logits: tf.Tensor, loss: Callable[[tf.Tensor], ValueAndSlope], alpha: float
+    class_targets: tf.Tensor,
+    class_logits: tf.Tensor,
+    loss: Callable[[tf.Tensor], ValueAndSlope],
+    alpha: float | tuple[float, ...],
 ) -> tf.Tensor:
     """Sums a binary loss over the K classes of every anchor, weighted by α_t (eq. 3).
 
@@ -94,7 +99,7 @@ def anchor_losses(
         class_targets: `(B, A)` int32, 0…K−1, −1 background, −2 ignored.
         class_logits: `(B, A, K)` of any float type; half precision is computed in float32.
         loss: a function of the margin, such as `partial(focal, gamma=2.0)`.
-        alpha: weight of the foreground.
+        alpha: weight of the foreground, one for all classes or one for each of K.
 
     Returns:
         `(B, A)` float32 (float64 for float64 logits).
@@ -132,7 +137,8 @@ def _first_derivative_only(derivative):
 def _margins(foreground, class_logits, alpha):
     """Margins `(B, A, K)`, and α_t with the sign of y."""
     logits = class_logits if class_logits.dtype == tf.float64 else tf.cast(class_logits, tf.float32)
-    signed_alpha = tf.where(foreground, tf.constant(alpha, logits.dtype), tf.constant(alpha - 1.0, logits.dtype))
+    foreground_weight, background_weight = (tf.constant(np.subtract(alpha, y), logits.dtype) for y in (0.0, 1.0))
+    signed_alpha = tf.where(foreground, foreground_weight, background_weight)
     return tf.where(foreground, logits, -logits), signed_alpha
 
 
@@ -161,20 +167,31 @@ class ClassificationLoss(keras.losses.Loss):
     Called with class targets `(B, A)` (whole numbers of any type: 0…K−1, −1 background, −2 ignored) and logits
     `(B, A, K)`, it sums over anchors and classes to one value per image, `(B,)`. `RetinaNet` gives each image the
     weight of the normaliser; used alone, Keras' mean over images is what remains.
+
+    alpha is one number, or a sequence of K: in the binary problem of class c its objects weigh alpha[c], all else
+    1 − alpha[c].
     """
 
-    def __init__(self, alpha: float, name: str, **kwargs):
+    def __init__(self, alpha: float | Sequence[float], name: str, **kwargs):
         super().__init__(name=name, **kwargs)
-        if not 0.0 <= alpha <= 1.0:
+        numbers = np.asarray(alpha, float)
+        if numbers.ndim > 1 or not numbers.size or not ((numbers >= 0.0) & (numbers <= 1.0)).all():
             raise InputError(f"alpha={alpha} must lie in [0, 1]: it is the foreground's weight, 1 − alpha the others'.")
-        self.alpha = float(alpha)
+        self.alpha: float | tuple[float, ...] = tuple(numbers.tolist()) if numbers.ndim else float(numbers)
 
     def binary(self, margin: tf.Tensor) -> ValueAndSlope:
         """The loss of one binary problem and its derivative, as functions of x_t."""
         raise TypeError(f"{type(self).__name__} is abstract; use FocalLoss or another of its subclasses.")
 
     def per_anchor(self, class_targets: tf.Tensor, class_logits: tf.Tensor) -> tf.Tensor:
-        """`(B, A)` losses of the anchors, summed over classes."""
+        """`(B, A)` losses of the anchors, summed over classes.
+
+        Raises:
+            InputError: alpha is a sequence of another length than K.
+        """
+        classes = class_logits.shape[-1]
+        if isinstance(self.alpha, tuple) and classes not in (None, len(self.alpha)):
+            raise InputError(f"alpha has {len(self.alpha)} numbers for {classes} classes; give each class one.")
         return anchor_losses(tf.cast(class_targets, tf.int32), class_logits, self.binary, self.alpha)
 
     def call(self, y_true, y_pred):
@@ -182,7 +199,7 @@ class ClassificationLoss(keras.losses.Loss):
         return tf.reduce_sum(self.per_anchor(y_true, tf.convert_to_tensor(y_pred)), axis=1)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "alpha": self.alpha}
+        return {**super().get_config(), "alpha": list(self.alpha) if isinstance(self.alpha, tuple) else self.alpha}
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
@@ -194,7 +211,7 @@ class CrossEntropyLoss(ClassificationLoss):
     [[0.6931]]
     """
 
-    def __init__(self, alpha: float = 0.75, name: str = "cross_entropy_loss", **kwargs):
+    def __init__(self, alpha: float | Sequence[float] = 0.75, name: str = "cross_entropy_loss", **kwargs):
         super().__init__(alpha, name, **kwargs)
 
     def binary(self, margin: tf.Tensor) -> ValueAndSlope:
@@ -215,7 +232,7 @@ class FocalLoss(ClassificationLoss):
     [[0.13   0.0008 0.    ]]
     """
 
-    def __init__(self, gamma: float = 2.0, alpha: float = 0.25, name: str = "focal_loss", **kwargs):
+    def __init__(self, gamma: float = 2.0, alpha: float | Sequence[float] = 0.25, name: str = "focal_loss", **kwargs):
         super().__init__(alpha, name, **kwargs)
         if not 0.0 <= gamma < math.inf:
             raise InputError(f"gamma={gamma} must be 0 (cross entropy) or more and finite: it focuses on hard ones.")
@@ -238,7 +255,12 @@ class FocalStarLoss(ClassificationLoss):
     """
 
     def __init__(
-        self, gamma: float = 2.0, beta: float = 1.0, alpha: float = 0.25, name: str = "focal_star_loss", **kwargs
+        self,
+        gamma: float = 2.0,
+        beta: float = 1.0,
+        alpha: float | Sequence[float] = 0.25,
+        name: str = "focal_star_loss",
+        **kwargs,
     ):
         super().__init__(alpha, name, **kwargs)
         if not 0.0 < gamma < math.inf:
@@ -263,7 +285,9 @@ class HingeLoss(ClassificationLoss):
     [[0.25 0.  ]]
     """
 
-    def __init__(self, threshold: float = 0.5, alpha: float = 0.25, name: str = "hinge_loss", **kwargs):
+    def __init__(
+        self, threshold: float = 0.5, alpha: float | Sequence[float] = 0.25, name: str = "hinge_loss", **kwargs
+    ):
         super().__init__(alpha, name, **kwargs)
         if not 0.0 < threshold <= 1.0:
             raise InputError(f"hinge_threshold={threshold} must lie in (0, 1]: it is a probability.")
@@ -276,8 +300,14 @@ class HingeLoss(ClassificationLoss):
         return {**super().get_config(), "threshold": self.threshold}
 
 
-def retinanet_losses(config: LossConfig = LossConfig()) -> dict[str, keras.losses.Loss]:
+def retinanet_losses(
+    config: LossConfig = LossConfig(), class_names: Sequence[str] = ()
+) -> dict[str, keras.losses.Loss]:
     """The losses for `model.compile(loss=…)`, one per output of the model.
+
+    Args:
+        config: which losses, with which numbers.
+        class_names: the K different names that `class_alpha` may use.
 
     >>> from retinanet_tf import presets
     >>> losses = retinanet_losses(presets["modern"].replace(gamma=1.5).loss)
@@ -285,13 +315,14 @@ def retinanet_losses(config: LossConfig = LossConfig()) -> dict[str, keras.losse
     (1.5, 'GIoULoss')
 
     Raises:
-        InputError: a γ, α, β or threshold out of range.
+        InputError: a γ, α, β or threshold out of range, or a `class_alpha` that doesn't fit the classes.
     """
+    alpha = alpha_of_classes(config.class_alpha, config.alpha, class_names)
     classification = {
-        "focal": lambda: FocalLoss(config.gamma, config.alpha),
-        "cross_entropy": lambda: CrossEntropyLoss(config.alpha),
-        "focal_star": lambda: FocalStarLoss(config.gamma, config.star_beta, config.alpha),
-        "hinge": lambda: HingeLoss(config.hinge_threshold, config.alpha),
+        "focal": lambda: FocalLoss(config.gamma, alpha),
+        "cross_entropy": lambda: CrossEntropyLoss(alpha),
+        "focal_star": lambda: FocalStarLoss(config.gamma, config.star_beta, alpha),
+        "hinge": lambda: HingeLoss(config.hinge_threshold, alpha),
     }
     box = {
         "smooth_l1": lambda: SmoothL1Loss(config.box_beta, config.box_weight),

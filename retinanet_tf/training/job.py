@@ -8,10 +8,13 @@ from absl import logging
 
 from retinanet_tf.config.config import Config
 from retinanet_tf.data.pipeline import batch_shapes, load_for_training
+from retinanet_tf.data.records.index import read_index
 from retinanet_tf.data.records.reader import labels_beside
+from retinanet_tf.data.repeat_factors import with_repeats
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.source import Source, category_ids, read_source
+from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.pretrained.by_name import resolve
 from retinanet_tf.pretrained.loading import check
 from retinanet_tf.training.optimizers import linear_rule_excess
@@ -48,6 +51,7 @@ def open_job(config: Config, *, data: str, validation: str = "", init_weights: s
             f"num_classes={config.model.num_classes} disagrees with the {label_map.num_classes} categories of "
             f"{Path(data).parent / 'labels.json'}; set num_classes={label_map.num_classes}."
         )
+    retinanet_losses(config.loss, label_map.unique_names)
     _check_combinations(config, strategy.num_replicas_in_sync)
     load_for_training(config, data)
     if init_weights:
@@ -111,6 +115,13 @@ def announce(config: Config, replicas: int) -> None:
             excess,
             batch,
         )
+
+
+def announce_repeats(config: Config, data: str, label_map: LabelMap) -> None:
+    """Prints what repeat-factor sampling does, if it does anything."""
+    _, factors = with_repeats(read_index(data, lambda *_: None), config.data.repeat_threshold)
+    if factors and (factors.images > 1.0).any():
+        print(factors.sentence(label_map))
 
 
 def announce_xla(config: Config, data: str, xla_scope: str) -> None:

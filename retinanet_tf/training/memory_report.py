@@ -26,7 +26,7 @@ def memory_report(config: Config, data: str, replicas: int) -> str:
     """
     height, width, objects = max(batch_shapes(config, data), key=lambda shape: (shape[0] * shape[1], shape[2]))
     batch = config.data.batch_size // replicas
-    memory = step_memory(compile_model(config.replace(xla="true")), batch, (height, width), objects)
+    memory = step_memory(compile_model(config.replace(xla="true", class_alpha="")), batch, (height, width), objects)
     device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     parts = config.train.accumulation
     held = ", ".join(f"{memory.largest_batch(USABLE * card * 1e9, parts)} on {card} GB" for card in CARDS)

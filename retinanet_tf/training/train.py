@@ -34,7 +34,7 @@ from retinanet_tf.pretrained.loading import initialize
 from retinanet_tf.training import run_directory
 from retinanet_tf.training.callbacks import NonFiniteLoss, Progress, SaveState, StopRequest, WatchLosses
 from retinanet_tf.training.checkpoints import TrainingState, newest_step
-from retinanet_tf.training.job import Job, announce, announce_xla, open_job
+from retinanet_tf.training.job import Job, announce, announce_repeats, announce_xla, open_job
 from retinanet_tf.training.loop import run_steps
 from retinanet_tf.training.optimizers import make_optimizer, make_schedule
 from retinanet_tf.training.strategies import distribute, gathered
@@ -55,15 +55,18 @@ NAN_CAUSES = (
 )
 
 
-def compile_model(config: Config) -> RetinaNet:
-    """A new model with the configuration's losses, optimizer and step; call it in the strategy's scope."""
+def compile_model(config: Config, class_names: Sequence[str] = ()) -> RetinaNet:
+    """A new model with the configuration's losses, optimizer and step; call it in the strategy's scope.
+
+    `class_names`: the K different names that `class_alpha` may use.
+    """
     train = config.train
     optimizers = train if CLIPS_THE_SUM else dataclasses.replace(train, clip_norm=0.0)
     with precision_policy(train.precision):
         model = RetinaNet.from_config(config)
         model.compile(
             optimizer=make_optimizer(optimizers),
-            loss=retinanet_losses(config.loss),
+            loss=retinanet_losses(config.loss, class_names),
             jit_compile=train.xla,
         )
     average = WeightAverage(model.weights, train.ema_decay) if train.ema_decay else None
@@ -136,7 +139,7 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
             return checkpoint.load_model(run_dir)
         total = config.train.steps
         with strategy.scope():
-            model = compile_model(config)
+            model = compile_model(config, job.label_map.unique_names)
             average = model.step.average
             state = TrainingState(run_dir / "checkpoints", model, average, worker.is_chief)
             done = state.restore()
@@ -151,6 +154,7 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
             run_directory.trim_log(run_dir, done)
             if done < total:
                 announce(config, strategy.num_replicas_in_sync)
+                announce_repeats(config, data, job.label_map)
                 announce_xla(config, data, model.xla_scope)
         evaluator = Validation(config, model, job.label_map, run_dir, job.source, worker, average)
         damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None

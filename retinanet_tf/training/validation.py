@@ -118,7 +118,7 @@ class Validation:
     def _losses(self, source: Source) -> dict[str, float]:
         sizes, batch_size = canvas_arguments(self.config), self.config.data.batch_size
         dataset = load(source.name, training=False, label_map=self.label_map, batch_size=batch_size, **sizes)
-        losses = retinanet_losses(self.config.loss)
+        losses = retinanet_losses(self.config.loss, self.label_map.unique_names)
         return validation_losses(self.eval_model, losses, self.config.loss.normalizer, dataset)
 
     def _analyse(self, source: Source) -> Analysis:

@@ -54,7 +54,8 @@ def test_the_detectron_preset_differs_from_the_paper_where_the_authors_code_does
 
 @pytest.mark.parametrize("name", presets)
 def test_configurations_survive_json(name):
-    assert Config.from_dict(json.loads(json.dumps(presets[name].to_dict()))) == presets[name]
+    for config in (presets[name], presets[name].replace(repeat_threshold="auto")):
+        assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_fields_of_another_version_are_refused_by_name():
@@ -102,9 +103,11 @@ def test_a_list_of_the_wrong_kind_names_its_flag(parsed):
         parsed("--decay_steps=10,soon")
 
 
+@pytest.mark.parametrize("threshold", ["auto", 0.1 + 0.2])
 @pytest.mark.parametrize("name", presets)
-def test_a_flagfile_repeats_the_configuration(parsed, name, tmp_path):
+def test_a_flagfile_repeats_the_configuration(parsed, name, threshold, tmp_path):
     changed = presets[name].replace(anchor_scales=(1.0, 2 ** (1 / 3)), momentum=0.1 + 0.2, seed=7)
+    changed = changed.replace(class_alpha='"a, b=0.5",c=0.1', repeat_threshold=threshold)
     path = tmp_path / "flags.txt"
     path.write_text(flagfile(changed))
     flags.DEFINE_string("flagfile", "", "", flag_values=flags.FLAGS) if "flagfile" not in flags.FLAGS else None
@@ -196,6 +199,8 @@ def test_a_batch_size_flag_scales_what_no_other_flag_sets(parsed):
         ({"negative_iou": 0.6}, "negative_iou=0.6 must be at most positive_iou=0.5"),
         ({"resize": "squash"}, "resize='squash' is not one of 'shorter_side', 'stretch'"),
         ({"resize": "stretch"}, "resize=stretch makes squares: max_size=1000 must equal image_size=600"),
+        ({"repeat_threshold": 1.5}, r"repeat_threshold=1.5 must lie in \[0, 1\]"),
+        ({"repeat_threshold": "often"}, "repeat_threshold='often' must be of type float or 'auto'"),
         ({"scale_jitter": (1.2, 0.8)}, "scale_jitter=1.2,0.8 must name the smaller first"),
     ],
 )

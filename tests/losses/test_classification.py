@@ -29,6 +29,14 @@ CLASSES = [
     losses.FocalStarLoss(),
     losses.HingeLoss(),
 ]
+ALPHAS = (0.25, 0.0, 0.9, 0.5, 1.0, 0.25, 0.75)
+"""One for each class of `problem`."""
+CLASSES += [
+    losses.CrossEntropyLoss(ALPHAS, "cross_entropy_by_class"),
+    losses.FocalLoss(2.0, ALPHAS, "focal_by_class"),
+    losses.FocalStarLoss(2.0, 1.0, ALPHAS, "focal_star_by_class"),
+    losses.HingeLoss(0.5, ALPHAS, "hinge_by_class"),
+]
 
 
 def margin_of(p):
@@ -81,6 +89,17 @@ def test_alpha_balances_the_two_kinds():
     assert not only_foreground.numpy()[targets.numpy() == -1].any()
     quarter = losses.FocalLoss(alpha=0.25).per_anchor(targets, logits)
     np.testing.assert_allclose(quarter, 0.25 * only_foreground + 0.75 * only_background, rtol=1e-5)
+
+
+def test_each_class_has_its_alpha_in_both_kinds():
+    """By hand: with γ = 0 every binary problem costs ln 2 at logit 0, times α or 1 − α of its class."""
+    loss = losses.FocalLoss(gamma=0.0, alpha=(0.25, 0.75))
+    targets, logits = tf.constant([[1, 0, -1, -2]]), tf.zeros((1, 4, 2))
+    by_hand = np.array([0.75 + 0.75, 0.25 + 0.25, 0.75 + 0.25, 0.0]) * math.log(2)
+    np.testing.assert_allclose(loss.per_anchor(targets, logits)[0], by_hand, rtol=1e-6)
+    for equal, targets, logits in ((0.25, *problem()), (0.9, *problem())):
+        one, each = (losses.FocalLoss(alpha=alpha) for alpha in (equal, [equal] * 7))
+        np.testing.assert_array_equal(one.per_anchor(targets, logits), each.per_anchor(targets, logits))
 
 
 def test_focal_star_tends_to_a_straight_ramp():
@@ -143,7 +162,7 @@ def test_gradients_of_the_sum_over_anchors(loss):
     targets, logits = problem()
     _, gradient = value_and_gradient(loss.call, targets, logits)
     y = np.where(np.arange(7) == targets.numpy()[..., None], 1.0, -1.0)
-    alpha_t = np.where(y > 0, loss.alpha, 1 - loss.alpha)
+    alpha_t = np.where(y > 0, loss.alpha, 1 - np.array(loss.alpha))
     expected = alpha_t * y * loss.binary(tf.constant(y * logits.numpy()))[1].numpy()
     expected[targets.numpy() == -2] = 0.0
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
@@ -231,7 +250,7 @@ def test_xla_computes_the_same_losses(loss):
 
 
 @pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "graph", "XLA"])
-@pytest.mark.parametrize(("gamma", "alpha"), [(0.0, 0.75), (0.5, 0.5), (2.0, 0.25)])
+@pytest.mark.parametrize(("gamma", "alpha"), [(0.0, 0.75), (0.5, 0.5), (2.0, 0.25), (2.0, ALPHAS)])
 def test_the_focal_loss_is_the_naive_one_however_it_is_executed(gamma, alpha, jit_compile):
     """Losses and gradient, with NaN at ignored anchors, which have neither."""
     targets, logits = (value.numpy() for value in problem())
@@ -274,6 +293,9 @@ def test_classes_survive_serialisation(loss):
         (lambda: losses.FocalLoss(gamma=math.nan), "gamma=nan"),
         (lambda: losses.FocalLoss(gamma=math.inf), "gamma=inf"),
         (lambda: losses.FocalLoss(alpha=math.nan), "alpha=nan"),
+        (lambda: losses.HingeLoss(alpha=[0.5, 1.5]), "alpha=.0.5, 1.5. must lie"),
+        (lambda: losses.FocalLoss(alpha=[]), "alpha=.. must lie"),
+        (lambda: losses.FocalLoss(alpha=[0.5]).per_anchor(*problem()), "alpha has 1 numbers for 7 classes"),
         (lambda: losses.FocalStarLoss(gamma=math.nan), "gamma=nan"),
         (lambda: losses.FocalStarLoss(beta=math.inf), "star_beta=inf"),
         (lambda: losses.HingeLoss(threshold=math.nan), "hinge_threshold=nan"),
@@ -292,3 +314,33 @@ def test_the_configuration_chooses_the_losses():
     assert isinstance(chosen["box_deltas"], losses.GIoULoss)
     default = losses.retinanet_losses()
     assert isinstance(default["class_logits"], losses.FocalLoss) and default["box_deltas"].beta == 0.11
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "expected"),
+    [
+        ("", ["cat", "dog"], 0.25),
+        ("0.5,0.75", ["cat", "dog"], (0.5, 0.75)),
+        ("dog=0.75", ["cat", "dog"], (0.25, 0.75)),
+        (" dog = 1 , cat=0", ["cat", "dog"], (0.0, 1.0)),
+        ('"mouse, computer=0.5",a=b=0.75', ["a=b", "mouse, computer", "1"], (0.75, 0.5, 0.25)),
+        ("1=0.5", ["0", "1"], (0.25, 0.5)),
+        ("dog=0.75,bird=0.5", ["cat", "dog"], "no class 'bird'; did you mean cat, dog?"),
+        ("dogs=0.75", ["cat", "dog"], "no class 'dogs'; did you mean dog?"),
+        ("dog=0.5,dog=0.6", ["cat", "dog"], "names dog twice"),
+        ("dog=1.5", ["cat", "dog"], r"'1.5' must be a number in \[0, 1\]"),
+        ("dog=nan", ["cat", "dog"], "'nan' must be a number"),
+        ("dog=0.5,0.25", ["cat", "dog"], "no class ''"),
+        ("dog", ["cat", "dog"], "has 1 numbers for 2 classes"),
+        ("0.5,0.5,0.5", ["cat", "dog"], "has 3 numbers for 2 classes"),
+        ("cat,dog", ["cat", "dog"], "'cat' must be a number"),
+        ("dog=0.5", [], "names of the classes aren't known here"),
+    ],
+)
+def test_classes_get_their_alpha_by_name(text, names, expected):
+    make = partial(losses.retinanet_losses, LossConfig(class_alpha=text), names)
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=expected):
+            make()
+    else:
+        assert make()["class_logits"].alpha == expected

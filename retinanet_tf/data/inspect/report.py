@@ -11,6 +11,7 @@ from retinanet_tf.config.config import Config
 from retinanet_tf.data.inspect import anchor_coverage
 from retinanet_tf.data.records.box_rules import clean, doubt_format, nothing_to_learn, shares_of_image
 from retinanet_tf.data.records.images import BadImage, ImagePolicy, load_image
+from retinanet_tf.data.repeat_factors import repeat_factors
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.coco import SIZE_BOUNDS
 from retinanet_tf.detection.boxes import iou
@@ -18,6 +19,7 @@ from retinanet_tf.text import printable
 
 _LISTED = 20  # categories in a sentence
 _COCO_LIMIT = 100  # detections per image
+_MATTERS = 2.0  # repeat factor of a category with a quarter of the median's images
 
 
 @dataclass
@@ -58,6 +60,7 @@ def inspect(annotations: Annotations, config: Config, images: str | None = None)
     if doubt := doubt_format(clipped, annotations.num_boxes):
         report.warnings.insert(0, doubt)
     _count(annotations, report)
+    _rare(annotations, config, report)
     if cleaned:
         _measure(cleaned, annotations, config, report)
     return report
@@ -147,6 +150,31 @@ def _count(annotations: Annotations, report: Inspection) -> None:
         report.warnings.append(
             f"{len(many)} images have more than {_COCO_LIMIT} objects (up to {many.max()}): by default a detector "
             f"finds, and COCO's evaluation counts, {_COCO_LIMIT} detections per image; raise max_detections for both."
+        )
+
+
+def _rare(annotations: Annotations, config: Config, report: Inspection) -> None:
+    """Shares of the images by category, and whether repeat-factor sampling or an α by class would matter."""
+    names = dict(zip(annotations.label_map.ids, annotations.label_map.unique_names, strict=True))
+    present = [image.present for image in annotations.images]
+    found = repeat_factors(present, config.data.repeat_threshold or "auto")
+    if not found.shares:
+        return
+    report.facts["images with each category"] = {
+        names[i]: f"{share:.2%}, repeat factor {found.categories[i]:.2f}" for i, share in found.shares.items()
+    }
+    report.facts["repeat_threshold of these factors"] = f"{found.threshold:.3g} (auto: {found.median:.3g})"
+    auto = repeat_factors(present, "auto")
+    if max(auto.categories.values()) >= _MATTERS and not config.data.repeat_threshold:
+        report.warnings.append(
+            f"rare categories, which training could see more often: {auto.sentence(annotations.label_map)}"
+        )
+    objects = {names[i]: report.facts["categories"][names[i]] for i in found.shares}
+    median, (fewest, name) = np.median([*objects.values()]), min((count, name) for name, count in objects.items())
+    if median / fewest >= _MATTERS**2 and not config.loss.class_alpha:
+        report.warnings.append(
+            f"{printable(name, 40)} has {fewest} objects, half of the categories at least {median:g}: where its scores "
+            f"stay low, an alpha of its own above {config.loss.alpha:g} (class_alpha) weighs them more."
         )
 
 

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ class ShardIndex:
     files: paths. bytes: each file's size. shard, number: (N,) int64, a record's file and its place in that file.
     offset, length: (N,) int64, where its payload lies. width, height: (N,) int64 pixels.
     boxes: (N,) int64, objects that are no crowd.
+    repeat: (N,) float64, how many times an epoch of training has the record, at least 1.
     """
 
     files: list[str]
@@ -37,6 +39,7 @@ class ShardIndex:
     width: np.ndarray
     height: np.ndarray
     boxes: np.ndarray
+    repeat: np.ndarray
 
     def __len__(self) -> int:
         """N, the number of records."""
@@ -44,7 +47,7 @@ class ShardIndex:
 
     def select(self, keep: np.ndarray) -> "ShardIndex":
         """The same files with only some records."""
-        columns = ("shard", "number", "offset", "length", "width", "height", "boxes")
+        columns = ("shard", "number", "offset", "length", "width", "height", "boxes", "repeat")
         return ShardIndex(self.files, self.bytes, *(getattr(self, column)[keep] for column in columns))
 
 
@@ -109,7 +112,26 @@ def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], objec
     if not len(rows):
         raise InputError(f"the shards {os.fspath(pattern)} hold no record; prepare it again.")
     shard = np.repeat(np.arange(len(files)), [len(part) for part in parts])
-    return ShardIndex(files, np.array(sizes), shard, *rows.T)
+    number, offset, length, width, height, boxes = rows.T
+    ones = np.ones(len(rows))
+    return ShardIndex(files, np.array(sizes), shard, number, offset, length, width, height, boxes, ones)
+
+
+def read_categories(index: ShardIndex) -> list[np.ndarray]:
+    """The ids of the categories that each of N records has an object of, crowds left out: N arrays of int64.
+
+    From `NAME.index.npz`; shards without one, or with one of an older `prepare`, are read through. What comes after a
+    damaged record there counts as empty.
+    """
+    load = functools.cache(_stored_categories)
+    present = []
+    for file, path in enumerate(index.files):
+        name, shard, shards = split_shard_name(path) or ("", 0, 0)
+        stored = load(os.path.join(os.path.dirname(path), f"{name}.index.npz"))
+        found = stored[shard] if stored is not None and len(stored) == shards else _scanned_categories(path)
+        numbers = index.number[index.shard == file].tolist()
+        present += [found[number] if number < len(found) else np.zeros(0, np.int64) for number in numbers]
+    return present
 
 
 def _stored_rows(path: str, load: Callable[[str], dict | None]) -> tuple[np.ndarray, int] | None:
@@ -122,11 +144,29 @@ def _stored_rows(path: str, load: Callable[[str], dict | None]) -> tuple[np.ndar
     return np.concatenate([np.arange(len(rows))[:, None], rows], axis=1), int(index["bytes"][shard])
 
 
-def _load(path: str) -> dict[str, np.ndarray] | None:
-    """An index file, or None if there is none of this version."""
+def _stored_categories(path: str) -> list[list[np.ndarray]] | None:
+    """By shard and record, from an index file; None if it hasn't got them."""
+    index = _load(path, ("present", "categories"))
+    if index is None or len(index["present"]) != len(index["rows"]):
+        return None
+    by_record = np.split(index["categories"], np.cumsum(index["present"])[:-1])
+    return [[by_record[row] for row in np.flatnonzero(index["shard"] == i)] for i in range(len(index["bytes"]))]
+
+
+def _scanned_categories(path: str) -> list[np.ndarray]:
+    """Of the records of a shard, by reading it up to a damaged one."""
+    found = []
+    with suppress(ValueError):
+        for data in payloads(path):
+            found.append(from_example(data).annotations.present)
+    return found
+
+
+def _load(path: str, more: tuple[str, ...] = ()) -> dict[str, np.ndarray] | None:
+    """An index file, or None if there is none of this version, or without one of the arrays in `more`."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file, np.load(file) as arrays:
-            index = {name: arrays[name] for name in ("version", "bytes", "shard", "rows")}
+            index = {name: arrays[name] for name in ("version", "bytes", "shard", "rows", *more)}
     except Exception:  # not found, or one of the many that numpy, zipfile and zlib have for a damaged file
         return None
     rows = index["rows"]

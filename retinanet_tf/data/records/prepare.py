@@ -274,6 +274,8 @@ def _write_index(path: str, reports: list[ShardReport]) -> None:
         bytes=np.array([report.bytes for report in reports], np.int64),
         shard=np.repeat(np.arange(len(reports)), [len(report.rows) for report in reports]),
         rows=np.array([row for report in reports for row in report.rows], np.int64),
+        present=np.array([len(ids) for report in reports for ids in report.present], np.int64),
+        categories=np.array([i for report in reports for ids in report.present for i in ids], np.int64),
     )
 
 

@@ -28,6 +28,7 @@ class ShardReport:
     """Contents of one shard.
 
     rows: per record [offset, length, width, height, boxes without crowds]. categories: boxes per category id.
+    present: per record the ids of the categories that it has an object of, crowds left out.
     """
 
     bytes: int = 0
@@ -37,6 +38,7 @@ class ShardReport:
     categories: Counter = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     rows: list[list[int]] = field(default_factory=list)
+    present: list[list[int]] = field(default_factory=list)
 
 
 def write_shards(
@@ -118,6 +120,7 @@ def write_shard(
                 crowds, length = int(cleaned.iscrowd.sum()), len(serialized)
                 assert cleaned.width and cleaned.height  # `clean` sets them
                 report.rows.append([offset, length, cleaned.width, cleaned.height, len(cleaned) - crowds])
+                report.present.append(cleaned.present.tolist())
                 report.boxes += len(cleaned)
                 report.crowds += crowds
                 report.empty_images += not len(cleaned)

@@ -41,6 +41,11 @@ class ImageAnnotations:
         """N, the number of objects."""
         return len(self.boxes)
 
+    @property
+    def present(self) -> np.ndarray:
+        """The ids of the categories that it has an object of, crowds left out: int64, ascending."""
+        return np.unique(self.category_ids[~self.iscrowd])
+
     def select(self, keep: np.ndarray) -> "ImageAnnotations":
         """The image with only the objects that `keep` (bool mask or indices) selects."""
         return replace(self, **{column: getattr(self, column)[keep] for column in self.COLUMNS})
