@@ -9,7 +9,7 @@ import tensorflow as tf
 from small_detectors import TINY_NETWORK
 
 import retinanet_tf as rn
-from retinanet_tf.config.config import AnchorConfig, ModelConfig
+from retinanet_tf.config.config import AnchorConfig, LossConfig, ModelConfig
 from retinanet_tf.models.resnet import VARIANTS, resnet
 from retinanet_tf.models.retinanet import variables
 
@@ -327,6 +327,11 @@ def test_plain_compile_compiles_on_accelerators_only(monkeypatch, kind, scope):
 def test_wrong_arguments_are_refused_by_name(arguments, sentence):
     with pytest.raises(rn.InputError, match=sentence):
         rn.RetinaNet(**arguments)
+
+
+def test_an_alpha_for_each_of_other_classes_is_refused_at_once():
+    with pytest.raises(rn.InputError, match="alpha has 2 numbers for 3 classes"):
+        small().compile("sgd", loss=rn.retinanet_losses(LossConfig(class_alpha="0.5,0.25")))
 
 
 def test_numpys_numbers_are_saved_as_pythons():

@@ -115,6 +115,20 @@ def test_optimizers_of_tensorflow_addons_by_name(shards, tmp_path):
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 
+def test_rare_classes_are_repeated_and_weighed_by_name(shards, tmp_path, capsys):
+    names = rn.data.LabelMap.load(shards / "labels.json").names
+    rare = {"class_alpha": f"{names[3]}=0.75", "repeat_threshold": 1.0}
+    config = TINY.replace(**rare, steps=2, eval_steps=2, validation_loss=True)
+    job = {"data": data_of(shards), "validation": str(shards / "val-*.tfrecord"), "verbose": 0}
+    model = rn.train(config, run_dir=str(tmp_path / "run"), **job)
+    assert model.loss["class_logits"].alpha == (0.25, 0.25, 0.25, 0.75, 0.25)
+    assert "repeat_threshold=1: an epoch has " in capsys.readouterr().out
+    assert np.isfinite(float(log_of(tmp_path / "run")[-1]["val_loss"]))
+    with pytest.raises(rn.InputError, match="there is no class 'cell'"):
+        rn.train(config.replace(class_alpha="cell=0.5"), run_dir=str(tmp_path / "other"), **job)
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     "changes, sentence",
     [
