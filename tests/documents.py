@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / name
     for name in (
-        *("README.md", "BUILD.md", "docs/data.md", "docs/models.md", "docs/scaling.md"),
+        *("README.md", "BUILD.md", "docs/data.md", "docs/models.md", "docs/rare_classes.md", "docs/scaling.md"),
         *("experiments/README.md", "serving/README.md"),
     )
 ]

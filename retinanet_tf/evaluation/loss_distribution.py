@@ -56,7 +56,7 @@ class LossDistribution:
 
         Args:
             kind: 'foreground' or 'background'.
-            gamma: γ of the focal loss; 0 is cross entropy. α cancels out.
+            gamma: γ of the focal loss; 0 is cross entropy. α, one for all classes, cancels out.
 
         Returns:
             Float64 arrays from 0 to 1: the fraction of the examples, those of lowest loss first, and the fraction of

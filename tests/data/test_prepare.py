@@ -134,8 +134,9 @@ def test_the_number_of_processes_does_not_show(tmp_path):
     one = quiet(path, images, tmp_path / "one", shards=4)
     two = quiet(path, images, tmp_path / "two", shards=4, num_workers=3)
     assert one == two and digests(tmp_path / "one") == digests(tmp_path / "two")
-    index = [np.load(tmp_path / name / "train.index.npz")["rows"] for name in ("one", "two")]
-    np.testing.assert_array_equal(*index)
+    index = [np.load(tmp_path / name / "train.index.npz") for name in ("one", "two")]
+    for column in ("rows", "present", "categories"):
+        np.testing.assert_array_equal(*(arrays[column] for arrays in index))
     (images / "000009.jpg").write_bytes(b"<html>404</html>")
     with pytest.raises(InputError, match="000009.jpg is no image"):
         quiet(path, images, tmp_path / "out", shards=4, num_workers=2)
