@@ -93,7 +93,8 @@ def _run(request):
 
         config = rn.Config().replace(**{**TINY_NETWORK, **JOB, **request["changes"]})
         data = f"{request['shards']}/train-*.tfrecord"
-        run(lambda: rn.train(config, data=data, run_dir=request["run_dir"], verbose=2) and None)
+        paths = {"data": data, "validation": data if config.train.eval_steps else None}
+        run(lambda: rn.train(config, **paths, run_dir=request["run_dir"], verbose=2) and None)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException as error:

@@ -16,6 +16,7 @@ from job import Jobs
 
 import retinanet_tf as rn
 from retinanet_tf.data.synthetic import shapes
+from retinanet_tf.evaluation.coco import METRICS
 from retinanet_tf.inference import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -23,7 +24,7 @@ SIXTY = {
     **{"steps": 60, "checkpoint_steps": 4, "batch_size": 8},
     **{"clip_norm": 0.5, "accumulation": 2, "ema_decay": 0.9},
 }
-MULTI = {**SIXTY, "strategy": "multi_worker"}
+MULTI = {**SIXTY, "strategy": "multi_worker", "eval_steps": 40}
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_two_workers_train_as_one_process_through_losses_and_signals(jobs, shard
     """Two workers, one killed; then one gets SIGTERM; the end is that of one process that was left alone, to 1e-4.
 
     In between, a run directory that they don't share stops both; and from the step of the SIGTERM one worker comes to
-    the same end. (`experiments.soak` stops them more often, and compares bit for bit.)
+    the same end, which both evaluate on the way. (`experiments.soak` stops them more often, and compares bit for bit.)
     """
     run_dir = tmp_path / "two"
     workers = start_workers(jobs, [run_dir] * 2, shards, tf_config(2))
@@ -192,11 +193,13 @@ def test_two_workers_train_as_one_process_through_losses_and_signals(jobs, shard
     stopped = saved_step(run_dir) // 4  # the epoch whose mean is of the steps after the stop alone
 
     workers = start_workers(jobs, [run_dir] * 2, shards, tf_config(2))
-    alone = jobs.start(tmp_path / "alone", shards, *tf_config(1), **MULTI)
+    (alone,) = start_workers(jobs, [tmp_path / "alone"], shards, tf_config(1))
     for worker in workers:
         succeed(worker)
     assert "begun by 2 worker(s), continued by 1 with the same batches" in succeed(alone)
     np.testing.assert_allclose(*(np.delete(losses(path), stopped) for path in (run_dir, one_device)), rtol=1e-4)
+    two, alone = (json.loads((path / "metrics.json").read_text()) for path in (run_dir, tmp_path / "alone"))
+    assert two["AP"] >= 0 and [two[name] for name in METRICS] == pytest.approx([alone[n] for n in METRICS], abs=1e-3)
     for end in (run_dir, tmp_path / "alone"):
         for ours, one in zip(weights(end), weights(one_device), strict=True):
             np.testing.assert_allclose(ours, one, atol=1e-4)
