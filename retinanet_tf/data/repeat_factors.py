@@ -34,15 +34,16 @@ class RepeatFactors:
         """What the threshold does, with the numbers of the rarest category."""
         rarest = min(self.shares, key=self.shares.__getitem__)
         name = printable(dict(zip(label_map.ids, label_map.unique_names, strict=True)).get(rarest, str(rarest)), 40)
+        t = f"{self.threshold:.3g}{' (auto)' if self.threshold == self.median else ''}"
         if (self.images == 1.0).all():
             other = f"; auto would be {self.median:.3g}" if self.shares[rarest] < self.median else ""
             return (
-                f"repeat_threshold={self.threshold:.3g} repeats no image: the rarest category, {name}, is in "
+                f"repeat_threshold={t} repeats no image: the rarest category, {name}, is in "
                 f"{self.shares[rarest]:.2%} of them{other}."
             )
         repeated = sum(factor > 1.0 for factor in self.categories.values())
         return (
-            f"repeat_threshold={self.threshold:.3g}: an epoch has {self.images.sum() / len(self.images):.2f} times the "
+            f"repeat_threshold={t}: an epoch has {self.images.sum() / len(self.images):.2f} times the "
             f"images; {repeated} of {len(self.categories)} categories are repeated, {name} the most, "
             f"{self.categories[rarest]:.2f} times (it is in {self.shares[rarest]:.2%} of the images)."
         )

@@ -232,7 +232,7 @@ def test_the_report_says_when_rare_classes_matter(counts, sampling, alpha):
     if counts[2] == 5:
         (sentence,) = [warning for warning in report.warnings if "mouse the most, 4.00 times" in warning]
         # 5 of 100 images come four times: 1.15 times as many.
-        assert "repeat_threshold=0.8: an epoch has 1.15 times the images; 1 of 3 categories" in sentence
+        assert "repeat_threshold=0.8 (auto): an epoch has 1.15 times the images; 1 of 3 categories" in sentence
         assert "(it is in 5.00% of the images)" in sentence
         assert report.facts["images with each category"]["mouse"] == "5.00%, repeat factor 4.00"
         decided = inspect(annotated(counts), presets["mini"].replace(repeat_threshold=0.2, class_alpha="mouse=0.5"))
