@@ -1,9 +1,12 @@
-"""What the tests of the pipeline share: small shards, and batches recognised and compared."""
+"""What the tests of the pipeline share: small shards, batches recognised and compared, and records damaged."""
+
+import pathlib
 
 import numpy as np
 
 from retinanet_tf.data import transforms
 from retinanet_tf.data.decoding import decode_image
+from retinanet_tf.data.records.index import read_index
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.records.reader import read_records
 from tests.datasets import write_coco
@@ -37,3 +40,15 @@ def same(one, other):
         np.testing.assert_array_equal(images, its_images)
         for key in ("boxes", "labels"):
             np.testing.assert_array_equal(objects[key], its_objects[key])
+
+
+def damage(shards, shard=1, number=2, where=0.5):
+    """Flips a byte of a record and returns its file and the image's id."""
+    index = read_index(shards)
+    (record,) = np.flatnonzero((index.shard == shard) & (index.number == number))
+    image_id = list(read_records(shards))[record].annotations.image_id
+    path = pathlib.Path(index.files[shard])
+    data = bytearray(path.read_bytes())
+    data[int(index.offset[record] + where * index.length[record])] ^= 0x55
+    path.write_bytes(data)
+    return path, image_id

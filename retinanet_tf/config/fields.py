@@ -282,6 +282,44 @@ class DataConfig(Section):
         "[0, 1]",
         words=("auto",),
     )
+    crop: int = setting(
+        0,
+        "Side in pixels of a random square of each picture as it is stored, which is then resized to image_size as a "
+        "tile of that side is in detection; for large pictures. 0: whole pictures (§4.1).",
+        "[0, 65536]",
+    )
+    overlap_crop: float = setting(
+        0.0,
+        "Probability of a random patch that overlaps an object by a minimum IoU, or of none, as SSD draws it (Liu et "
+        "al. 2016, §2.2).",
+        "[0, 1]",
+    )
+    mosaic: float = setting(
+        0.0, "Probability of four pictures around a random point (Bochkovskiy et al. 2020, §3.3).", "[0, 1]"
+    )
+    mixup: float = setting(
+        0.0,
+        "Probability of blending with another picture, the boxes of both kept (Zhang et al. 2019, Bag of Freebies, "
+        "§3.1).",
+        "[0, 1]",
+    )
+    mix_until: float = setting(
+        0.95,
+        "Share of the steps after which mosaic and mixup end (Ge et al. 2021, YOLOX: 285 of 300 epochs).",
+        "[0, 1]",
+    )
+    cutout: float = setting(
+        0.0,
+        "Side of a square of mean colour at a random place, as a share of the image's shorter side; 0: none (DeVries "
+        "and Taylor 2017, §3.2).",
+        "[0, 1]",
+    )
+    min_visible: float = setting(
+        0.1,
+        "Share of an object's area that must still be seen after all augmentation that cuts or covers, else its box is "
+        "left out (0.1 as YOLOv5's box_candidates).",
+        "[0, 1]",
+    )
     shard_by: str = setting(
         "records",
         "How the machines of strategy=multi_worker share the data: parts of each batch ('records', the same batches on "

@@ -1,5 +1,6 @@
 """The input pipeline: TFRecord shards to batches of images and boxes for `model.fit`."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,11 +11,12 @@ from absl import logging
 
 from retinanet_tf.config.config import Config, DataConfig, ModelConfig
 from retinanet_tf.data import transforms
+from retinanet_tf.data.augmentation import Augmentation, Scene
 from retinanet_tf.data.batching import CanvasBatch, padded_length
 from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.records.damage import DamageLog, guarded
 from retinanet_tf.data.records.example import from_example, parse_example
-from retinanet_tf.data.records.index import read_index
+from retinanet_tf.data.records.index import ShardIndex, read_index
 from retinanet_tf.data.records.reader import RecordReader, labels_beside, to_labels
 from retinanet_tf.data.repeat_factors import with_repeats
 from retinanet_tf.data.service import distributed
@@ -47,6 +49,13 @@ def load(
     translate_jitter: float = _DATA.translate_jitter,
     colour_jitter: float = _DATA.colour_jitter,
     repeat_threshold: float | str = _DATA.repeat_threshold,
+    crop: int = _DATA.crop,
+    overlap_crop: float = _DATA.overlap_crop,
+    mosaic: float = _DATA.mosaic,
+    mixup: float = _DATA.mixup,
+    mix_steps: int | None = None,
+    cutout: float = _DATA.cutout,
+    min_visible: float = _DATA.min_visible,
     shard: tuple[int, int] = (0, 1),
     shard_by: str = _DATA.shard_by,
     on_bad_record: str = _DATA.on_bad_record,
@@ -62,8 +71,7 @@ def load(
 
     Training: endless and shuffled, a pure function of (seed, step): `start_step=n` begins with the batch that an
     uninterrupted run would see at step n, and nothing before it is read. Otherwise: each record once, those of the
-    wide canvas in file order, then those of the tall one, neither flipped nor jittered; a canvas' last batch is
-    smaller.
+    wide canvas in file order, then those of the tall one, not augmented; a canvas' last batch is smaller.
 
     Args:
         pattern: of shards, e.g. "data/train-*.tfrecord".
@@ -86,6 +94,15 @@ def load(
         colour_jitter: brightness, contrast and saturation by at most this share.
         repeat_threshold: above 0 or 'auto', images of rare categories come several times per epoch of training, as
             `data.repeat_factors` computes; the same for every worker.
+        crop: side of a random square of each image as it is stored, then resized like an image
+            (`augmentation.square_crop`); 0 is off. Where no image is smaller, all share one square canvas.
+        overlap_crop: probability of a patch as SSD takes it (`augmentation.overlap_crop`).
+        mosaic: probability of four images on one (`augmentation.mosaic`).
+        mixup: probability of a blend of two images (`augmentation.mixup`).
+        mix_steps: the first step without mosaic and mixup; None: none is.
+        cutout: side of a covered square, as a share of the image's shorter side (`augmentation.cutout`).
+        min_visible: share of an object that must still be seen after jitter, crops, mosaic and cutout for its box to
+            stay, clipped to what the image shows; it must also have a pixel on each side.
         shard: (index, count) of this worker in training.
         shard_by: "records": every worker takes its share of each step's records, so the workers' batches, put together,
             are those of a single process, however many files there are. "files": every worker reads only its own
@@ -100,8 +117,22 @@ def load(
     Raises:
         InputError: no shard, a damaged index, or an argument out of range.
     """
-    ModelConfig(image_size=image_size, max_size=max_size, resize=resize)  # checks them together
-    DataConfig(repeat_threshold=repeat_threshold)
+    red, green, blue = pixel_mean
+    model = ModelConfig(image_size=image_size, max_size=max_size, resize=resize, pixel_mean=(red, green, blue))
+    settings = DataConfig(
+        repeat_threshold=repeat_threshold,
+        flip=flip,
+        vertical_flip=vertical_flip,
+        scale_jitter=scale_jitter,
+        translate_jitter=translate_jitter,
+        colour_jitter=colour_jitter,
+        crop=crop,
+        overlap_crop=overlap_crop,
+        mosaic=mosaic,
+        mixup=mixup,
+        cutout=cutout,
+        min_visible=min_visible,
+    )
     _check(image_size, max_size, batch_size, shard, shard_by, on_bad_record)
     log = (damage_log or DamageLog()) if on_bad_record == "skip" else None
     index = read_index(pattern, log.add if log else None)
@@ -110,53 +141,53 @@ def load(
         index, factors = with_repeats(index, repeat_threshold)
         if factors and (factors.images == 1.0).all():
             logging.warning("%s", factors.sentence(label_map))
+        model = dataclasses.replace(model, max_size=_longer_side(index, image_size, max_size, crop))
     if training and shard_by == "files":
         index, batch_size, seed, shard = share_of_files(index, batch_size, seed, shard)
     if training and not index.boxes.any():
         logging.warning("no image of %s has an object: a detector learns nothing from them.", pattern)
-    short, long = round_up(image_size, size_multiple), round_up(max_size, size_multiple)
+    short, long = round_up(image_size, size_multiple), round_up(model.max_size, size_multiple)
     canvas = CanvasBatch(short, long, pixel_mean)
     pools = Pools.by_orientation(index.width, index.height, short == long, index.repeat)
     share = batch_size // shard[1]
-    jittered = training and (tuple(scale_jitter) != (1.0, 1.0) or translate_jitter > 0)
+    mixed = None if mix_steps is None else mix_steps * batch_size
+    alone = (len(pools.wide) == 1, len(pools.tall) == 1)
+    augmentation = Augmentation(settings, model, seed, mixed, short == long, alone)
 
-    def one(serialized: tf.Tensor, sample: tf.Tensor):
-        """Image, boxes and labels of a record; `sample`, its number in the whole training, seeds its augmentation."""
+    @tf.function(autograph=False)
+    def stored(serialized: tf.Tensor) -> Scene:
+        """A record's picture as it is stored."""
         example = parse_example(serialized)
         boxes, labels = objects_of(example, label_map)
         image = decode_image(example["encoded"])
         same = tf.reduce_all(tf.shape(image)[:2] == [example["height"], example["width"]])
         with tf.control_dependencies([tf.debugging.Assert(same, ["the image has another size"])]):
-            image = tf.identity(image)
-        seeds = [tf.stack([sample, tf.constant(seed * 3 + kind, tf.int64)]) for kind in range(3)]
-        if training:
-            image, boxes = transforms.random_flip(image, boxes, seeds[0], flip, vertical_flip)
-        if jittered:
-            image, boxes, kept = transforms.random_jitter(
-                image, boxes, seeds[1], image_size, max_size, scale_jitter, translate_jitter, pixel_mean, resize
-            )
-            labels = tf.boolean_mask(labels, kept)
-        else:
-            image, scale = transforms.resize(image, image_size, max_size, resize)
-            boxes = transforms.scale_boxes(boxes, scale)
-        if training and colour_jitter:
-            image = transforms.random_colour(image, seeds[2], colour_jitter)
-        return image, boxes, labels
+            return Scene.whole(tf.identity(image), boxes, labels)
 
-    def assemble(read: Callable[[tf.Tensor], tf.Tensor], samples: tf.Tensor, tall: tf.Tensor):
-        return canvas.fill(tf.size(samples), tall, lambda i: one(read(i), samples[i]))
+    def one(picture: Callable[[int], Scene], sample: tf.Tensor, tall: tf.Tensor):
+        """Image, boxes and labels; `sample`, its number in the whole training, seeds its augmentation."""
+        if training:
+            return augmentation(picture, sample, tall)[:3]
+        scene = picture(0)
+        image, scale = transforms.resize(scene.image, image_size, max_size, resize)
+        return image, transforms.scale_boxes(scene.boxes, scale), scene.labels
+
+    def assemble(read: Callable[[tf.Tensor, int], tf.Tensor], samples: tf.Tensor, tall: tf.Tensor):
+        return canvas.fill(
+            tf.size(samples), tall, lambda i: one(lambda place: stored(read(i, place)), samples[i], tall)
+        )
 
     def with_static_size(images: tf.Tensor, objects: dict[str, tf.Tensor]):
         fixed = {key: tf.ensure_shape(value, (share, *value.shape[1:])) for key, value in objects.items()}
         return tf.ensure_shape(images, (share, *images.shape[1:])), fixed
 
     def batches(groups: tf.data.Dataset) -> tf.data.Dataset:
-        return guarded(groups, assemble, RecordReader(index), pools, log, remote=bool(data_service))
+        return guarded(groups, assemble, stored, RecordReader(index), pools, log, remote=bool(data_service))
 
     def of_block(block: tf.Tensor):
         steps = block * _BLOCK + tf.range(_BLOCK, dtype=tf.int64)
         rows = shard[0] * share + tf.range(share, dtype=tf.int64)
-        records, tall = pools.draw(steps, batch_size, seed)
+        records, tall = pools.draw_groups(steps, batch_size, seed, augmentation.partners)
         samples = steps[:, None] * batch_size + rows
         return tf.gather(records, rows, axis=1), samples, tf.repeat(tall[:, None], share, axis=1)
 
@@ -166,7 +197,7 @@ def load(
         dataset = batches(steps).map(with_static_size)
     else:
         whole = [
-            batches(tf.data.Dataset.from_tensor_slices((pool, pool, np.full(len(pool), tall))).batch(share))
+            batches(tf.data.Dataset.from_tensor_slices((pool[:, None], pool, np.full(len(pool), tall))).batch(share))
             for pool, tall in ((pools.wide, False), (pools.tall, True))
             if len(pool)
         ]
@@ -184,10 +215,9 @@ def load_for_training(
     shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """`load` with the arguments that a configuration has; skipped records go into `damage_log`."""
-    names = ("batch_size", "flip", "vertical_flip", "scale_jitter", "translate_jitter", "colour_jitter", "shard_by")
-    more = ("repeat_threshold", "on_bad_record", "data_service")
-    options = {name: getattr(config.data, name) for name in (*names, *more)}
-    options |= {"seed": config.train.seed, "start_step": start_step, "damage_log": damage_log, "shard": shard}
+    options = {name: value for name, value in vars(config.data).items() if name != "mix_until"}
+    options |= {"seed": config.train.seed, "mix_steps": round(config.data.mix_until * config.train.steps)}
+    options |= {"start_step": start_step, "damage_log": damage_log, "shard": shard}
     return load(pattern, **canvas_arguments(config), **options)
 
 
@@ -204,27 +234,41 @@ def canvas_arguments(config: Config) -> dict[str, Any]:
 
 def batch_shapes(config: Config, pattern: str | os.PathLike) -> list[tuple[int, int, int]]:
     """The (H, W, M) that batches of `load_for_training` can have: what a compiled step is compiled for."""
-    index, sizes = read_index(pattern), canvas_arguments(config)
-    short, long = (round_up(sizes[side], sizes["size_multiple"]) for side in ("image_size", "max_size"))
+    index = read_index(pattern)
+    short, long = _training_canvas(config, index)
     pools = Pools.by_orientation(index.width, index.height, short == long)
+    pictures = (4 if config.data.mosaic else 1) + (config.data.mixup > 0)
     shapes = []
     for pool, canvas in ((pools.wide, (short, long)), (pools.tall, (long, short))):
         if len(pool):
-            longest = int(padded_length(tf.constant(index.boxes[pool].max(), tf.int32)))
+            longest = int(padded_length(tf.constant(pictures * index.boxes[pool].max(), tf.int32)))
             shapes += [(*canvas, 2**power) for power in range(3, longest.bit_length())]
     return shapes
 
 
+def _longer_side(index: ShardIndex, image_size: int, max_size: int, crop: int) -> int:
+    """`max_size` of training: `image_size` where crops of all images are squares, which then share one canvas."""
+    return image_size if crop and min(index.width.min(), index.height.min()) >= crop else max_size
+
+
+def _training_canvas(config: Config, index: ShardIndex) -> tuple[int, int]:
+    """The shorter and the longer side of the canvas of `load_for_training`."""
+    sizes = canvas_arguments(config)
+    short, long = sizes["image_size"], _longer_side(index, sizes["image_size"], sizes["max_size"], config.data.crop)
+    return round_up(short, sizes["size_multiple"]), round_up(long, sizes["size_multiple"])
+
+
 def image_ids(config: Config, pattern: str | os.PathLike, step: int, shard: tuple[int, int] = (0, 1)) -> list[str]:
-    """The data set's ids of the images that `load_for_training` gives at `step` (from 0), without decoding any."""
+    """The data set's ids of the images that `load_for_training` gives at `step` (from 0), without decoding any.
+
+    Of a mosaic or a mixup only the first image's.
+    """
     index, _ = with_repeats(read_index(pattern), config.data.repeat_threshold)
     batch_size, seed = config.data.batch_size, config.train.seed
+    short, long = _training_canvas(config, index)
     if config.data.shard_by == "files":
         index, batch_size, seed, shard = share_of_files(index, batch_size, seed, shard)
-    sizes = canvas_arguments(config)
-    multiple = sizes["size_multiple"]
-    square = round_up(sizes["image_size"], multiple) == round_up(sizes["max_size"], multiple)
-    pools = Pools.by_orientation(index.width, index.height, square, index.repeat)
+    pools = Pools.by_orientation(index.width, index.height, short == long, index.repeat)
     reader = RecordReader(index)
     share = batch_size // shard[1]
     records = pools.draw(tf.constant([step], tf.int64), batch_size, seed)[0][0, shard[0] * share :][:share]

@@ -21,6 +21,7 @@ from retinanet_tf.data.records.index import ShardIndex
 
 _ONE = 2**16
 """A factor of 1."""
+_PARTNERS = np.int64(1)  # tells the partners' random numbers from the epochs'
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,33 @@ class Pools:
             return draw_from(self.tall, steps), tall
         wide_records, tall_records = draw_from(self.wide, steps - tall_before), draw_from(self.tall, tall_before)
         return tf.where(tall[:, None], tall_records, wide_records), tall
+
+    def draw_groups(self, steps: tf.Tensor, batch_size: int, seed: int, partners: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """`draw` with `partners` others of the same pool beside each record, for augmentation that mixes pictures.
+
+        Returns:
+            `(S, batch_size, 1 + partners)` int64, the drawn record first, and `(S,)` bool. Partners are drawn evenly
+            from the pool's other records, with replacement; a pool's only record is its own partner.
+        """
+        records, tall = self.draw(steps, batch_size, seed)
+        if not partners:
+            return records[..., None], tall
+        both = np.concatenate([self.wide, self.tall])
+        place = np.argsort(both)  # from a record to its place among both
+        first, count = (
+            tf.where(tall, *(tf.constant(end, tf.int64) for end in ends))[:, None, None]
+            for ends in ((len(self.wide), 0), (len(self.tall), len(self.wide)))
+        )
+
+        def step_numbers(step: tf.Tensor) -> tf.Tensor:
+            key = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), _PARTNERS)
+            shape = (batch_size, partners)
+            return tf.random.stateless_uniform(shape, key, 0, np.iinfo(np.int64).max, tf.int64)
+
+        others = tf.map_fn(step_numbers, steps) % tf.maximum(count - 1, 1) + 1
+        places = tf.gather(tf.constant(place, tf.int64), records)[..., None] - first
+        partners_of = tf.gather(tf.constant(both, tf.int64), first + (places + others) % count)
+        return tf.concat([records[..., None], partners_of], axis=-1), tall
 
     def any_record(self, tall: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """A random record of a pool, for a stateless `seed` `(2,)`: the replacement of a damaged one."""

@@ -104,6 +104,21 @@ def shift_into(
     return canvas, boxes + tf.stack([x, y, x, y])
 
 
+def cut(boxes: tf.Tensor, height: Size, width: Size) -> tuple[tf.Tensor, tf.Tensor]:
+    """Boxes (N, 4) clipped to the image, and the share (N,) of each one's area that is left; 0 for an empty box."""
+    clipped = geometry.clip(boxes, height, width)
+    return clipped, tf.math.divide_no_nan(geometry.area(clipped), geometry.area(boxes))
+
+
+def visible(boxes: tf.Tensor, share: tf.Tensor, least: float) -> tf.Tensor:
+    """Which objects (N,) bool count after augmentation: the rule for all of it.
+
+    boxes: (N, 4), clipped; each side must have a pixel. share: (N,), what can be seen of an object's area; `least` at
+    least, less a thousandth for rounding.
+    """
+    return tf.reduce_all(boxes[:, 2:] - boxes[:, :2] >= 1.0, axis=-1) & (share >= least - 1e-3)
+
+
 def random_jitter(
     image: tf.Tensor,
     boxes: tf.Tensor,
@@ -114,15 +129,15 @@ def random_jitter(
     translate: float,
     pixel_mean: Sequence[float],
     rule: str = "shorter_side",
+    frame: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Resizes by a rule of `resized_shape` times a random factor, shifts at random, and crops to the rule's frame.
+    """Resizes by a rule of `resized_shape` times a random factor, shifts at random, and crops to a frame.
 
-    The frame is `short_side` by `long_side` along the image's orientation. The factor is uniform in log between
-    scale[0] and scale[1]. An image larger than the frame is cropped at a random place; a smaller one is moved by at
-    most `translate` times the frame's side within the free room. Boxes are clipped to the frame; those that keep
-    less than a pixel on a side are left out.
+    The frame (height, width) is by default `short_side` by `long_side` along the image's orientation. The factor is
+    uniform in log between scale[0] and scale[1]. An image larger than the frame is cropped at a random place; a smaller
+    one is moved by at most `translate` times the frame's side within the free room.
 
-    Returns image float32, boxes, and `kept` (N,) bool over the input's boxes.
+    Returns image float32, boxes clipped to the frame, and the `share` (N,) of each box's area that is left.
     """
     size = tf.shape(image)[:2]
     uniform = tf.random.stateless_uniform((3,), seed)
@@ -132,18 +147,16 @@ def random_jitter(
     new = tf.maximum(tf.cast(tf.round(tf.cast(base, tf.float32) * factor), tf.int32), 1)
     image = resize_to(image, new)
     boxes = scale_boxes(boxes, tf.cast(new / size, tf.float32))
-    long_edge, short_edge = tf.constant(long_side), tf.constant(short_side)
-    landscape = size[1] >= size[0]
-    frame = tf.where(landscape, tf.stack([short_edge, long_edge]), tf.stack([long_edge, short_edge]))
+    if frame is None:
+        landscape = size[1] >= size[0]
+        frame = tf.where(landscape, tf.constant([short_side, long_side]), tf.constant([long_side, short_side]))
     room = tf.cast(frame - new, tf.float32)
     # Larger than the frame: any crop. Smaller: moved right and down, within the room and at most `translate`.
     reach = tf.where(room < 0.0, room, tf.minimum(room, translate * tf.cast(frame, tf.float32)))
     offset = tf.cast(tf.round(reach * uniform[1:]), tf.int32)
     shown = tf.minimum(tf.maximum(offset, 0) + new + tf.minimum(offset, 0), frame)
     image, boxes = shift_into(image, boxes, offset, shown[0], shown[1], pixel_mean)
-    boxes = geometry.clip(boxes, shown[0], shown[1])
-    kept = tf.reduce_all(boxes[:, 2:] - boxes[:, :2] >= 1.0, axis=-1)
-    return image, tf.boolean_mask(boxes, kept), kept
+    return image, *cut(boxes, shown[0], shown[1])
 
 
 def random_colour(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:

@@ -16,7 +16,7 @@ from retinanet_tf.data.records.index import read_index
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.errors import InputError
-from tests.batches import SMALL, TALL, WIDE, identify, seen
+from tests.batches import SMALL, TALL, WIDE, damage, identify, seen
 from tests.datasets import write_coco
 
 
@@ -26,18 +26,6 @@ def own(tmp_path):
     path, images = write_coco(tmp_path, [WIDE] * 8 + [TALL] * 4)
     prepare(path, images, tmp_path / "out", shards=3, progress=False)
     return str(tmp_path / "out" / "train-*.tfrecord")
-
-
-def damage(shards, shard=1, number=2, where=0.5):
-    """Flips a byte of a record and returns its file and the image's id."""
-    index = read_index(shards)
-    (record,) = np.flatnonzero((index.shard == shard) & (index.number == number))
-    image_id = list(read_records(shards))[record].annotations.image_id
-    path = pathlib.Path(index.files[shard])
-    data = bytearray(path.read_bytes())
-    data[int(index.offset[record] + where * index.length[record])] ^= 0x55
-    path.write_bytes(data)
-    return path, image_id
 
 
 @pytest.mark.parametrize("indexed", [True, False])

@@ -44,23 +44,26 @@ class DamageLog:
 def guarded(
     batches: tf.data.Dataset,
     assemble: Callable,
+    check: Callable[[tf.Tensor], object],
     reader: RecordReader,
     pools: Pools,
     log: DamageLog | None = None,
     remote: bool = False,
 ) -> tf.data.Dataset:
-    """Maps (records `(B,)`, samples `(B,)`, tall `(B,)`) elements through `assemble(read, samples, tall[0])`.
+    """Maps (records `(B, P)`, samples `(B,)`, tall `(B,)`) elements through `assemble(read, samples, tall[0])`.
 
-    `read` is a function from a row 0 ≤ i < B of the batch to a record's bytes, which it reads when it is called. If a
-    batch can't be assembled, its records are read one by one. Without a `log` the first damaged one is an error that
-    names it; with one it is noted there (on the standard error where `remote`, since the pipeline then runs in other
-    processes) and replaced by another record of the same orientation, a function of the sample's number.
+    `read` is a function from a row 0 ≤ i < B of the batch and a place 0 ≤ p < P in it to a record's bytes, which it
+    reads when it is called. If a batch can't be assembled, `check` computes what fails on the bytes of a damaged record
+    for its records one by one. Without a `log` the first damaged one is an error that names it; with one it is noted
+    there (on the standard error where `remote`, since the pipeline then runs in other processes) and replaced by
+    another record of the same orientation, a function of the sample's number.
     """
 
     @tf.function(autograph=False)
-    def process(record: tf.Tensor, sample: tf.Tensor, tall: tf.Tensor):
-        data = reader.bytes_of(record)
-        return assemble(lambda _: data, sample[None], tall)
+    def checked(record: tf.Tensor) -> tf.Tensor:
+        """The number of a record that isn't damaged; else an error."""
+        with tf.control_dependencies(tf.nest.flatten(check(reader.bytes_of(record)))):
+            return tf.identity(record)
 
     def noted(record: tf.Tensor) -> tf.Tensor:
         """Notes a record; False."""
@@ -70,32 +73,31 @@ def guarded(
                 return tf.constant(False)
         return tf.numpy_function(log.add if log else None, [path, number], tf.bool)
 
-    def usable(record: tf.Tensor, sample: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
-        """The example of a record, or of another one where that is damaged."""
+    def usable(record: tf.Tensor, key: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
+        """The number of the record, or of another one where that is damaged."""
 
         def attempt(record: tf.Tensor, stop: bool) -> tf.data.Dataset:
-            good = tf.data.Dataset.from_tensors(record).map(lambda number: process(number, sample, tall))
+            good = tf.data.Dataset.from_tensors(record).map(checked)
             bad = tf.data.Dataset.from_tensors(record)
             bad = bad if stop else bad.filter(noted)  # which leaves none, so that nothing is refused
             return good.ignore_errors().concatenate(bad.map(lambda number: reader.refused(number, good.element_spec)))
 
         if log is None:
             return attempt(record, stop=True).take(1)
-        others = tf.data.Dataset.range(_TRIES).map(lambda attempt: pools.any_record(tall, tf.stack([sample, attempt])))
+        others = tf.data.Dataset.range(_TRIES).map(lambda attempt: pools.any_record(tall, tf.stack([key, attempt])))
         tried = tf.data.Dataset.from_tensors(record).concatenate(others)
         tried = tried.flat_map(lambda record: attempt(record, stop=False))
         return tried.concatenate(attempt(record, stop=True)).take(1)
 
     def one_by_one(records: tf.Tensor, samples: tf.Tensor, tall: tf.Tensor) -> tf.data.Dataset:
-        singles = tf.data.Dataset.from_tensor_slices((records, samples))
-        singles = singles.flat_map(lambda record, sample: usable(record, sample, tall[0]))
-        examples = singles.map(lambda *batch: tf.nest.map_structure(lambda value: value[0], batch))
-        images, objects = tf.nest.map_structure(lambda spec: spec.shape, examples.element_spec)
-        padding = (0.0, {"boxes": 0.0, "labels": -1})
-        return examples.padded_batch(tf.shape(records, tf.int64)[0], (images, objects), padding)
+        places = tf.shape(records, tf.int64)[1]
+        keys = samples[:, None] * places + tf.range(places)
+        singles = tf.data.Dataset.from_tensor_slices((tf.reshape(records, [-1]), tf.reshape(keys, [-1])))
+        whole = singles.flat_map(lambda record, key: usable(record, key, tall[0])).batch(tf.size(records, tf.int64))
+        return whole.map(lambda numbers: fast(tf.reshape(numbers, tf.shape(records)), samples, tall))
 
     def fast(records: tf.Tensor, samples: tf.Tensor, tall: tf.Tensor):
-        return assemble(lambda i: reader.bytes_of(records[i]), samples, tall[0])
+        return assemble(lambda i, place: reader.bytes_of(records[i, place]), samples, tall[0])
 
     @tf.autograph.experimental.do_not_convert  # there is no Python branch on a tensor here, and it is slow
     def fast_then_careful(*batch: tf.Tensor) -> tf.data.Dataset:
