@@ -84,6 +84,18 @@ def test_suggestions_reach_what_they_promise():
         assert ((again < 0.5).mean(), (again < 0.4).mean()) == pytest.approx((half, less), abs=0.01)
 
 
+def test_with_crops_objects_are_measured_in_crops(tmp_path):
+    """40 px on an image of 3000x2000 are 12 px for the paper's network, out of its reach; in crops of 600 they stay."""
+    path, images = write_coco(tmp_path, [(3000, 2000)], boxes_an_image=0)
+    content = json.loads(path.read_text())
+    content["annotations"] = [annotation(1 + x, 1, [700 * x, 490 * x, 40, 40]) for x in range(5)]
+    path.write_text(json.dumps(content))
+    for change, side in (({}, 12.0), ({"crop": 600}, 40.0)):
+        found = inspect(read_coco(path), presets["paper"].replace(**change), str(images))
+        assert found.facts["box side at that size"]["median"] == pytest.approx(side)
+        assert any("no anchor reaches" in sentence for sentence in found.warnings) == (not change)
+
+
 def faulty(tmp_path):
     """A dataset with one fault of each kind."""
     path, images = write_coco(tmp_path, [(640, 480)] * 5, boxes_an_image=0)

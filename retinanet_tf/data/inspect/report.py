@@ -199,6 +199,11 @@ def _measure(images: list[ImageAnnotations], annotations: Annotations, config: C
         name: int(((area >= low) & (area < high)).sum()) for name, (low, high) in SIZE_BOUNDS.items()
     }
     image_sizes = np.repeat([(image.height, image.width) for image in images], counts, axis=0)
+    if side := config.data.crop:  # each box in the middle of a crop, as far as its image goes
+        corner = (boxes[:, :2] + boxes[:, 2:] - side) // 2
+        boxes = boxes - np.tile(np.clip(corner, 0, np.maximum(image_sizes[:, ::-1] - side, 0)), 2)
+        image_sizes = np.minimum(image_sizes, side)
+        facts["crop of the images"] = side
     short, long, rule = config.model.image_size, config.model.max_size, config.model.resize
     seen, new_sizes, _ = anchor_coverage.resized(boxes, image_sizes, short, long, rule)
     best = anchor_coverage.best_iou(seen, new_sizes, config.anchors)
