@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from experiments.bench.timing import hardware, stack
+from experiments.bench.timing import JSON, hardware, stack
 from retinanet_tf import files
 from retinanet_tf.cli.main import run
 from retinanet_tf.data.decoding import decode_image
@@ -33,7 +33,6 @@ _DATA = flags.DEFINE_string("data", None, "Pattern of the split's shards.", requ
 _SIZES = flags.DEFINE_list("sizes", [], "Shorter sides; the mirror image is looked at in each too.")
 _TILES = flags.DEFINE_integer("tiles", None, "Side of tiles, instead of sizes.")
 _MAX_DETECTIONS = flags.DEFINE_integer("max_detections", 100, "Per image, that count.")
-_JSON = flags.DEFINE_string("json", None, "The file to write.")
 
 
 class Found(NamedTuple):
@@ -64,9 +63,9 @@ def main() -> None:
         shown = "  ".join(f"{key} {100 * metrics[key]:.1f}" for key in ("AP", "AP50", "AP75"))
         print(f"{name:28} {shown}")
     settings = {flag.name: flag.value for flag in (_MODEL, _DATA, _SIZES, _TILES, _MAX_DETECTIONS) if flag.value}
-    if _JSON.value:
+    if JSON.value:
         content = {"settings": settings, "stack": stack("tensorflow", "keras"), "hardware": hardware(), "rows": scores}
-        files.write_json(_JSON.value, json.loads(json.dumps(content)))
+        files.write_json(JSON.value, json.loads(json.dumps(content)))
 
 
 def _versions(detector: Detector, picture: np.ndarray) -> Iterator[Found]:

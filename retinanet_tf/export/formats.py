@@ -102,7 +102,8 @@ def export_saved_model(
         with tempfile.TemporaryDirectory() as aside:
             probe = saved_model.export(parity.without_threshold(reference), Path(aside, "1"), precision=precision)
             files = SavedModelDetector(folder), SavedModelDetector(probe)
-            report = parity.check(*files, reference, *_pictures(source, None), precision, validation=source)
+            pictures, origin = _pictures(source, None)
+            report = parity.check(*files, reference, pictures, precision, origin, source)
         report.file = os.fspath(path)
         if report.fault:
             raise parity.DifferentAnswers(path, report)
