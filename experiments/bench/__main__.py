@@ -62,7 +62,8 @@ def main() -> None:
 def table(rows: Sequence[dict]) -> str:
     """Markdown: one row per comparison, with its limit and whether it is kept; the stacks and machines once above."""
     made = sorted({f"{row['stack']}; {row['hardware']}" for row in rows})
-    lines = [*made, "", "| | ours | beside | theirs | unit | ratio | limit | |", "|---" * 8 + "|"]
+    lines = [f"# Benchmarks, {made[0].partition(',')[0]}", "", *made, ""]
+    lines += ["| | ours | beside | theirs | unit | ratio | limit | |", "|---" * 8 + "|"]
     for row in rows:
         theirs, ratio = ("not run", "–") if row["ratio"] is None else (f"{row['peer_value']:g}", f"{row['ratio']:.2f}")
         limit = "–" if row["limit"] is None else f"{row['limit']:.2f}"

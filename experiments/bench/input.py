@@ -36,7 +36,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs of each, in turns.")
 _TIMED = flags.DEFINE_integer("timed", 160, "Images of a timed run.")
 _BATCH = 8
 _BOXES_AN_IMAGE = 7  # COCO's mean
-_STEP = 291  # images of 800 px that an H100 trained on a second, see BUILD.md
+_STEP = 291  # images of 800 px that an H100 trained on a second, see docs/devices.md
 
 
 def main() -> None:
