@@ -30,7 +30,7 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
 
-# The API reference, from the docstrings: one page per module in build/docs.
+# The site in build/docs: guides, and the API reference from the docstrings. A warning is an error.
 docs: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[docs]'
 	$(VENV)/bin/python docs/build.py --output=build/docs

@@ -1,7 +1,8 @@
-"""The API reference from the docstrings, one page per module. `make docs`, or `python docs/build.py --output=FOLDER`.
+"""The site: the Markdown pages by Sphinx, and in api/ the API reference from the docstrings by pdoc, a page per module.
 
-Whatever pdoc warns of, a module without a page, a link that leads nowhere and a section of arguments that isn't
-rendered as one are errors: status 1, each on a line.
+`make docs`, or `python docs/build.py --output=FOLDER`; it begins at FOLDER/index.html. Whatever Sphinx or pdoc warns
+of, a module without a page, a link that leads nowhere and a section of arguments that isn't rendered as one are errors:
+status 1, each on a line.
 """
 
 import argparse
@@ -18,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("PDOC_ALLOW_EXEC", "1")
 
 import pdoc
+from sphinx.cmd.build import main as sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "retinanet_tf"
@@ -42,7 +44,15 @@ def describe_settings() -> None:
 
 
 def build(output: Path) -> list[str]:
-    """Writes the pages into a folder and returns their problems."""
+    """Writes the site into a folder and returns its problems."""
+    failed = sphinx(["-q", "-W", "--keep-going", "-c", f"{ROOT}/docs", "-d", f"{output}.cache", f"{ROOT}", f"{output}"])
+    (output / "index.html").write_text('<meta http-equiv="refresh" content="0; url=docs/index.html">\n')
+    problems = ["Sphinx has warnings, see above"] if failed else []
+    return [*problems, *reference(output / "api"), *broken(output)]
+
+
+def reference(output: Path) -> list[str]:
+    """Writes the reference's pages into a folder and returns their problems."""
     names = modules()
     for name in names:  # Warnings of imported libraries aren't the pages'.
         importlib.import_module(name)
@@ -57,7 +67,7 @@ def build(output: Path) -> list[str]:
                 found |= set(pdoc.extract.walk_specs([name, f"!{COMMANDS.pattern}"]))
         pdoc.pdoc(*specs, f"!{COMMANDS.pattern}", output_directory=output)
     missing = [name for name in names if not (output / (name.replace(".", "/") + ".html")).exists()]
-    return [f"{w.filename}: {w.message}" for w in caught] + [f"{n} has no page" for n in missing] + broken(output)
+    return [f"{w.filename}: {w.message}" for w in caught] + [f"{n} has no page" for n in missing]
 
 
 def broken(output: Path) -> list[str]:
@@ -72,7 +82,7 @@ def broken(output: Path) -> list[str]:
             target, _, anchor = link.partition("#")
             page = (path.parent / target).resolve() if target else path
             # Keras' docstrings, inherited by overrides without their own, link to members that have no entry here.
-            if "://" not in link and (page not in pages or (target and anchor and anchor not in anchors[page])):
+            if "://" not in link and (not page.exists() or (target and anchor and anchor not in anchors[page])):
                 problems.append(f"{name}: the link {link} leads nowhere")
         for word in re.findall(rf"[\w-]<a [^>]*>({PACKAGE}\.[\w.]+)", text):
             problems.append(f"{name}: a file's ending was taken for {word}")
@@ -83,8 +93,8 @@ def broken(output: Path) -> list[str]:
 
 def main() -> int:
     """Builds and reports."""
-    parser = argparse.ArgumentParser(description="The API reference from the docstrings.")
-    parser.add_argument("--output", type=Path, default=Path("build/docs"), help="folder for the pages")
+    parser = argparse.ArgumentParser(description="The site: guides and API reference.")
+    parser.add_argument("--output", type=Path, default=Path("build/docs"), help="folder for the site")
     output = parser.parse_args().output.resolve()
     problems = build(output)
     print(*problems, sep="\n", file=sys.stderr)

@@ -68,7 +68,7 @@ def test_data() -> pathlib.Path:
     """The folder of real images and annotations."""
     folder = os.environ.get("RETINANET_TF_TEST_DATA")
     if not folder:
-        pytest.skip("RETINANET_TF_TEST_DATA is not set: the tests on real photos need it (BUILD.md).")
+        pytest.skip("RETINANET_TF_TEST_DATA is not set: the tests on real photos need it (CONTRIBUTING.md).")
     path = pathlib.Path(folder)
     assert path.is_dir(), f"RETINANET_TF_TEST_DATA={folder} is not a folder."
     return path

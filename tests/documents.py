@@ -9,13 +9,8 @@ from typing import NamedTuple
 from retinanet_tf.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
-    ROOT / name
-    for name in (
-        *("README.md", "BUILD.md", "docs/data.md", "docs/models.md", "docs/rare_classes.md", "docs/scaling.md"),
-        *("experiments/README.md", "serving/README.md"),
-    )
-]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "experiments/README.md", ROOT / "serving/README.md"]
+LANGUAGES = ("bash", "python", "yaml", "bibtex", "text")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -35,7 +30,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
     return FENCE.findall(text)
 
 
-def block_after(text: str, heading: str, language: str = "") -> str:
+def block_after(text: str, heading: str, language: str = "bash") -> str:
     """The first fenced block of a language under a heading."""
     _, found, rest = text.partition(f"# {heading}\n")
     assert found, f"there is no heading {heading!r}"

@@ -19,7 +19,9 @@ from published import Published
 import retinanet_tf as rn
 
 README = (ROOT / "README.md").read_text()
-BUILD = (ROOT / "BUILD.md").read_text()
+FINE_TUNING, BLOOD_CELLS, DEVICES, LIBRARY = (
+    (ROOT / "docs" / f"{name}.md").read_text() for name in ("fine_tuning", "blood_cells", "devices", "library")
+)
 RECIPE = "--flagfile=experiments/recipes/bccd.flags"
 TINY_NETWORK = ("--backbone=resnet10_w16", "--fpn_channels=16", "--subnet_channels=16", "--subnet_depth=1")
 TINY_JOB = ("--image_size=64", "--max_size=96", "--batch_size=2", "--steps=2", "--warmup_steps=1", "--eval_steps=0")
@@ -58,15 +60,16 @@ def test_every_command_parses(forked):
 
 
 @pages
-def test_shells_and_formats_accept_the_blocks(page):
-    """bash reads every block that is neither Python, YAML nor what something printed, whatever programs it names."""
+def test_the_blocks_are_of_their_languages(page):
+    """bash reads every block of commands, whatever programs it names."""
     for language, content in documents.blocks(page.read_text()):
+        assert language in documents.LANGUAGES, content
         if language == "python":
             compile(content, page.name, "exec")
         elif language == "yaml":
             yaml = pytest.importorskip("yaml", reason="PyYAML reads the YAML blocks and isn't installed")
             assert all(part["kind"] and part["metadata"]["name"] for part in yaml.safe_load_all(content))
-        elif language != "text":
+        elif language == "bash":
             done = subprocess.run(["bash", "-n"], input=content, text=True, capture_output=True, check=False)
             assert done.returncode == 0 and not done.stderr, content + done.stderr
 
@@ -75,6 +78,17 @@ def test_shells_and_formats_accept_the_blocks(page):
 def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         assert "://" in target or (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_every_page_is_in_the_sites_contents():
+    contents = (ROOT / "docs/index.md").read_text()
+    for page in set(PAGES) - {ROOT / "docs/index.md"}:
+        assert f"\n{os.path.relpath(page, ROOT / 'docs').removesuffix('.md')}\n" in contents, page
+
+
+def test_the_version_is_the_same_wherever_it_is_said():
+    assert f"\nversion: {rn.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {rn.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 @pytest.mark.slow
@@ -103,11 +117,10 @@ def run_block(forked, block, folder, changes, names):
 
 
 def own_data(folder):
-    """photos/, train.json and val.json of three categories, and the photos' number."""
+    """photos/ and annotations.json of three categories."""
     path, _ = write_coco(folder, [(96, 64), (64, 96), (90, 60), (64, 64)])
     (folder / "images").rename(folder / "photos")
-    for name in ("train", "val"):
-        shutil.copy(path, folder / f"{name}.json")
+    shutil.copy(path, folder / "annotations.json")
 
 
 ONE = ("--num_workers=1",)
@@ -117,22 +130,25 @@ ONE = ("--num_workers=1",)
 def test_your_own_data_as_the_readme_has_it(forked, folder):
     """On COCO's photos where they are: 80 classes, sparse ids, crowds, images without objects. Then the library.
 
-    The training has the settings of the blood cells' recipe besides, whose tutorial has the same commands.
+    The training has a small network and the settings of the blood cells' recipe in place of published weights.
     """
     source = os.environ.get("RETINANET_TF_TEST_DATA")
     if source:
         (folder / "photos").symlink_to(Path(source) / "coco_ccby" / "images")
-        for name in ("train", "val"):
-            (folder / f"{name}.json").symlink_to(Path(source) / "coco_ccby" / f"instances_{name}.json")
+        (folder / "annotations.json").symlink_to(Path(source) / "coco_ccby" / "instances_train.json")
     else:
         own_data(folder)
-    content = json.loads((folder / "val.json").read_text())
+    content = json.loads((folder / "annotations.json").read_text())
     ids = [category["id"] for category in content["categories"]]
     block = documents.block_after(README, "Your own data")
     photos = f"--images=photos/{content['images'][0]['file_name']}"
     tiny = (*TINY, f"--num_classes={len(ids)}")
-    changes = {"prepare": ONE, "inspect": tiny, "train": (RECIPE, *tiny), "predict": (photos,)}
-    names = ["prepare", "prepare", "inspect", "train", "evaluate", "predict"]
+    # After two steps nothing is found, and there is no best score.
+    changes = {
+        **{"prepare": ONE, "inspect": tiny, "train": ("--init_weights=", RECIPE, *tiny)},
+        "predict": (photos, "--min_score=0.3"),
+    }
+    names = ["prepare", "inspect", "train", "evaluate", "predict"]
     run_block(forked, block, folder, changes, names)
     assert (folder / "runs/inspection/report.html").exists() and (folder / "runs/mine/flags.txt").exists()
     flags = (folder / "runs/mine/flags.txt").read_text()
@@ -149,8 +165,8 @@ def test_your_own_data_as_the_readme_has_it(forked, folder):
 
 
 def check_library(folder, num_classes):
-    """The README's Python, as it stands but for sizes, on the shards that its commands have just written."""
-    text = documents.block_after(README, "As a library", "python")
+    """The library's page, as it stands but for sizes, on the shards that the README's commands have just written."""
+    text = documents.block_after(LIBRARY, "As a library", "python")
     smaller = {
         'backbone="resnet50"': 'backbone="resnet10_w16", fpn_channels=16, subnet_channels=16, subnet_depth=1',
         "num_classes=80": f"num_classes={num_classes}",
@@ -162,20 +178,20 @@ def check_library(folder, num_classes):
         text = text.replace(whole, part)
     text = text.replace('"data/', f'"{folder}/data/').replace('"export/', f'"{folder}/export/')
     space = {"images": [np.zeros((40, 60, 3), np.uint8), np.zeros((60, 40, 3), np.uint8)]}
-    exec(compile(text, "README.md", "exec"), space)
+    exec(compile(text, "library.md", "exec"), space)
     assert (folder / "export/retinanet/1/saved_model.pb").exists()
 
 
 @pytest.mark.slow
-def test_a_published_checkpoint_as_the_readme_has_it(forked, folder):
+def test_a_published_checkpoint_as_the_guide_has_it(forked, folder):
     """A network of the published names and shapes; its file a pickle, since PyTorch's format needs PyTorch."""
     own_data(folder)
     theirs = Published("torchvision", "resnet50", 91)
     theirs.outputs(np.full((1, 64, 64, 3), 128, np.float32))
     (folder / "published.pkl").write_bytes(pickle.dumps(theirs.tensors, protocol=2))
     for name in ("train", "val"):
-        rn.data.prepare(folder / f"{name}.json", folder / "photos", folder / "data", name, progress=False)
-    block = documents.block_after(README, "A published checkpoint, served")
+        rn.data.prepare(folder / "annotations.json", folder / "photos", folder / "data", name, progress=False)
+    block = documents.block_after(FINE_TUNING, "From a file")
     # Of the checkpoint's 91 columns, those of the photos' three categories.
     (folder / "labels.json").write_text((folder / "data/labels.json").read_text())
     changes = {"import-weights": ("--file=published.pkl", "--image_size=64", "--max_size=96", "--labels=labels.json")}
@@ -184,11 +200,11 @@ def test_a_published_checkpoint_as_the_readme_has_it(forked, folder):
     assert (folder / "pictures/detections.json").exists() and (folder / "export/tv/1/saved_model.pb").exists()
     assert 0.0 <= json.loads((folder / "weights/tv/val/metrics.json").read_text())["AP"] <= 1.0
     # Fine-tuning, from the flags.txt that the import wrote; then, as dry runs, jobs that take longer than a test.
-    _, _, rest = README.partition("To fine-tune on your own data")
+    _, _, rest = FINE_TUNING.partition("To fine-tune on your own data")
     (fine_tune,) = documents.commands(documents.blocks(rest)[0][1])
-    blood = documents.commands(documents.block_after(README, "A real one from scratch: blood cells"))
+    blood = documents.commands(documents.block_after(BLOOD_CELLS, "A detector from scratch: blood cells"))
     (recipe,) = [command for command in blood if command.module == fine_tune.module]
-    eight = documents.commands(documents.block_after(BUILD, "Training on many devices"))[0]
+    eight = documents.commands(documents.block_after(DEVICES, "Many devices, long jobs"))[0]
     for command, changes, said in (
         (fine_tune, (), "--init_weights=weights/tv\n"),
         (recipe, (), "2500 steps of 4 images on 1 device(s); adamw"),
@@ -197,7 +213,7 @@ def test_a_published_checkpoint_as_the_readme_has_it(forked, folder):
         status, output = forked.run(command.module, [*command.arguments, *changes, "--dry_run"], folder)
         assert status == 0 and said in output, f"{command}\n{output}"
     # The four machines' command on one, which there is.
-    block = documents.blocks(BUILD.partition("**Four machines**")[2])[0][1]
+    block = documents.blocks(DEVICES.partition("**Four machines.**")[2])[0][1]
     (four,) = documents.commands(block)
     place = {"cluster": {"worker": ["localhost:0"]}, "task": {"type": "worker", "index": 0}}
     changes = ("--data=data/train-*.tfrecord", f"--run_dir={folder}/runs/r50", "--num_classes=3", "--dry_run")

@@ -20,7 +20,7 @@ HOSTILE = [{"id": 1, "name": "</script><b>__WASM__"}, {"id": 18, "name": "żół
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (CHROMIUM and RUNTIME), reason="no Chromium, or no RETINANET_TF_ONNXRUNTIME_WEB (BUILD.md)")
+@pytest.mark.skipif(not (CHROMIUM and RUNTIME), reason="no Chromium or RETINANET_TF_ONNXRUNTIME_WEB (CONTRIBUTING.md)")
 @pytest.mark.parametrize("batch", [None, 2])
 def test_the_page_finds_what_the_file_finds(batch, tmp_path):
     write_onnx(tmp_path / "a.onnx", batch, {**METADATA, "labels": HOSTILE})
