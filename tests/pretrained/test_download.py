@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch_writer
+from documents import block_after
 from small_detectors import TINY_NETWORK, clutter
 from small_jobs import TINY, write_shards
 
@@ -380,8 +381,9 @@ def test_the_notebook_is_valid_python():
 @pytest.mark.slow
 def test_the_notebook_runs(tiny_row, monkeypatch, tmp_path, capsys):
     """Cell after cell, with a small network in place of the published one and fewer pictures and steps."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "tests/data/samples/photo.jpg", tmp_path)
+    (tmp_path / "docs/notebooks").mkdir(parents=True)
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path / "docs/notebooks")
     space = {}
     for cell in notebook_cells():
         for whole, part in (
@@ -394,3 +396,15 @@ def test_the_notebook_runs(tiny_row, monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "its 2 categories are not the 5 here" in said and space["mine"].label_map.num_classes == 5
     assert space["detector"].label_map.names == ("cat", "dog")
+
+
+def test_the_readmes_first_detection(tiny_row, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "tests/data/samples/photo.jpg", tmp_path)
+    text = block_after((ROOT / "README.md").read_text(), "Detect", "python")
+    for whole, part in (("torchvision/retinanet_resnet50_fpn_v2", "tests/tiny"), ("score > 0.5", "score > 0.0")):
+        assert whole in text
+        text = text.replace(whole, part)
+    exec(compile(text, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines and {line.split()[0] for line in lines[-3:]} <= {"cat", "dog"}
