@@ -184,7 +184,7 @@ class _Silent:
 
 
 @pytest.mark.slow
-def test_a_saved_model_is_compared_on_validation_data(detector, tmp_path, monkeypatch):
+def test_a_saved_model_is_compared_on_validation_data_or_generated_pictures(detector, tmp_path, monkeypatch):
     """And one whose answers are another detector's is refused. One SavedModel stands for all three that this takes."""
     shards = write_shards(tmp_path / "data", [clutter(seed, 120, 200) for seed in range(4)])
     real, written = saved_model.export, []
@@ -208,6 +208,8 @@ def test_a_saved_model_is_compared_on_validation_data(detector, tmp_path, monkey
         assert compared["missing"] == compared["extra"] == compared["off"] == 0
     assert report["fault"] is None and report["ap"]["file"] == pytest.approx(report["ap"]["detector"], abs=1e-6)
     written[0] = folder
+    report = formats.export_saved_model(detector, tmp_path / "generated")[1]
+    assert report.pictures == "16 pictures, generated" and report.comparisons[0].off == 0 and not report.ap
     broken = WrongClasses(detector.model, LABELS, detector.config, 64, 96)
     monkeypatch.setattr(saved_model, "with_precision", lambda *_: broken)
     with pytest.raises(parity.DifferentAnswers, match="detections are missing"):
