@@ -137,8 +137,10 @@ class Augmentation:
         """The stateless seed, int64 (2,), of one kind of augmentation of one picture of a sample."""
         key = tf.stack([sample, tf.constant(self._seed * 3, tf.int64)])
         plain = key + [0, kind]
+        if kind <= _COLOUR and (slot is None or not self.partners):
+            return plain
         if slot is None:
-            return plain if kind <= _COLOUR else tf.random.experimental.stateless_fold_in(key, np.int64(kind))
+            return tf.random.experimental.stateless_fold_in(key, np.int64(kind))
         folded = tf.random.experimental.stateless_fold_in(key, 16 * slot + kind)
         return tf.where((slot == 0) & (kind <= _COLOUR), plain, folded)
 
