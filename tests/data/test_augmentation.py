@@ -210,6 +210,17 @@ def test_a_square_that_covers_an_object_hides_it():
         assert bool(len(out.seen(0.1).boxes)) == (float(out.share[0]) > 0.1) and seen == (float(out.share[0]) > 0)
 
 
+def test_square_crops_of_tall_pictures_fit_the_tall_canvas(tmp_path):
+    """Where one picture is smaller than the crop there are two canvases; an enlarged square lies on its own one."""
+    pattern = write_painted(tmp_path, [TALL] * 4 + [(70, 54)])
+    shapes = set()
+    for images, objects in pipeline.load(pattern, **PLAIN, crop=55, scale_jitter=(1.5, 1.9), min_visible=0.0).take(6):
+        shapes.add(tuple(images.shape))
+        for row, image in enumerate(images.numpy()):
+            check_paint(image, *real(objects, row))
+    assert shapes == {(4, 128, 64, 3), (4, 64, 128, 3)}
+
+
 @pytest.mark.parametrize("size", [(46, 34), (46, 16)])
 def test_a_crop_is_a_tile_as_a_detector_resizes_it(tmp_path, size):
     """Pixel by pixel, so that objects have one size in training and in detection on tiles of that side."""
