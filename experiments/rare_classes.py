@@ -23,18 +23,20 @@ from retinanet_tf.evaluation.source import read_source
 from retinanet_tf.inference.checkpoint import load_detector
 from retinanet_tf.provenance import provenance
 
-DATA = flags.DEFINE_string("data", None, "BCCD: images, instances_train.json, instances_val.json.", required=True)
-OUTPUT = flags.DEFINE_string("output", "runs/rare", "Folder for shards, runs and numbers.")
-SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")
-STEPS = flags.DEFINE_integer("steps", 800, "Training steps.")
-
 RARE, SHARE = "Platelets", 0.1
-ROWS = {
+_ROWS: dict[str, dict] = {
     "plain": {},
     "repeat_threshold=auto": {"repeat_threshold": "auto"},
     "class_alpha=Platelets=0.5": {"class_alpha": "Platelets=0.5"},
     "both": {"repeat_threshold": "auto", "class_alpha": "Platelets=0.5"},
 }
+
+DATA = flags.DEFINE_string("data", None, "BCCD: images, instances_train.json, instances_val.json.", required=True)
+OUTPUT = flags.DEFINE_string("output", "runs/rare", "Folder for shards, runs and numbers.")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")
+ROWS = flags.DEFINE_multi_enum("row", list(_ROWS), list(_ROWS), "Rows to train; several times for several.")
+STEPS = flags.DEFINE_integer("steps", 800, "Training steps.")
+
 _CONFIG = presets["mini"].replace(
     **{"num_classes": 3, "image_size": 240, "max_size": 320, "batch_size": 4, "learning_rate": 5e-3},
     **{"adamw_decay": 0.05, "ema_decay": 0.99, "warmup_steps": 100, "vertical_flip": 0.5},
@@ -59,10 +61,10 @@ def main() -> None:
     rn.data.prepare(train, data / "images", output / "shards", "train")
     rn.data.prepare(data / "instances_val.json", data / "images", output / "shards", "val")
     source = read_source(str(output / "shards/val-*.tfrecord"))
-    found: dict[str, dict[str, dict[str, float | None]]] = {row: {} for row in ROWS}
+    found: dict[str, dict[str, dict[str, float | None]]] = {row: {} for row in ROWS.value}
     for seed in SEEDS.value:
-        for row, changes in ROWS.items():
-            config = _CONFIG.replace(**changes, steps=STEPS.value, seed=int(seed))
+        for row in ROWS.value:
+            config = _CONFIG.replace(**_ROWS[row], steps=STEPS.value, seed=int(seed))
             run_dir = output / row.replace("=", "_") / seed
             rn.train(config, data=str(output / "shards/train-*.tfrecord"), run_dir=run_dir)
             analysis = analyse(load_detector(run_dir), source)
