@@ -15,6 +15,13 @@ TEST_SIZES = flags.DEFINE_list(
     "test_sizes", [], "Test-time augmentation: look at every image at these shorter sides, e.g. 400,600,800."
 )
 TEST_FLIP = flags.DEFINE_boolean("test_flip", False, "Test-time augmentation: also look at every mirror image.")
+TEST_MERGE = flags.DEFINE_enum(
+    "test_merge",
+    "nms",
+    ["nms", "fusion"],
+    "How the versions of an image are merged: by NMS over all of them, or by weighted box fusion, which averages boxes "
+    "and scores.",
+)
 TILES = flags.DEFINE_integer(
     "tiles",
     None,
@@ -45,7 +52,9 @@ def load(max_detections: int = 0) -> "DetectorLike":
             sizes = [int(size) for size in TEST_SIZES.value]
         except ValueError:
             raise InputError(f"--test_sizes={','.join(TEST_SIZES.value)} must be a list of whole numbers.") from None
-        detector = AugmentedDetector(plain, sizes, TEST_FLIP.value)
+        detector = AugmentedDetector(plain, sizes, TEST_FLIP.value, TEST_MERGE.value)
+    elif TEST_MERGE.value != "nms":
+        raise InputError("--test_merge is for --test_sizes or --test_flip.")
     if TILES.value is None:
         return detector
     return TiledDetector(detector, TILES.value, TILE_OVERLAP.value, max(most, MERGED_DETECTIONS))

@@ -77,7 +77,7 @@ def test_it_has_a_detectors_interface(detector):
     assert answer["boxes"].shape == (3, 30, 4) and augmented([])["boxes"].shape == (0, 30, 4)
     for index, detections in detect_all(augmented, map(encode, images), batch_size=2):
         np.testing.assert_allclose(detections["scores"], rows(answer, index)[0], atol=1e-5)
-    assert augmented.describe() == {**detector.describe(), "test_sizes": [48], "test_flip": False}
+    assert augmented.describe() == {**detector.describe(), "test_sizes": [48], "test_flip": False, "test_merge": "nms"}
     assert not isinstance(augmented, Detector)
 
 
