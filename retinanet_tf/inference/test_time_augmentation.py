@@ -25,8 +25,8 @@ class AugmentedDetector:
         image_sizes: shorter sides to resize to; the longer side's limit grows in proportion. Empty: the detector's own.
         flip: whether to run on the mirror image at every size as well.
         merge: 'nms', over the candidates of all versions, as the authors' code has it; or 'fusion', which averages the
-            detections of the versions (see `box_fusion.fuse`). Then what one version alone shows has a lower score:
-            thresholds of the plain detector don't hold, and `score_threshold` is each version's own.
+            detections of the versions (see `box_fusion.fuse`). What few versions show has a lower score then, so that a
+            threshold found for the plain detector is another one here.
 
     Raises:
         InputError: a size isn't positive, or another `merge`.
@@ -77,7 +77,8 @@ class AugmentedDetector:
         boxes, scores, labels = (answer[name][found] for name in ("boxes", "scores", "labels"))
         fused = fuse(boxes, scores, labels, versions=len(found))
         depth = self.config.max_detections
-        boxes, scores, labels = (values[:depth] for values in fused)
+        count = min(depth, int((fused[1] > self.config.score_threshold).sum()))
+        boxes, scores, labels = (values[:count] for values in fused)
         room = depth - len(boxes)
         return {
             "boxes": tf.constant(np.pad(boxes, ((0, room), (0, 0)))[None]),
