@@ -31,6 +31,7 @@ def fuse(
         Boxes `(M, 4)` float32, scores `(M,)` float32 descending and labels `(M,)` of M ≤ N fused detections.
     """
     members: list[list[int]] = []
+    weights = np.maximum(scores, 1e-12)  # a score may be 0
     fused = np.zeros((len(boxes), 4))
     fused_labels = np.zeros(len(boxes), int)
     for index in np.argsort(-scores, kind="stable"):
@@ -41,7 +42,7 @@ def fuse(
             members.append([])
             fused_labels[place] = labels[index]
         members[place].append(index)
-        fused[place] = np.average(boxes[members[place]], axis=0, weights=scores[members[place]])
+        fused[place] = np.average(boxes[members[place]], axis=0, weights=weights[members[place]])
     counts = np.array([len(one) for one in members])
     means = np.array([scores[one].mean() for one in members])
     values = means * np.minimum(counts, versions) / versions

@@ -124,6 +124,25 @@ class RetinaNet(keras.Model):
         stages = [self.get_layer(f"fpn_lateral{level}").input for level in (3, 4, 5)]
         return keras.Model(self.input, stages, name=self.config.backbone)
 
+    def freeze_until(self, stage: int) -> None:
+        """Keeps the backbone's stages up to `stage` as they are, for fine-tuning: 1 is the stem, 5 all of it.
+
+        It is `freeze_stages` for a model that exists, such as a loaded one. Call it before `compile`. Normalisation in
+        those stages computes with its stored statistics.
+
+        Raises:
+            InputError: fewer stages than the model was built to freeze, or more than five.
+        """
+        if not self.config.freeze_stages <= stage <= 5:
+            raise InputError(
+                f"stage={stage} must be from {self.config.freeze_stages} to 5: the model was built with "
+                f"freeze_stages={self.config.freeze_stages}; for fewer build one and set its weights."
+            )
+        frozen = ("stem", *(f"stage{number}_" for number in range(2, stage + 1))) if stage else ()
+        for layer in self.layers:
+            if layer.name.startswith(frozen):
+                layer.trainable = False
+
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Keras' own, on checked data (`retinanet_tf.models.fit_data`): arrays, a data set, a generator.
 

@@ -62,6 +62,13 @@ def test_versions_that_agree_change_nothing():
     np.testing.assert_array_equal(classes, labels[order])
 
 
+def test_scores_of_zero_have_boxes():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 12]], np.float32)
+    found, values, _ = fuse(boxes, np.zeros(2, np.float32), np.zeros(2, int), versions=2)
+    np.testing.assert_allclose(found, [[0, 0, 10, 11]])
+    assert values.tolist() == [0]
+
+
 def test_nothing():
     found, values, labels = fuse(np.zeros((0, 4), np.float32), np.zeros(0), np.zeros(0, int), versions=2)
     assert found.shape == (0, 4) and values.shape == labels.shape == (0,)

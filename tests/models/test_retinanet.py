@@ -353,6 +353,21 @@ def test_the_backbone_can_be_frozen():
     assert changed and all(name.startswith(("fpn", "class_subnet", "box_subnet")) for name in changed)
 
 
+def test_stages_are_frozen_up_to_one():
+    """After which a step changes neither weights nor statistics of the stages before."""
+    model = small(freeze_stages=1, norm="batch")
+    x, y = batch()
+    for wrong in (0, 6):
+        with pytest.raises(rn.InputError, match=f"stage={wrong} must be from 1 to 5"):
+            model.freeze_until(wrong)
+    model.freeze_until(3)
+    model.compile("sgd", loss=rn.retinanet_losses())
+    before = {variable: np.array(value) for variable, value in variables(model).items()}
+    model.train_on_batch(x, y)
+    changed = {name for name, value in variables(model).items() if (np.array(value) != before[name]).any()}
+    assert {name.split("_")[0] for name in changed if name.startswith("st")} == {"stage4", "stage5"}
+
+
 def test_a_copy_by_its_configuration_trains():
     model = small()
     copy = rn.RetinaNet.from_config(model.get_config())
