@@ -17,7 +17,7 @@ def fuse(
 
     >>> boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 12], [50, 50, 60, 60]], np.float32)
     >>> fused, scores, labels = fuse(boxes, np.array([0.8, 0.4, 0.6]), np.array([1, 1, 1]), versions=2)
-    >>> fused.round(2).tolist(), scores.round(2).tolist()
+    >>> [[round(float(side), 2) for side in box] for box in fused], [round(float(score), 2) for score in scores]
     ([[0.0, 0.0, 10.0, 10.67], [50.0, 50.0, 60.0, 60.0]], [0.6, 0.3])
 
     Args:
