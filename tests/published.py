@@ -5,7 +5,9 @@ the source would: nothing here knows the package's tables, layers or orders.
 """
 
 import json
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -219,3 +221,20 @@ def write_safetensors(path, arrays):
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return path
+
+
+def picture():
+    """A real photo where there is one, else noise: `(1, 96, 64, 3)` in 0–255."""
+    folder = os.environ.get("RETINANET_TF_TEST_DATA")
+    photos = sorted(Path(folder).glob("coco_ccby/**/*.jpg")) if folder else []
+    if not photos:
+        return np.random.default_rng(0).uniform(0, 255, (1, 96, 64, 3)).astype(np.float32)
+    return tf.image.resize(tf.io.decode_jpeg(photos[0].read_bytes(), 3), (96, 64), antialias=True)[None].numpy()
+
+
+IMAGE = picture()
+
+
+def close(ours, expected):
+    """1e-3 relative to the largest value."""
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())

@@ -70,7 +70,7 @@ def markdown() -> str:
         "What was verified instead is that tensors with random values, in the publisher's names and shapes, are all",
         "matched, and that with them the network gives the outputs of the publisher's network, which the tests rebuild",
         "independently of the package, on a picture of 96x64 pixels, to a thousandth of the largest value. The tests",
-        'are tests/pretrained/test_importing.py; "once by hand" is the same comparison outside of them.',
+        'are tests/pretrained/test_importing*.py; "once by hand" is the same comparison outside of them.',
         "",
         "| name | tensors | outputs | the original file | AP to be printed |",
         "|---|---|---|---|---|",

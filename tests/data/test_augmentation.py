@@ -1,28 +1,18 @@
 """Augmentation by colour: where objects are painted in their class' colour, boxes are where the paint is."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 from retinanet_tf.config.presets import presets
 from retinanet_tf.data import augmentation, pipeline, transforms
 from retinanet_tf.data.augmentation import Scene
 from retinanet_tf.data.records.damage import DamageLog
-from retinanet_tf.data.records.prepare import prepare
-from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.shuffle import Pools
-from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.inference.tiles import TiledDetector
 from tests.batches import damage, same
-from tests.datasets import CATEGORIES, annotation
+from tests.painted import BLACK, PLAIN, TALL, WIDE, check_paint, key, real, scene, write_painted
 
-WIDE, TALL = (100, 60), (60, 100)
-BLACK = (0.0, 0.0, 0.0)
-PLAIN = {"image_size": 60, "max_size": 100, "size_multiple": 32, "batch_size": 4, "pixel_mean": BLACK, "flip": 0.5}
 EVERYTHING = {
     **{"crop": 50, "overlap_crop": 0.7, "mosaic": 0.6, "mixup": 0.5, "cutout": 0.3, "vertical_flip": 0.5},
     **{"scale_jitter": (0.6, 1.5), "translate_jitter": 0.3, "colour_jitter": 0.2},
@@ -38,84 +28,10 @@ GEOMETRY = {
 }
 
 
-def key(*numbers):
-    return tf.constant(numbers, tf.int64)
-
-
-def painted(size, objects, background=0):
-    """(H, W, 3) uint8 with each (box, label) of `objects` painted in its channel alone."""
-    image = np.full((size[1], size[0], 3), background, np.uint8)
-    for (x1, y1, x2, y2), label in objects:
-        image[y1:y2, x1:x2] = np.eye(3, dtype=np.uint8)[label] * 250
-    return image
-
-
-def scene(size, objects):
-    boxes = np.array([box for box, _ in objects], np.float32).reshape(-1, 4)
-    labels = np.array([label for _, label in objects], np.int32)
-    return Scene.whole(tf.constant(painted(size, objects)), tf.constant(boxes), tf.constant(labels))
-
-
-def write_painted(folder, sizes, objects_each=3, seed=0):
-    """Shards of painted pictures with objects 4 px apart at least and an unpainted crowd; returns their pattern."""
-    rng = np.random.default_rng(seed)
-    ids = sorted(category["id"] for category in CATEGORIES)
-    images, annotations = [], []
-    (folder / "images").mkdir()
-    for number, (width, height) in enumerate(sizes):
-        cells, objects = rng.permutation(9), []
-        for cell in cells[:objects_each]:
-            x, y = cell % 3 * width // 3 + rng.integers(2, 6), cell // 3 * height // 3 + rng.integers(2, 6)
-            objects.append(((x, y, x + rng.integers(8, 13), y + rng.integers(8, 13)), int(rng.integers(3))))
-        name = f"{number}.png"
-        Image.fromarray(painted((width, height), objects)).save(folder / "images" / name)
-        images.append({"id": number + 1, "file_name": name, "width": width, "height": height})
-        for (x1, y1, x2, y2), label in objects:
-            box = [int(x1), int(y1), int(x2 - x1), int(y2 - y1)]
-            annotations.append(annotation(len(annotations) + 1, number + 1, box, ids[label]))
-        cell = cells[-1]
-        box = [int(cell % 3 * width // 3 + 3), int(cell // 3 * height // 3 + 3), 12, 12]
-        annotations.append(annotation(len(annotations) + 1, number + 1, box, ids[0], iscrowd=1))
-    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
-    (folder / "instances.json").write_text(json.dumps(content))
-    prepare(folder / "instances.json", folder / "images", folder / "out", shards=2, progress=False)
-    return str(folder / "out" / "train-*.tfrecord")
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     """Six wide and four tall pictures."""
     return write_painted(tmp_path_factory.mktemp("painted"), [WIDE] * 6 + [TALL] * 4)
-
-
-def real(objects, row):
-    """Boxes and labels of one image of a batch, the padding left out; which is behind them and of zeros."""
-    labels = objects["labels"][row].numpy()
-    count = int((labels >= 0).sum())
-    assert (labels[:count] >= 0).all() and not objects["boxes"][row, count:].numpy().any()
-    return objects["boxes"][row, :count].numpy(), labels[:count]
-
-
-def boxed(shape, boxes, margin):
-    """Pixels (H, W) bool whose centres lie in one of the boxes, each larger by `margin` px on all sides."""
-    y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
-    inside = np.zeros(shape, bool)
-    for x1, y1, x2, y2 in boxes:
-        inside |= (x > x1 - margin) & (x < x2 + margin) & (y > y1 - margin) & (y < y2 + margin)
-    return inside
-
-
-def check_paint(image, boxes, labels, threshold=125.0):
-    """Every box is full of its class' paint, and outside of the boxes of its class there is none, to 2 px.
-
-    A box narrower than a pixel doesn't count, so that a line of its paint may be left.
-    """
-    for label in range(3):
-        paint = image[..., label] > threshold
-        mine = boxes[labels == label]
-        assert paint[boxed(paint.shape, mine, -2.0)].all()
-        left = paint & ~boxed(paint.shape, mine, 2.0)
-        assert not (left[1:, 1:] & left[:-1, 1:] & left[1:, :-1] & left[:-1, :-1]).any()
 
 
 @pytest.mark.parametrize("name", GEOMETRY)
@@ -208,89 +124,6 @@ def test_a_square_that_covers_an_object_hides_it():
         out = augmentation.cutout(scene((60, 60), [((25, 25, 35, 35), 0)]), key(1, number), 1.0, BLACK)
         seen = (out.image.numpy()[..., 0] > 125).any()
         assert bool(len(out.seen(0.1).boxes)) == (float(out.share[0]) > 0.1) and seen == (float(out.share[0]) > 0)
-
-
-def test_square_crops_of_tall_pictures_fit_the_tall_canvas(tmp_path):
-    """Where one picture is smaller than the crop there are two canvases; an enlarged square lies on its own one."""
-    pattern = write_painted(tmp_path, [TALL] * 4 + [(70, 54)])
-    shapes = set()
-    for images, objects in pipeline.load(pattern, **PLAIN, crop=55, scale_jitter=(1.5, 1.9), min_visible=0.0).take(6):
-        shapes.add(tuple(images.shape))
-        for row, image in enumerate(images.numpy()):
-            check_paint(image, *real(objects, row))
-    assert shapes == {(4, 128, 64, 3), (4, 64, 128, 3)}
-
-
-@pytest.mark.parametrize("size", [(46, 34), (46, 16)])
-def test_a_crop_is_a_tile_as_a_detector_resizes_it(tmp_path, size):
-    """Pixel by pixel, so that objects have one size in training and in detection on tiles of that side."""
-    from small_detectors import small_detector
-
-    pattern = write_painted(tmp_path, [size])
-    (record,) = read_records(pattern)
-    picture = tf.io.decode_image(record.encoded).numpy()
-    detector = TiledDetector(small_detector(LabelMap([1, 2, 3], ["a", "b", "c"])), 32)
-    height, width = min(32, size[1]), min(32, size[0])
-    tiles = {}
-    for y in range(size[1] - height + 1):
-        for x in range(size[0] - width + 1):
-            tile = detector.detector.prepare(picture[y : y + height, x : x + width]).canvas
-            tiles[np.round(tile).tobytes()] = (x, y)
-    found = set()
-    mean = detector.detector.model.config.pixel_mean
-    options = {**PLAIN, "image_size": 64, "max_size": 96, "pixel_mean": mean, "flip": 0.0}
-    for images, _ in pipeline.load(pattern, **options, crop=32).take(5):
-        found |= {tiles.get(np.round(image).tobytes()) for image in images.numpy()}
-    assert None not in found and len(found) > 5
-    first = detector.windows(*size[::-1])[0]
-    assert (first.x2 - first.x1, first.y2 - first.y1) == (width, height)
-
-
-def test_half_of_the_crops_are_placed_to_show_an_object():
-    """A small object is in 1 % of all squares; an object larger than the square is shown in part; none is no error."""
-    draws = range(200)
-    large = scene((500, 400), [((300, 200, 310, 210), 0)])
-    shown = [float(augmentation.square_crop(large, key(2, n), 40).share[0]) == 1.0 for n in draws]
-    assert 0.4 < np.mean(shown) < 0.62
-    huge = scene((100, 60), [((0, 0, 100, 60), 2)])
-    shares = [float(augmentation.square_crop(huge, key(2, n), 20).share[0]) for n in range(5)]
-    np.testing.assert_allclose(shares, 400 / 6000, rtol=1e-6)
-    empty = augmentation.square_crop(scene((100, 60), []), key(2, 0), 20)
-    assert empty.image.shape == (20, 20, 3) and empty.boxes.shape == (0, 4)
-
-
-def test_a_patch_overlaps_an_object_by_the_minimum_or_is_the_whole_picture(monkeypatch):
-    """IoU from painted pixels; one of two objects is enough, and with no patch that serves the picture stays whole."""
-    monkeypatch.setattr(augmentation, "MINIMUM_OVERLAPS", (0.6,) * 998)  # whole and 'any' are then rare
-    size = (100, 80)
-    ious, whole = [], 0
-    for number in range(80):
-        out = augmentation.overlap_crop(scene(size, [((10, 10, 80, 70), 0), ((85, 5, 95, 10), 1)]), key(3, number), 1.0)
-        height, width = out.image.shape[:2]
-        assert 0.29 < height / 80 <= 1 and 0.29 < width / 100 <= 1 and 0.48 < width * 80 / (height * 100) < 2.1
-        seen = int((out.image.numpy()[..., 0] > 125).sum())
-        whole += (height, width) == (80, 100)
-        ious.append(seen / (height * width + 70 * 60 - seen))
-    assert min(ious) >= 0.5 and min(iou for iou in ious if iou != 4200 / 8000) >= 0.6 and whole < 40
-    for number in range(10):
-        out = augmentation.overlap_crop(scene(size, [((50, 40, 55, 45), 0)]), key(3, number), 1.0)
-        assert out.image.shape == (80, 100, 3)
-
-
-def test_a_patch_may_be_anything_once_in_seven_and_without_objects():
-    sizes = [augmentation.overlap_crop(scene((90, 90), []), key(4, n), 1.0).image.shape[:2] for n in range(140)]
-    assert 8 < sum(size != (90, 90) for size in sizes) < 36
-    assert all(
-        augmentation.overlap_crop(scene((90, 90), []), key(4, n), 0.0).image.shape == (90, 90, 3) for n in range(5)
-    )
-
-
-@pytest.mark.parametrize("tall", [False, True])
-def test_a_patch_has_the_orientation_of_its_canvas(tall):
-    for number in range(40):
-        objects = [((10, 10, 50, 50), 0)]
-        out = augmentation.overlap_crop(scene(TALL if tall else WIDE, objects), key(6, number), 1.0, tf.constant(tall))
-        assert (out.image.shape[0] > out.image.shape[1]) == tall
 
 
 # The frame is 100x80 (width x height). Each window shows its picture's top left; the first has an object 30 px wide

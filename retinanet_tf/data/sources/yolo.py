@@ -8,9 +8,7 @@ whose bounding box is taken. The label file of a picture lies where the last fol
 import glob
 import io
 import os
-import re
 from collections.abc import Iterator
-from contextlib import suppress
 from reprlib import repr as shown
 from typing import NamedTuple
 
@@ -22,23 +20,14 @@ from retinanet_tf.data.sources.annotations import (
     with_categories,
     without_repeats,
 )
-from retinanet_tf.data.sources.image_files import SUFFIXES, unified
+from retinanet_tf.data.sources.image_files import SUFFIXES
 from retinanet_tf.data.sources.labels import LabelMap, is_name
 from retinanet_tf.data.sources.shares import PLAINLY_PIXELS, to_pixels
+from retinanet_tf.data.sources.yolo_names import NAME_LISTS, class_names
+from retinanet_tf.data.sources.yolo_pictures import Pictures, folder_pictures, listed_pictures, pictures_of
+from retinanet_tf.data.sources.yolo_yaml import SPLITS, YAML_SUFFIXES, description
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_bytes, read_text
-
-_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-_NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels")
-_YAML = (".yaml", ".yml")
-
-
-class _Pictures(NamedTuple):
-    """Pictures of one place, and where their labels may be."""
-
-    paths: list[str]
-    labels: str | None = None  # the folder that mirrors theirs; None finds label files by the rule of `_label_files`
-    root: str = ""  # of the pictures, if `labels` is given
 
 
 class _Line(NamedTuple):
@@ -53,15 +42,15 @@ def is_yolo(path: str | os.PathLike) -> bool:
     """Whether a path is YOLO's: a .yaml file, or a folder with one, with labels or with text files; not Pascal VOC."""
     path = os.fspath(path)
     if not os.path.isdir(path):
-        return path.lower().endswith(_YAML)
+        return path.lower().endswith(YAML_SUFFIXES)
     inside = os.listdir(path)
     of_voc = (os.path.join(glob.escape(path), *inner, "*.[xX][mM][lL]") for inner in ([], ["*"]))
     if "Annotations" in inside or any(map(glob.glob, of_voc)):
         return False
-    folders = {"labels", "images", *(alias for aliases in _SPLITS.values() for alias in aliases)}
+    folders = {"labels", "images", *(alias for aliases in SPLITS.values() for alias in aliases)}
     if folders.intersection(inside) or os.path.isdir(_among_labels(os.path.join(os.path.abspath(path), ""))):
         return True
-    return any(name.lower().endswith((".txt", *_YAML)) for _, _, files in os.walk(path) for name in files)
+    return any(name.lower().endswith((".txt", *YAML_SUFFIXES)) for _, _, files in os.walk(path) for name in files)
 
 
 def read_yolo(
@@ -98,20 +87,20 @@ def read_yolo(
             line that isn't a class and shares, two label files of one picture that differ, missing labels.
     """
     path, warnings = os.path.normpath(os.fspath(path)), list[str]()
-    file, content = _description(path) or (path, {})
+    file, content = description(path) or (path, {})
     if not content:
-        pictures = [_folder(path, split, images)]
+        pictures = [folder_pictures(path, split, images)]
     elif images:
-        pictures = [_Pictures(_pictures_of(os.fspath(images)))]
+        pictures = [Pictures(pictures_of(os.fspath(images)))]
     else:
-        pictures = _listed(file, content, split, warnings)
+        pictures = listed_pictures(file, content, split, warnings)
     every = {os.path.abspath(picture): of for of in pictures for picture in of.paths}
     if not every:
         remedy = "" if images else "; if they are elsewhere, give their folder, images=FOLDER"
         raise InputError(f"{images or path} has no picture ({', '.join(SUFFIXES)}){remedy}.")
     label_files = _label_files(every)
     folder = os.fspath(images or os.path.commonpath([os.path.dirname(picture) for picture in every]))
-    source, classes = _class_names(names, file, content, label_files, pictures, path)
+    source, classes = class_names(names, file, content, label_files, pictures, path)
     notes: dict[str, list[str]] = {}
     parsed = [
         (picture, list(_lines(labels, "kpt_shape" in content, notes)) if labels else [])
@@ -144,146 +133,13 @@ def read_yolo(
     return annotations, folder
 
 
-def _description(path: str) -> tuple[str, dict] | None:
-    """The YAML file of a data set and its content: `path` itself, or the one in the folder that lists pictures."""
-
-    def lists_pictures(content: dict) -> bool:
-        return any(content.get(alias) for aliases in _SPLITS.values() for alias in aliases)
-
-    if not os.path.isdir(path):
-        content = _read_yaml(path)
-        if not lists_pictures(content):
-            raise InputError(f"{path} lists no pictures; the data.yaml of a YOLO data set has train, val and names.")
-        return path, content
-    if os.path.isfile(file := os.path.join(path, "data.yaml")):
-        return _description(file)
-    for name in sorted(os.listdir(path)):
-        if name.lower().endswith(_YAML):
-            with suppress(InputError):  # others' files may lie here too
-                content = _read_yaml(file := os.path.join(path, name))
-                if "names" in content and lists_pictures(content):
-                    return file, content
-    return None
-
-
-def _read_yaml(path: str) -> dict:
-    """A YAML file whose top level is a mapping; every scalar is the text that stands there, `no` and `1e3` too."""
-    import yaml  # here, since the runtime of exported files has none
-
-    try:
-        content = yaml.load(read_text(path, "the data set's description"), yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "can't be read"
-        raise InputError(f"{path} isn't YAML:{line} {problem}.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} isn't the description of a data set, which has train, val and names.")
-    return content
-
-
-def _listed(file: str, content: dict, split: str | None, warnings: list[str]) -> list[_Pictures]:
-    """The pictures of a split of a data.yaml."""
-    given = {key: alias for key, aliases in _SPLITS.items() for alias in aliases if content.get(alias)}
-    key = next((key for key, aliases in _SPLITS.items() if split in aliases), split)
-    if split is None and len(given) == 1:
-        (key,) = given
-    if key not in given:
-        fault = f"lists no pictures for split={split}" if split else "lists several splits"
-        raise InputError(f"{file} {fault}; give split={' or split='.join(given)}.")
-    base, root = os.path.dirname(file), content.get("path", "")
-    if not isinstance(root, str):
-        raise InputError(f"{file}: path is {shown(root)}; it must be a folder.")
-    bases = [os.path.join(base, unified(root)) if root else base, base]
-    entries = {name: _texts(file, alias, content[alias]) for name, alias in given.items()}
-    pictures = []
-    for entry in entries[key]:
-        place, moved = _place(entry, bases, key)
-        if place is None:
-            raise InputError(f"{file}: {given[key]} says {entry}, which isn't there; correct it or path.")
-        if moved:
-            warnings.append(f"{file}: {given[key]} says {entry}, which isn't there; {place} is taken.")
-        pictures.append(_Pictures(_pictures_of(place, bases)))
-    for name, others in entries.items():
-        if name != key and others == entries[key]:
-            warnings.append(f"{file}: {given[key]} and {given[name]} are the same pictures.")
-    return pictures
-
-
-def _texts(file: str, key: str, value: object) -> list[str]:
-    entries = value if isinstance(value, list) else [value]
-    texts = [entry for entry in entries if isinstance(entry, str) and is_name(entry)]
-    if len(texts) < len(entries):
-        raise InputError(f"{file}: {key} is {shown(value)}; it must be a folder, a text file or a list of them.")
-    return texts
-
-
-def _place(entry: str, bases: list[str], key: str) -> tuple[str | None, bool]:
-    """Where an entry is, and whether that isn't where it says.
-
-    Roboflow writes `../train/images` for a folder beside the file, and many files still have the absolute paths or the
-    `path` of another machine.
-    """
-    name = unified(entry)
-    stated = [os.path.join(base, name) for base in bases]
-    bare = re.sub(r"^(\.\./)+", "", name)
-    others = [os.path.join(base, bare) for base in bases]
-    others += [os.path.join(bases[1], inner, alias) for alias in _SPLITS[key] for inner in ("", "images")]
-    found = next((place for place in [*stated, *others] if os.path.exists(place)), None)
-    return found and os.path.normpath(found), found not in (stated[0], *others[:2])
-
-
-def _pictures_of(place: str, bases: list[str] | None = None) -> list[str]:
-    """The pictures of a folder and its sub-folders, or those that a text file lists."""
-    if os.path.isdir(place):
-        found = []
-        seen = set()  # links may lead in a circle
-        for folder, inner, files in os.walk(place, followlinks=True):
-            seen.add(os.path.realpath(folder))
-            inner[:] = [
-                f for f in sorted(inner) if f[0] != "." and os.path.realpath(os.path.join(folder, f)) not in seen
-            ]
-            found += [os.path.join(folder, f) for f in files if f.lower().endswith(SUFFIXES) and f[0] != "."]
-        return sorted(found)
-    if place.lower().endswith(SUFFIXES):
-        return [place]
-    lines = [line.strip() for line in io.StringIO(read_text(place, "the list of pictures"), newline=None)]
-    roots = [os.path.dirname(place), *(bases or [])]
-    paths = []
-    for line in filter(None, lines):
-        candidates = [os.path.normpath(os.path.join(root, unified(line))) for root in roots]
-        paths.append(next((path for path in candidates if os.path.exists(path)), candidates[0]))
-    if not paths:
-        raise InputError(f"{place} lists no picture.")
-    return paths
-
-
-def _folder(path: str, split: str | None, images: str | os.PathLike | None) -> _Pictures:
-    """The pictures of a folder without data.yaml."""
-    parts = next((aliases for aliases in _SPLITS.values() if split in aliases), (split,)) if split else ("",)
-
-    def first(*names: str) -> str | None:
-        places = [os.path.normpath(os.path.join(path, name.format(part))) for part in parts for name in names]
-        return next((place for place in places if os.path.isdir(place)), None)
-
-    if images is None:
-        place = first("images/{}", "{}") if split else path
-        found = _Pictures(_pictures_of(place)) if place else None
-    else:
-        place = first("labels/{}", "{}/labels", "{}")
-        found = _Pictures(_pictures_of(os.fspath(images)), place, os.fspath(images)) if place else None
-    if found is None:
-        raise InputError(f"{path} has no folder for split={split}, nor a data.yaml that names one.")
-    return found
-
-
 def _among_labels(path: str) -> str:
     """A path whose last folder `images` is `labels` instead, or "" if it has none."""
     before, found, after = path.rpartition(f"{os.sep}images{os.sep}")
     return f"{before}{os.sep}labels{os.sep}{after}" if found else ""
 
 
-def _label_files(pictures: dict[str, _Pictures]) -> dict[str, str | None]:
+def _label_files(pictures: dict[str, Pictures]) -> dict[str, str | None]:
     """The label file of each picture, None if it has none."""
     files: dict[str, str | None] = {}
     tried: dict[str, list[str]] = {}
@@ -308,69 +164,6 @@ def _label_files(pictures: dict[str, _Pictures]) -> dict[str, str | None]:
             "or add an empty text file for each picture without objects."
         )
     return files
-
-
-def _class_names(
-    names: str | os.PathLike | None,
-    file: str,
-    content: dict,
-    label_files: dict[str, str | None],
-    pictures: list[_Pictures],
-    path: str,
-) -> tuple[str, dict[int, str]]:
-    """(the file that names the classes, their names by id), or ("", {}) if there is none."""
-    if names:
-        names = os.fspath(names)
-        return names, _names_in(names)
-    if "names" in content:
-        return file, _names_of(file, content)
-    if "nc" in content:
-        if not re.fullmatch(r"[1-9]\d{0,4}", str(content["nc"])):
-            raise InputError(f"{file}: nc is {shown(content['nc'])}; it must be the number of classes.")
-        return file, {i: str(i) for i in range(int(content["nc"]))}
-    above = [os.path.dirname(os.path.abspath(path)), os.path.dirname(os.path.dirname(os.path.abspath(path)))]
-    folders = [os.path.dirname(labels) for labels in label_files.values() if labels]
-    folders += [*(of.labels for of in pictures if of.labels), path, *above]
-    for folder in dict.fromkeys(folders):
-        for name in _NAME_LISTS:
-            if os.path.isfile(place := os.path.join(folder, name)):
-                return place, _names_in(place)
-    # A split's folder lies beside the data.yaml, and the folders of its pictures and labels are in that.
-    beside = next((place for folder in above if os.path.isfile(place := os.path.join(folder, "data.yaml"))), "")
-    return (beside, _names_in(beside)) if beside else ("", {})
-
-
-def _names_in(path: str) -> dict[int, str]:
-    """The names of a YAML file, or of a text file with a line for each."""
-    if path.lower().endswith(_YAML):
-        return _names_of(path, _read_yaml(path))
-    lines = [line.strip() for line in io.StringIO(read_text(path, "the list of classes"), newline=None)]
-    while lines and not lines[-1]:
-        lines.pop()
-    return _checked(path, dict(enumerate(lines)))
-
-
-def _names_of(file: str, content: dict) -> dict[int, str]:
-    """The names of a data.yaml, a list or a mapping from ids, which may have gaps."""
-    names = content.get("names")
-    if isinstance(names, list):
-        found = dict(enumerate(names))
-    elif isinstance(names, dict) and all(re.fullmatch(r"\d{1,9}", str(key)) for key in names):
-        found = {int(key): name for key, name in names.items()}
-    else:
-        raise InputError(f"{file}: names is {shown(names)}; it must be a list of names, or ids with their names.")
-    count = content.get("nc", str(len(found)))
-    if str(len(found)) != count:
-        raise InputError(f"{file} says nc: {count}, but has {len(found)} names; correct one of them.")
-    return _checked(file, found)
-
-
-def _checked(file: str, names: dict[int, str]) -> dict[int, str]:
-    if not names:
-        raise InputError(f"{file} names no class.")
-    if wrong := [number for number, name in names.items() if not is_name(name)]:
-        raise InputError(f"{file}: class {wrong[0]} is called {shown(names[wrong[0]])}; give it a name.")
-    return names
 
 
 def _numbered(parsed: list[tuple[str, list[_Line]]], label_map: LabelMap | None) -> dict[int, str]:
@@ -423,6 +216,6 @@ def _orphans(label_files: dict[str, str | None]) -> str:
         os.path.join(folder, name)
         for folder in folders
         for name in os.listdir(folder)
-        if name.endswith(".txt") and name not in _NAME_LISTS and os.path.join(folder, name) not in used
+        if name.endswith(".txt") and name not in NAME_LISTS and os.path.join(folder, name) not in used
     )
     return f"label files without a picture: {len(unused)}, the first is {unused[0]}." if unused else ""
