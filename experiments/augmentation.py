@@ -14,9 +14,9 @@ from pathlib import Path
 from absl import flags
 
 import retinanet_tf as rn
+from experiments.blood_cells import REDUCED
 from retinanet_tf import files
 from retinanet_tf.cli.main import run
-from retinanet_tf.config.presets import presets
 from retinanet_tf.provenance import provenance
 
 DATA = flags.DEFINE_string("data", None, "BCCD: images, instances_train.json, instances_val.json.", required=True)
@@ -31,11 +31,6 @@ ROWS = {
     "mixup=0.3": {"mixup": 0.3},
     "cutout=0.3": {"cutout": 0.3},
 }
-_CONFIG = presets["mini"].replace(
-    **{"num_classes": 3, "image_size": 240, "max_size": 320, "batch_size": 4, "learning_rate": 5e-3},
-    **{"adamw_decay": 0.05, "ema_decay": 0.99, "warmup_steps": 100, "vertical_flip": 0.5},
-    **{"scale_jitter": (0.8, 1.25), "translate_jitter": 0.2, "colour_jitter": 0.3, "checkpoint_steps": 300},
-)
 
 
 def main() -> None:
@@ -48,7 +43,7 @@ def main() -> None:
     rows: dict[str, dict] = {}
     for seed in map(int, SEEDS.value):
         for name, changes in ROWS.items():
-            config = _CONFIG.replace(**changes, steps=STEPS.value, seed=seed)
+            config = REDUCED.replace(**changes, steps=STEPS.value, seed=seed)
             start, folder = time.perf_counter(), output / name.replace("=", "_") / str(seed)
             rn.train(config, data=shards["train"], run_dir=folder)
             metrics = rn.evaluate(rn.load_detector(folder), shards["val"])

@@ -23,6 +23,7 @@ from retinanet_tf.cli.main import run
 from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.evaluation.coco import coco_scores
 from retinanet_tf.evaluation.source import read_source
+from retinanet_tf.inference.box_fusion import FUSION_IOU, average, overlap
 from retinanet_tf.inference.checkpoint import load_detector
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.results import to_results
@@ -95,11 +96,6 @@ def _found(detector: Detector, picture: np.ndarray, window: Window) -> Found:
     return Found(boxes, scores, labels, window)
 
 
-def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    common = np.maximum(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0).prod(1)
-    return common / np.maximum((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - common, 1e-9)
-
-
 def _together(versions: Sequence[Found]) -> tuple[np.ndarray, ...]:
     return tuple(np.concatenate(values) for values in list(zip(*versions, strict=True))[:3])
 
@@ -117,39 +113,20 @@ def soft_nms(
         kept.append(best)
         left[best] = False
         others = left & (labels == labels[best])
-        scores[others] *= weight(_iou(boxes[best], boxes[others]))
+        scores[others] *= weight(overlap(boxes[best], boxes[others]))
     return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
 
 
-def box_fusion(versions: Sequence[Found], iou: float = 0.55) -> dict[str, np.ndarray]:
-    """Solovyev et al. 2021, by class: a mean box and score, times min(T, N) / N for T boxes in N versions.
-
-    N counts the versions that show half of the fused box: with tiles most of them don't.
-    """
+def box_fusion(versions: Sequence[Found], iou: float = FUSION_IOU) -> dict[str, np.ndarray]:
+    """As `fuse`, but N counts the versions that show half of the fused box: with tiles most of them don't."""
     boxes, scores, labels = _together(versions)
-    members: list[list[int]] = []
-    fused = np.zeros((len(boxes), 4), np.float32)
-    for index in np.argsort(-scores, kind="stable"):
-        overlaps = _iou(boxes[index], fused[: len(members)])
-        overlaps[[labels[one[0]] != labels[index] for one in members]] = 0
-        place = int(overlaps.argmax()) if members and overlaps.max() > iou else len(members)
-        if place == len(members):
-            members.append([])
-        members[place].append(index)
-        fused[place] = np.average(boxes[members[place]], axis=0, weights=scores[members[place]])
-    fused = fused[: len(members)]
+    fused, means, counts, labels = average(boxes, scores, labels, iou)
     seen = np.zeros(len(fused))
     for one in versions:
         shown = np.minimum(fused[:, 2:], one.window[2:]) - np.maximum(fused[:, :2], one.window[:2])
         seen += np.maximum(shown, 0).prod(1) >= 0.5 * (fused[:, 2:] - fused[:, :2]).prod(1)
     seen = np.maximum(seen, 1)
-    counts = np.array([len(one) for one in members])
-    means = np.array([scores[one].mean() for one in members])
-    return {
-        "boxes": fused,
-        "scores": means * np.minimum(counts, seen) / seen,
-        "labels": np.array([labels[one[0]] for one in members], int),
-    }
+    return {"boxes": fused, "scores": means * np.minimum(counts, seen) / seen, "labels": labels}
 
 
 MERGES: dict[str, Callable[[Sequence[Found]], dict[str, np.ndarray]]] = {

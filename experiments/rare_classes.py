@@ -15,9 +15,9 @@ import numpy as np
 from absl import flags
 
 import retinanet_tf as rn
+from experiments.blood_cells import REDUCED
 from retinanet_tf import files
 from retinanet_tf.cli.main import run
-from retinanet_tf.config.presets import presets
 from retinanet_tf.evaluation.evaluator import analyse
 from retinanet_tf.evaluation.source import read_source
 from retinanet_tf.inference.checkpoint import load_detector
@@ -36,12 +36,6 @@ OUTPUT = flags.DEFINE_string("output", "runs/rare", "Folder for shards, runs and
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")
 ROWS = flags.DEFINE_multi_enum("row", list(_ROWS), list(_ROWS), "Rows to train; several times for several.")
 STEPS = flags.DEFINE_integer("steps", 800, "Training steps.")
-
-_CONFIG = presets["mini"].replace(
-    **{"num_classes": 3, "image_size": 240, "max_size": 320, "batch_size": 4, "learning_rate": 5e-3},
-    **{"adamw_decay": 0.05, "ema_decay": 0.99, "warmup_steps": 100, "vertical_flip": 0.5},
-    **{"scale_jitter": (0.8, 1.25), "translate_jitter": 0.2, "colour_jitter": 0.3, "checkpoint_steps": 400},
-)
 
 
 def imbalanced(annotations: rn.data.Annotations, name: str, share: float) -> rn.data.Annotations:
@@ -64,7 +58,7 @@ def main() -> None:
     found: dict[str, dict[str, dict[str, float | None]]] = {row: {} for row in ROWS.value}
     for seed in SEEDS.value:
         for row in ROWS.value:
-            config = _CONFIG.replace(**_ROWS[row], steps=STEPS.value, seed=int(seed))
+            config = REDUCED.replace(**_ROWS[row], steps=STEPS.value, seed=int(seed))
             run_dir = output / row.replace("=", "_") / seed
             rn.train(config, data=str(output / "shards/train-*.tfrecord"), run_dir=run_dir)
             analysis = analyse(load_detector(run_dir), source)

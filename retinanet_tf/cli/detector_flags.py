@@ -29,6 +29,8 @@ TILES = flags.DEFINE_integer(
     "remain then.",
 )
 TILE_OVERLAP = flags.DEFINE_float("tile_overlap", 0.2, "Share of a tile that its neighbour shows too, at least.")
+FOR_TRAINED = (TEST_SIZES, TEST_FLIP, TEST_MERGE, TILES, TILE_OVERLAP)
+"""Flags that an exported detector can't follow."""
 
 
 def load(max_detections: int = 0) -> "DetectorLike":
@@ -53,8 +55,10 @@ def load(max_detections: int = 0) -> "DetectorLike":
         except ValueError:
             raise InputError(f"--test_sizes={','.join(TEST_SIZES.value)} must be a list of whole numbers.") from None
         detector = AugmentedDetector(plain, sizes, TEST_FLIP.value, TEST_MERGE.value)
-    elif TEST_MERGE.value != "nms":
+    elif TEST_MERGE.present:
         raise InputError("--test_merge is for --test_sizes or --test_flip.")
     if TILES.value is None:
+        if TILE_OVERLAP.present:
+            raise InputError("--tile_overlap is for --tiles.")
         return detector
     return TiledDetector(detector, TILES.value, TILE_OVERLAP.value, max(most, MERGED_DETECTIONS))

@@ -113,8 +113,8 @@ def _detector() -> "DetectorLike | ImageDetector":
         import_tensorflow()
         if not os.path.isfile(os.path.join(path, "saved_model.pb")):
             return detector_flags.load()
-    for flag in (detector_flags.TEST_SIZES, detector_flags.TEST_FLIP, detector_flags.TILES):
-        if flag.value:
+    for flag in detector_flags.FOR_TRAINED:
+        if flag.present:
             raise InputError(f"--{flag.name} needs a trained detector, and {path} is an exported one.")
     if is_file:
         from retinanet_tf.runtime.exported import ExportedDetector

@@ -81,7 +81,8 @@ def analyse(
     known = set(source.label_map.ids)
     source = _with_categories(source, detector.label_map)
     limit, tiled = detector.config.max_detections, isinstance(detector, TiledDetector)
-    max_detections = max_detections or (limit if tiled else MAX_DETECTIONS)
+    if max_detections is None:
+        max_detections = limit if tiled else MAX_DETECTIONS
     with output_folder(output) if output is not None else nullcontext():
         records = source.instances["images"]
         results: list[dict[str, Any]] = []

@@ -89,6 +89,7 @@ def test_predict_without_tensorflow(folder):
         (["--model={}/photos/broken.tflite"], "broken.tflite has no metadata"),
         (["--model={}/a.onnx", "--test_flip"], "--test_flip needs a trained detector"),
         (["--model={}/a.onnx", "--tiles=64"], "--tiles needs a trained detector"),
+        (["--model={}/a.onnx", "--test_merge=fusion"], "--test_merge needs a trained detector"),
         (["--model={}/saved"], "saved/assets/labels.json can't be read"),
     ],
 )
