@@ -115,7 +115,7 @@ def _facts(entry: Entry) -> dict[str, str]:
         "source": entry.origin,
         "URL": entry.url,
         "size": f"{_megabytes(entry)} MB" if entry.megabytes else "",
-        "digest": entry.digest or "none published; the tensors are checked",
+        "digest": _digest(entry),
         "settings": ", ".join(f"{name}={value}" for name, value in entry.settings.items()),
         "tensors": f"matched: {entry.tensors}",
         "outputs": f"equal: {entry.outputs}",
@@ -131,6 +131,12 @@ def _data(entry: Entry) -> str:
 
 def _value(entry: Entry) -> str:
     return "–" if entry.value is None else f"{entry.metric} {entry.value:g}"
+
+
+def _digest(entry: Entry) -> str:
+    if entry.has_md5sum:
+        return "its MD5 at the URL with .md5sum at the end"
+    return entry.digest or "none published; the tensors are checked"
 
 
 def _megabytes(entry: Entry) -> str:

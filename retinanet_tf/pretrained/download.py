@@ -1,12 +1,14 @@
 """Downloads published weights once, checks and converts them."""
 
 import os
+import re
 import tempfile
 import zipfile
 from pathlib import Path
 
 import pooch
 import requests
+from absl import logging
 from tqdm import tqdm
 
 from retinanet_tf import files
@@ -29,20 +31,23 @@ def fetch(entry: Entry) -> Path:
     """
     path = published_file(entry)
     if path.exists():
-        _check_digest(entry, path, f"{path} is not the file that was published as {entry.name}", "delete it")
+        fault = f"{path} is not the file that was published as {entry.name}"
+        _check_digest(entry, entry.digest, path, fault, "delete it")
         return path
     files.make_folder(path.parent, "the folder for downloaded weights (RETINANET_TF_HOME chooses another)")
     expected = int(1e6 * (entry.megabytes or 1))  # until the server says
     bar = tqdm(total=expected, desc=entry.name, unit="B", unit_scale=True, mininterval=0.5)
     with files.written_aside(path) as aside, bar:
         try:
+            digest = _published_md5(entry) if entry.has_md5sum else entry.digest
             pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20, timeout=TIMEOUT)(entry.url, aside, None)
         except requests.RequestException as error:
             raise InputError(
                 f"{entry.name} can't be downloaded ({_reason(error)}); fetch {entry.url} by other means and put it at "
                 f"{path}."
             ) from None
-        _check_digest(entry, aside, f"{entry.url} is not the file that was published as {entry.name}", "try again")
+        fault = f"{entry.url} is not the file that was published as {entry.name}"
+        _check_digest(entry, digest, aside, fault, "try again")
     return path
 
 
@@ -87,8 +92,25 @@ def _unpacked(file: Path, member: str, folder: str) -> Path:
         return Path(archive.extract(member, folder))
 
 
-def _check_digest(entry: Entry, path: str | os.PathLike, fault: str, remedy: str) -> None:
-    algorithm, _, wanted = entry.digest.partition(":")
+def _published_md5(entry: Entry) -> str:
+    """The digest in the file beside the weights; '' with a warning where the server has none."""
+    url = f"{entry.url}.md5sum"
+    answer = requests.get(url, timeout=TIMEOUT)
+    if answer.status_code == requests.codes.not_found:
+        logging.warning("%s isn't there: the tensors of %s are checked, but no digest.", url, entry.name)
+        return ""
+    answer.raise_for_status()
+    first = re.match(r"\s*([0-9a-fA-F]{32})\b", answer.text)
+    if not first:
+        raise InputError(
+            f"{url} doesn't begin with an MD5, so {entry.name} can't be checked; try again, or fetch {entry.url} by "
+            f"other means and put it at {published_file(entry)}."
+        )
+    return f"md5:{first[1].lower()}"
+
+
+def _check_digest(entry: Entry, digest: str, path: str | os.PathLike, fault: str, remedy: str) -> None:
+    algorithm, _, wanted = digest.partition(":")
     if not algorithm:
         return
     found = pooch.file_hash(os.fspath(path), alg=algorithm)[: len(wanted)]

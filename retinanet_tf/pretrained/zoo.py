@@ -33,7 +33,9 @@ class Entry:
     origin: str
     """The publisher's page, or file in its repository, that the facts are from."""
     digest: str = ""
-    """ "ALGORITHM:HEX", whose hex digits may be the first of a longer digest; '' where none is published."""
+    """ "ALGORITHM:HEX", whose hex digits may be the first of a longer digest; '' where none is written here."""
+    has_md5sum: bool = False
+    """Whether a file at `url` + ".md5sum" holds the MD5, as the downloads of Detectron's own code expect."""
     megabytes: float | None = None
     member: str = ""
     """The file inside a zip file at `url`."""
@@ -125,7 +127,6 @@ _DEEPFOREST = partial(
     tensors=_BY_HAND,
     outputs=_SMALL_DETECTIONS,
 )
-_MD5 = "its MD5 is published at the URL with .md5sum at the end, and isn't checked"
 _LARGE = "large pictures are meant to be cut into tiles of 400 pixels (patch_size in its conf/config.yaml)"
 _AS_TREE = "the name of the file is that of deepforest/tree (unconfirmed)"
 _BACKBONE = partial(Entry, data="ImageNet-1k", metric="top-1", conditions="ImageNet validation, the whole classifier")
@@ -163,7 +164,7 @@ def _detectron(name: str, number: int, job: str, backbone: str, ap: float) -> En
             "resnet50": _DETECTIONS,
             "resnet101": "class logits and box deltas, full size, once by hand; detections with ResNet-50",
         }.get(backbone, "class logits and box deltas, full size; detections with ResNet-50"),
-        notes=(_MD5,),
+        has_md5sum=True,
     )
 
 
@@ -196,7 +197,8 @@ def _msra(file: str, backbone: str, notes: tuple[str, ...] = ()) -> Entry:
         origin="https://github.com/facebookresearch/Detectron/blob/main/MODEL_ZOO.md",
         tensors=_BY_HAND if backbone == "resnet101" else _FULL,
         outputs="C3 to C5 as part of the detectors, full size" + ", once by hand" * (backbone == "resnet101"),
-        notes=(_MD5, *notes),
+        has_md5sum=True,
+        notes=notes,
     )
 
 

@@ -129,6 +129,39 @@ def test_digests(server, digest):
     assert download.fetch(row(server.url(), digest)).read_bytes() == CONTENT
 
 
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+@pytest.mark.parametrize("text", [MD5, f"{MD5.upper()}  weights.pkl\n"], ids=["digits alone", "as md5sum prints it"])
+def test_a_digest_in_a_file_of_its_own(server, monkeypatch, text):
+    """Detectron's: at the URL with .md5sum at the end, asked for once."""
+    monkeypatch.setitem(server.files, "/weights.pkl.md5sum", text.encode())
+    entry = row(server.url(), "", has_md5sum=True)
+    assert download.fetch(entry).read_bytes() == CONTENT
+    assert download.fetch(entry).exists() and server.asked == ["/weights.pkl.md5sum", "/weights.pkl"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("0" * 32, f"MD5 begins with {MD5[:8]}, not with 00000000"),
+        ("<html>moved</html>", "weights.pkl.md5sum doesn't begin with an MD5"),
+        (f"{MD5}00", "weights.pkl.md5sum doesn't begin with an MD5"),
+    ],
+)
+def test_a_digest_in_a_file_of_its_own_that_differs(server, monkeypatch, text, sentence):
+    monkeypatch.setitem(server.files, "/weights.pkl.md5sum", text.encode())
+    with pytest.raises(rn.InputError, match=sentence):
+        download.fetch(row(server.url(), "", has_md5sum=True))
+    assert not leftovers()
+
+
+def test_a_digest_that_its_publisher_no_longer_has(server, caplog):
+    """The weights can still be had; that they weren't compared is said."""
+    assert download.fetch(row(server.url(), "", has_md5sum=True)).read_bytes() == CONTENT
+    assert "weights.pkl.md5sum isn't there: the tensors of tests/tiny are checked, but no digest" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("path", "sentence"),
     [

@@ -37,6 +37,8 @@ def test_a_row_fits_the_library(entry):
         assert re.fullmatch("[0-9a-f]+", digits) and len(digits) in (8, LENGTHS[algorithm])
         # torch.hub's convention: the name ends in the first eight digits.
         assert len(digits) > 8 or f"-{digits}." in entry.filename
+    assert entry.has_md5sum == entry.url.startswith("https://dl.fbaipublicfiles.com/detectron/")
+    assert not (entry.has_md5sum and entry.digest)
     if entry.detects:
         assert LabelMap.from_json(entry.categories()).num_classes == len(entry.categories())
     # As one reads them, without a network.
