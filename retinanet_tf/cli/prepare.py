@@ -84,20 +84,21 @@ _ALLOW_OUTSIDE = flags.DEFINE_boolean(
 
 def main() -> None:
     """Writes the shards and prints counts."""
-    from retinanet_tf.data.records.prepare import prepare_splits
+    from retinanet_tf.data.records.prepare import prepare_splits, written_labels
     from retinanet_tf.data.sources import read_source
-    from retinanet_tf.data.sources.labels import LabelMap
     from retinanet_tf.data.sources.random_split import random_split
 
     shares = _shares()
     if _LIMIT.value is not None and _LIMIT.value < 1:
         raise InputError(f"limit={_LIMIT.value} must be at least 1.")
-    # Splits of one folder share the label map of the first.
-    path = os.path.join(_OUTPUT.value, "labels.json")
-    label_map = LabelMap.load(path) if os.path.exists(path) else None
-    skip_bad = _ON_BAD_IMAGE.value == "skip"
     annotations, folder = read_source(
-        _ANNOTATIONS.value, _SPLIT.value, label_map, _IMAGES.value, skip_bad, _NAMES.value, _EXIF.value
+        _ANNOTATIONS.value,
+        _SPLIT.value,
+        written_labels(_OUTPUT.value),
+        _IMAGES.value,
+        _ON_BAD_IMAGE.value == "skip",
+        _NAMES.value,
+        _EXIF.value,
     )
     if not folder:
         raise InputError(f"--images=FOLDER is needed: {_ANNOTATIONS.value} doesn't say where its images are.")

@@ -14,8 +14,8 @@ from retinanet_tf.data.records.example import shard_name, split_shard_name
 from retinanet_tf.data.records.images import ImagePolicy
 from retinanet_tf.data.records.index import VERSION
 from retinanet_tf.data.records.shards import ShardReport, write_shards
+from retinanet_tf.data.sources import read_source
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
-from retinanet_tf.data.sources.coco import read_coco
 from retinanet_tf.data.sources.image_files import BadImage, find_image
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.detection.grids import round_up
@@ -47,7 +47,7 @@ def prepare(
     replaced.
 
     Args:
-        annotations: a COCO instances JSON, or the result of `read_source` or of the reader of one format.
+        annotations: a path in any format of `read_source` that needs no further word, or the result of a reader.
         images: the folder that the annotations' file names are relative to; `sources.image_files` says how.
         output: a folder, made if missing; splits (train, val) share it and its label map, of which the later ones may
             have a part.
@@ -70,7 +70,8 @@ def prepare(
         InputError: bad input; nothing is left in the folder, and an earlier dataset there is untouched.
     """
     if not isinstance(annotations, Annotations):
-        annotations = read_coco(annotations, skip_bad=on_bad_image == "skip")
+        label_map, skip_bad = written_labels(output), on_bad_image == "skip"
+        annotations, _ = read_source(annotations, None, label_map, os.fspath(images), skip_bad, exif=exif)
     if limit is not None and limit < 1:
         raise InputError(f"limit={limit} must be at least 1.")
     chosen = replace(annotations, images=annotations.images[:limit])
@@ -88,6 +89,12 @@ def prepare(
         progress=progress,
     )
     return summaries[name]
+
+
+def written_labels(output: str | os.PathLike) -> LabelMap | None:
+    """The label map in a folder of shards, which the splits that follow share; None if there is none yet."""
+    path = os.path.join(os.fspath(output), "labels.json")
+    return LabelMap.load(path) if os.path.exists(path) else None
 
 
 def prepare_splits(
