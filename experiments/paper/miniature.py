@@ -22,6 +22,7 @@ from retinanet_tf.training.run_directory import exclusive
 from retinanet_tf.training.train import train
 
 BASE = presets["mini"].replace(
+    num_classes=20,
     backbone="resnet10_w16",
     norm="frozen",
     freeze_stages=2,
@@ -46,6 +47,12 @@ BASE = presets["mini"].replace(
 )
 """The configuration that rows change; the drops are where the paper's are, at six and eight ninths of the steps."""
 
+PICTURES = {
+    **{"num_train": 8000, "num_val": 500, "image_size": 256, "objects": (1, 4), "sizes": (12, 56)},
+    **{"min_visible": 0.3, "style": "lookalikes", "processes": 2},
+}
+"""The pictures of training and validation."""
+
 _BEFORE = presets["mini"].replace(steps=2_400, checkpoint_steps=800)
 """Pretraining of the backbones: the demo's recipe on other pictures, with other sizes of shapes."""
 
@@ -58,7 +65,7 @@ def paths(folder: Path, backbones: set[str]) -> dict[str, str]:
     files.make_folder(folder, "--runs")
     if not all((folder / "weights" / name / "run.json").exists() for name in backbones):
         with exclusive(folder):
-            _pictures(folder / "data", num_train=1500, num_val=250, image_size=256, objects=(1, 2), sizes=(14, 48))
+            _pictures(folder / "data", **PICTURES)
             for name in sorted(backbones):
                 _backbone(folder, name)
     data = folder / "data"

@@ -5,6 +5,7 @@ Failures (NaN loss, out of memory, lost worker) become readable errors.
 
 import dataclasses
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -191,7 +192,7 @@ def _agree(job: Job, facts: dict[str, int]) -> None:
 
 @contextmanager
 def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[int, int]], Batch]) -> Iterator[None]:
-    """Turns NaN losses, exhausted memory and lost workers inside the block into an InputError.
+    """Turns NaN losses, damaged records, exhausted memory and lost workers inside the block into an InputError.
 
     Args:
         job: the job.
@@ -216,6 +217,11 @@ def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[in
             f"{config.model.image_size} px ({error.message.splitlines()[0]}); lower batch_size, or keep it and "
             "compute it in parts with accumulation (precision=bfloat16 and a smaller image_size help too)."
         ) from None
+    except tf.errors.InvalidArgumentError as error:
+        damage = re.search(r"assertion failed: \[(record .+)\]", str(error))  # see RecordReader.refused
+        if not damage:
+            raise
+        raise InputError(damage[1]) from None
     except LOST as e:
         if worker.count == 1:
             raise

@@ -154,3 +154,33 @@ def test_somebody_elses_json_is_not_overwritten(tmp_path):
     (tmp_path / "train.json").write_text('{"images": []}')
     with pytest.raises(InputError, match=r"train\.json was not written by the generator"):
         shapes.generate(tmp_path, 1, 1)
+
+
+def test_the_hard_style_has_twenty_classes_and_its_decoys_are_in_no_box():
+    """Against the same picture without decoys: what changes besides the shapes themselves has no annotation."""
+    style = scenes.STYLES["lookalikes"]
+    kinds = set(style.categories.values())
+    assert len(style.categories) == len(kinds) == 20 and max(style.categories) > 20
+    for decoy in style.decoys:
+        assert not {decoy, *(decoy._replace(surface=surface) for surface in scenes.SURFACES)} <= kinds
+        assert decoy not in kinds and (decoy.surface or decoy.outline not in scenes.OUTLINES)
+    found, painted = set(), 0
+    for number in range(60):
+        alone = scenes.draw_scene((8, number), 96, 0, (12, 40), 0.3, "lookalikes")
+        scene = scenes.draw_scene((8, number), 96, 4, (12, 40), 0.3, "lookalikes")
+        assert not alone.shapes and all(shape.category_id in style.categories for shape in scene.shapes)
+        found |= {shape.category_id for shape in scene.shapes}
+        plain = scenes.draw_scene((8, number), 96, 0, (12, 40)).image.astype(int)
+        painted += (np.abs(alone.image.astype(int) - plain).sum(-1) > 90).sum() > 20
+    assert found == set(style.categories) and painted > 30
+
+
+def test_the_hard_styles_contrast_is_low():
+    rng = np.random.default_rng(0)
+    under = np.full(3, 128.0)
+    distances = [
+        [np.linalg.norm(scenes._colour(rng, under, style.contrast) - under) for _ in range(300)]
+        for style in scenes.STYLES.values()
+    ]
+    assert np.mean(np.array(distances[0]) < 110) < 0.05, "a colour apart is found in sixteen tries"
+    assert 24 <= min(distances[1]) < 30 and 64 < max(distances[1]) <= 70.1

@@ -1,10 +1,12 @@
 """Training steps: NaN, precision, averages, XLA, optimizers; warnings and errors of a job."""
 
 import importlib.util
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from batches import damage
 from small_jobs import TINY, log_of, write_shards
 
 import retinanet_tf as rn
@@ -141,6 +143,17 @@ def test_rare_classes_are_repeated_and_weighed_by_name(shards, tmp_path, capsys)
 def test_settings_that_exclude_each_other(shards, tmp_path, changes, sentence):
     with pytest.raises(rn.InputError, match=sentence):
         rn.train(TINY.replace(strategy="mirrored", **changes), data=data_of(shards), run_dir=str(tmp_path / "run"))
+
+
+def test_a_damaged_record_ends_the_job_with_its_name(shards, tmp_path):
+    """One bit of an image: one sentence with file and number; what was saved before it stays."""
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    path, _ = damage(data_of(copy))
+    with pytest.raises(rn.InputError, match=rf"^record 2 of {path} is damaged: .* or pass on_bad_record=skip\.$"):
+        rn.train(TINY, data=data_of(copy), run_dir=str(tmp_path / "run"), verbose=0)
+    rn.train(FOUR_STEPS.replace(on_bad_record="skip"), data=data_of(copy), run_dir=str(tmp_path / "skip"), verbose=0)
+    assert (tmp_path / "skip" / "damaged_records.txt").read_text() == f"{path} record 2\n"
 
 
 def test_a_rate_far_above_the_linear_rule_is_warned_of(caplog, capsys):

@@ -6,18 +6,67 @@ nothing is in a picture without its annotation. Outlines are drawn `SUPERSAMPLIN
 averaged down, so a box is right to a quarter of a pixel.
 """
 
+import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 SUPERSAMPLING = 4
-# COCO's ids are sparse; these are too, so that nothing downstream can take a category id for a class index.
-CATEGORIES = {1: "ellipse", 3: "rectangle", 7: "triangle", 18: "star", 44: "cross"}
 
 _TILT = np.pi / 6
-_CONTRAST = 110.0  # smallest distance in RGB between a shape's colour and the mean of what lies under it
 _PLACEMENTS = 12  # tries to find a place for a shape before it is left out
+
+
+class Kind(NamedTuple):
+    """What a shape looks like."""
+
+    outline: str
+    surface: str = ""
+    """One of SURFACES; '' for any of them."""
+
+
+SURFACES = ("plain", "striped", "blotched", "checked")
+
+
+class Style(NamedTuple):
+    """What is drawn, and how hard it is to find. Contrasts are distances in RGB to the mean of what lies under."""
+
+    categories: Mapping[int, Kind]
+    """COCO's ids are sparse; these are too, so that nothing downstream can take a category id for a class index."""
+    contrast: tuple[float, float] = (110.0, np.inf)
+    """Of a shape's colour."""
+    relief: tuple[float, float] = (8.0, 24.0)
+    """Of a surface's pattern with its colour."""
+    grain: tuple[float, float] = (1.0, 5.0)
+    """Standard deviation of the sensor's noise."""
+    blur: tuple[float, float] = (0.0, 0.0)
+    """Radius of a blur over shapes and background, pixels."""
+    decoys: tuple[Kind, ...] = ()
+    """Shapes that are painted among the others and not annotated."""
+    decoy_count: tuple[int, int] = (0, 0)
+    """Fewest and most decoys of a picture."""
+
+
+OUTLINES = ("ellipse", "rectangle", "triangle", "star", "cross")
+STYLES = {
+    "shapes": Style(dict(zip((1, 3, 7, 18, 44), map(Kind, OUTLINES), strict=True))),
+    "lookalikes": Style(
+        {4 * n + 3: Kind(*pair) for n, pair in enumerate(itertools.product(OUTLINES, SURFACES))},
+        contrast=(24.0, 70.0),
+        relief=(16.0, 40.0),
+        grain=(3.0, 9.0),
+        blur=(0.2, 1.4),
+        decoys=(
+            *(Kind(outline, "dotted") for outline in OUTLINES),
+            *(Kind(outline) for outline in ("pentagon", "half disc", "arrow", "corner", "bar")),
+        ),
+        decoy_count=(2, 8),
+    ),
+}
+"""`shapes` is learnt in minutes. `lookalikes` stays hard: 20 classes (five outlines, each with four surfaces) of low
+contrast, blurred, hidden in part, among shapes of a sixth outline or a fifth surface that aren't annotated."""
 
 
 class Shape(NamedTuple):
@@ -42,6 +91,7 @@ def draw_scene(
     count: int,
     sizes: tuple[float, float],
     min_visible: float = 0.5,
+    style: str = "shapes",
 ) -> Scene:
     """Draws a square scene; the same arguments give the same bytes.
 
@@ -51,16 +101,19 @@ def draw_scene(
         count: shapes to place; fewer where no place is found.
         sizes: smallest and largest longer side of a shape in pixels; drawn log-uniformly, the smallest thinned out.
         min_visible: share of a shape's area that must show (not hidden, not outside the picture).
+        style: one of STYLES.
     """
+    drawn = STYLES[style]
     background_rng, shape_rng, light_rng = (np.random.default_rng([*seed, stream]) for stream in range(3))
     background = _background(background_rng, image_size)
     canvas = np.zeros_like(background)
     covered = np.zeros((image_size, image_size), np.float32)
     occupied = np.zeros((image_size * SUPERSAMPLING,) * 2, bool)
     shapes = []
-    for _ in range(count):
+    for is_decoy in _order(shape_rng, count, drawn.decoy_count):
         for _ in range(_PLACEMENTS):
-            category_id, corner, fine = _outline(shape_rng, image_size, sizes)
+            category_id, kind = _choice(shape_rng, drawn, is_decoy)
+            corner, fine = _outline(shape_rng, kind.outline, image_size, sizes)
             visible = _claim(occupied, corner, fine, min_visible)
             if visible is not None:
                 break
@@ -72,22 +125,40 @@ def draw_scene(
         coverage = fine.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING).mean((1, 3), dtype=np.float32)
         window = np.s_[top : top + height, left : left + width]
         around = canvas[window] + background[window] * (1.0 - covered[window][..., None])
-        canvas[window] += _texture(shape_rng, (height, width), around.mean((0, 1))) * coverage[..., None]
+        surface = _texture(shape_rng, (height, width), around.mean((0, 1)), kind.surface, drawn)
+        canvas[window] += surface * coverage[..., None]
         covered[window] += coverage
+        if is_decoy:
+            continue
         mask = np.zeros((image_size, image_size), bool)
         mask[window] = coverage >= 0.5
         rows, columns = np.flatnonzero(fine.any(1)), np.flatnonzero(fine.any(0))
         edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / SUPERSAMPLING
         shapes.append(Shape(category_id, edges + (left, top, left, top), float(fine.sum()) / SUPERSAMPLING**2, mask))
-    return Scene(_expose(light_rng, background * (1.0 - covered[..., None]) + canvas), shapes)
+    return Scene(_expose(light_rng, background * (1.0 - covered[..., None]) + canvas, drawn), shapes)
 
 
-def _outline(rng: np.random.Generator, image_size: int, sizes: tuple[float, float]):
-    """A random shape: its category id, the (top, left) pixel of its crop and the crop's fine mask (bool)."""
-    category_id = int(rng.choice(list(CATEGORIES)))
+def _order(rng: np.random.Generator, count: int, decoys: tuple[int, int]) -> list[bool]:
+    """Whether each shape, front to back, is a decoy."""
+    if not decoys[1]:
+        return [False] * count
+    order = [False] * count + [True] * int(rng.integers(decoys[0], decoys[1] + 1))
+    return [order[place] for place in rng.permutation(len(order))]
+
+
+def _choice(rng: np.random.Generator, style: Style, is_decoy: bool) -> tuple[int, Kind]:
+    """A random category, or 0 and a decoy."""
+    if is_decoy:
+        return 0, style.decoys[rng.integers(len(style.decoys))]
+    category_id = int(rng.choice(list(style.categories)))
+    return category_id, style.categories[category_id]
+
+
+def _outline(rng: np.random.Generator, outline: str, image_size: int, sizes: tuple[float, float]):
+    """A random shape of an outline: the (top, left) pixel of its crop and the crop's fine mask (bool)."""
     smallest, largest = sizes
     size = smallest * (largest / smallest) ** rng.beta(1.5, 1.2)
-    points = _polygon(rng, CATEGORIES[category_id]) * (1.0, rng.uniform(0.7, 1.0))
+    points = _polygon(rng, outline) * (1.0, rng.uniform(0.7, 1.0))
     angle = rng.uniform(-_TILT, _TILT)
     points = points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     points -= points.min(0)
@@ -101,7 +172,7 @@ def _outline(rng: np.random.Generator, image_size: int, sizes: tuple[float, floa
     crop = Image.new("1", (width * SUPERSAMPLING, height * SUPERSAMPLING))
     # Pillow's polygon covers the centre of a fine pixel at its integer coordinate.
     ImageDraw.Draw(crop).polygon(_pairs((points - corner) * SUPERSAMPLING - 0.5), fill=1)
-    return category_id, corner[::-1], np.array(crop, bool)
+    return corner[::-1], np.array(crop, bool)
 
 
 def _claim(occupied: np.ndarray, corner: np.ndarray, fine: np.ndarray, min_visible: float):
@@ -128,6 +199,18 @@ def _polygon(rng: np.random.Generator, name: str) -> np.ndarray:
             corners = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
         case "triangle":
             corners = [(-1, 0.8), (1, 0.8), (rng.uniform(-0.4, 0.4), -0.9)]
+        case "pentagon":
+            return _circle(5)
+        case "half disc":
+            return _circle(64)[:33]
+        case "arrow":
+            corners = [(0, -1), (1, 0), (0.4, 0), (0.4, 1), (-0.4, 1), (-0.4, 0), (-1, 0)]
+        case "corner":
+            a = rng.uniform(-0.4, 0.0)
+            corners = [(-1, -1), (a, -1), (a, -a), (1, -a), (1, 1), (-1, 1)]
+        case "bar":
+            a = rng.uniform(0.1, 0.2)
+            corners = [(-1, -a), (1, -a), (1, a), (-1, a)]
         case _:
             a = rng.uniform(0.28, 0.4)
             corners = [(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a)]
@@ -193,31 +276,48 @@ def _near(rng, picture, point, spread: float, alpha: int) -> tuple[int, ...]:
     return (*(int(value) for value in colour), int(rng.integers(alpha // 2, alpha)))
 
 
-def _texture(rng: np.random.Generator, shape: tuple[int, int], under: np.ndarray) -> np.ndarray:
-    """A surface for a shape, its colour well apart from what lies under it: float32 (height, width, 3)."""
+def _texture(
+    rng: np.random.Generator, shape: tuple[int, int], under: np.ndarray, kind: str, style: Style
+) -> np.ndarray:
+    """A surface for a shape, its colour apart from what lies under it: float32 (height, width, 3)."""
     height, width = shape
-    for _ in range(16):
-        colour = rng.uniform(15, 240, 3).astype(np.float32)
-        if np.linalg.norm(colour - under) >= _CONTRAST:
-            break
-    surface = colour + rng.uniform(5, 30) * _ramp(rng, height, width)
-    kind, strength = rng.integers(4), rng.uniform(8, 24)
-    if kind == 1:
+    surface = _colour(rng, under, style.contrast) + rng.uniform(5, 30) * _ramp(rng, height, width)
+    drawn, strength = SURFACES[rng.integers(len(SURFACES))], rng.uniform(*style.relief)
+    kind = kind or drawn
+    if kind == "striped":
         waves = rng.uniform(2, 5) * np.pi * _ramp(rng, height, width) + rng.uniform(0, 6)
         surface = surface + strength * np.clip(3 * np.sin(waves), -1, 1)
-    elif kind == 2:
+    elif kind == "blotched":
         surface = surface + strength * _noise(rng, height, width, max(2.0, min(shape) / 6))
-    elif kind == 3:
+    elif kind in ("checked", "dotted"):
         rows, columns = np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32)
         pitch = max(3.0, min(shape) / rng.uniform(3, 7))
-        dots = np.sin(2 * np.pi * rows / pitch)[:, None] * np.sin(2 * np.pi * columns / pitch)[None, :]
-        surface = surface + strength * np.clip(3 * dots, -1, 1)[..., None]
+        waves = np.sin(2 * np.pi * rows / pitch)[:, None] * np.sin(2 * np.pi * columns / pitch)[None, :]
+        pattern = np.clip(3 * waves, -1, 1) if kind == "checked" else 2.0 * (waves > 0.5) - 0.5
+        surface = surface + strength * pattern[..., None]
     return np.clip(surface, 0, 255).astype(np.float32)
 
 
-def _expose(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Uneven light and sensor noise over the whole picture; uint8."""
+def _colour(rng: np.random.Generator, under: np.ndarray, contrast: tuple[float, float]) -> np.ndarray:
+    """A colour whose distance from another one lies between two numbers, if the range of colours allows it."""
+    nearest, farthest = contrast
+    for _ in range(16):
+        colour = rng.uniform(15, 240, 3).astype(np.float32)
+        if np.isfinite(farthest):
+            direction = colour - under
+            colour = under + direction * (rng.uniform(nearest, farthest) / max(float(np.linalg.norm(direction)), 1.0))
+            break
+        if np.linalg.norm(colour - under) >= nearest:
+            break
+    return colour
+
+
+def _expose(rng: np.random.Generator, picture: np.ndarray, style: Style) -> np.ndarray:
+    """Uneven light, blur and sensor noise over the whole picture; uint8."""
     height, width = picture.shape[:2]
+    if style.blur[1]:
+        sharp = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+        picture = np.asarray(sharp.filter(ImageFilter.GaussianBlur(rng.uniform(*style.blur))), np.float32)
     light = 1.0 + rng.uniform(0.0, 0.22) * _ramp(rng, height, width)
-    grain = rng.standard_normal((height, width, 3), np.float32) * np.float32(rng.uniform(1.0, 5.0))
+    grain = rng.standard_normal((height, width, 3), np.float32) * np.float32(rng.uniform(*style.grain))
     return np.clip(picture * light + grain, 0, 255).astype(np.uint8)

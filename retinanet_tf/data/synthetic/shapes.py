@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from retinanet_tf.data.sources.coco import xyxy_to_coco
-from retinanet_tf.data.synthetic.scenes import CATEGORIES, draw_scene
+from retinanet_tf.data.synthetic.scenes import STYLES, draw_scene
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import make_folder, read_json, write_text
 
@@ -47,6 +47,7 @@ def generate(
     empty_share: float = 0.05,
     min_visible: float = 0.5,
     processes: int = 1,
+    style: str = "shapes",
 ) -> dict[str, Split]:
     """Writes the dataset, or reuses that of an earlier call with the same arguments, and prints which.
 
@@ -62,6 +63,7 @@ def generate(
         empty_share: share of pictures without any shape.
         min_visible: shapes that would show less than this share of their area are not painted.
         processes: worker processes.
+        style: "shapes", or "lookalikes", which stays hard: see `scenes.STYLES`.
 
     Returns:
         {"train": Split, "val": Split}.
@@ -79,6 +81,7 @@ def generate(
         "sizes": [float(size) for size in sizes or (8.0, 0.85 * image_size)],
         "empty_share": empty_share,
         "min_visible": min_visible,
+        "style": style,
     }
     _check(settings, num_train, num_val, processes)
     output_dir = Path(output_dir)
@@ -109,6 +112,7 @@ def _check(settings: dict, num_train: int, num_val: int, processes: int) -> None
         "empty_share must lie in [0, 1)": 0 <= settings["empty_share"] < 1,
         "min_visible must lie in (0, 1]": 0 < settings["min_visible"] <= 1,
         "processes must be at least 1": processes >= 1,
+        f"style must be one of {', '.join(STYLES)}": settings["style"] in STYLES,
     }
     for rule, holds in rules.items():
         if not holds:
@@ -123,6 +127,7 @@ def _reusable(split: Split, settings: dict) -> bool:
     try:
         content = read_json(path, "the generated dataset")
         written, images = content["info"]["settings"], content["images"]
+        written.setdefault("style", "shapes")  # datasets from before there were others
         differing = [key for key in settings if written.get(key) != settings[key]]
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path} was not written by the generator; choose another output folder.") from error
@@ -156,7 +161,10 @@ def _write_split(split: Split, settings: dict, processes: int) -> None:
         "licenses": [{"id": 1, "name": "Public domain (generated)", "url": ""}],
         "images": [image for image, _ in records],
         "annotations": [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)],
-        "categories": [{"id": i, "name": category, "supercategory": "shape"} for i, category in CATEGORIES.items()],
+        "categories": [
+            {"id": number, "name": " ".join(filter(None, (kind.surface, kind.outline))), "supercategory": "shape"}
+            for number, kind in STYLES[settings["style"]].categories.items()
+        ],
     }
     shutil.rmtree(split.images, ignore_errors=True)
     os.replace(aside, split.images)
@@ -171,7 +179,7 @@ def _write_image(job: tuple[Path, str, int, dict]) -> tuple[dict, list[dict]]:
     rng = np.random.default_rng([*seed, 99])
     low, high = settings["objects"]
     count = 0 if rng.random() < settings["empty_share"] else int(rng.integers(low, high + 1))
-    scene = draw_scene(seed, side, count, tuple(settings["sizes"]), settings["min_visible"])
+    scene = draw_scene(seed, side, count, tuple(settings["sizes"]), settings["min_visible"], settings["style"])
     image_id = split * _ID_STEP + index + 1
     record = {"id": image_id, "file_name": f"{image_id:012d}.jpg", "width": side, "height": side, "license": 1}
     Image.fromarray(scene.image).save(folder / record["file_name"], quality=92)
