@@ -23,7 +23,7 @@ from retinanet_tf.training.train import train
 
 BASE = presets["mini"].replace(
     num_classes=20,
-    backbone="resnet10_w16",
+    backbone="resnet14_w24",
     norm="frozen",
     freeze_stages=2,
     fpn_channels=32,
@@ -53,7 +53,7 @@ PICTURES = {
 }
 """The pictures of training and validation."""
 
-_BEFORE = presets["mini"].replace(steps=2_400, checkpoint_steps=800)
+_BEFORE = presets["mini"].replace(num_classes=20, steps=4_000, checkpoint_steps=1_000)
 """Pretraining of the backbones: the demo's recipe on other pictures, with other sizes of shapes."""
 
 
@@ -85,7 +85,7 @@ def _backbone(folder: Path, name: str) -> None:
     if (folder / "weights" / name / "run.json").exists():
         return
     other = folder / "data_before"
-    _pictures(other, num_train=3000, num_val=250, image_size=128, seed=77)
+    _pictures(other, num_train=4000, num_val=250, image_size=128, seed=77, style="lookalikes", processes=2)
     run_dir = folder / "before" / name
     config: Config = _BEFORE.replace(backbone=name)
     train(

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from batches import damage
 from job import Jobs
 
 import retinanet_tf as rn
@@ -203,3 +204,25 @@ def test_two_workers_train_as_one_process_through_losses_and_signals(jobs, shard
     for end in (run_dir, tmp_path / "alone"):
         for ours, one in zip(weights(end), weights(one_device), strict=True):
             np.testing.assert_allclose(ours, one, atol=1e-4)
+
+
+def test_two_workers_share_files_and_a_damaged_one_ends_both(jobs, shards, tmp_path):
+    """Shards shared by file: the same end twice. The worker that reads the damaged record names it."""
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    by_files = {"shard_by": "files", "steps": 8, "eval_steps": 0}
+    first, second = (
+        [jobs.start(tmp_path / name, copy, task, **{**MULTI, **by_files}) for task in tf_config(2)]
+        for name in ("first", "second")
+    )
+    for worker in (*first, *second):
+        succeed(worker)
+    for one, other in zip(weights(tmp_path / "first"), weights(tmp_path / "second"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    path, _ = damage(str(copy / "train-*.tfrecord"))
+    workers = [jobs.start(tmp_path / "damaged", copy, task, **{**MULTI, **by_files}) for task in tf_config(2)]
+    statuses, outputs = zip(*(worker.finish() for worker in workers), strict=True)
+    assert statuses == (1, 1)
+    assert sorted(f"record 2 of {path} is damaged" in output for output in outputs) == [False, True], outputs
+    assert sorted("lost the others" in output for output in outputs) == [False, True], outputs
+    assert not any("Traceback" in output for output in outputs)
