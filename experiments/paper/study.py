@@ -43,6 +43,7 @@ STUDIES = (
     "initialisation",
     "hinge",
     "figure_7",
+    "losses",
     "longer",
 )
 """The modules of this folder that are tables."""
@@ -172,6 +173,8 @@ def _job(config: Config, run_dir: Path, paths: dict[str, str]) -> None:
     try:
         train(config, **paths, run_dir=str(run_dir))
         outcome |= json.loads((run_dir / "metrics.json").read_text())
+        evaluations = json.loads((run_dir / run_directory.EVALUATIONS).read_text())
+        outcome["AP_by_step"] = {row["step"]: row["AP"] for row in evaluations}
     except InputError as error:
         if "became NaN" not in str(error):
             raise

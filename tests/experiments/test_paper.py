@@ -27,6 +27,7 @@ COUNTS = {
     "initialisation": 2,
     "hinge": 4,
     "figure_7": 26,
+    "losses": 39,
     "longer": 2,
 }
 SMALL_COUNTS = {"table_1e": 6, "table_2": 1}
@@ -145,14 +146,15 @@ def test_a_finished_row_is_collected_beside_the_papers_numbers(tmp_path):
         numbers = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm"), AP)
         return {"seed": seed, "diverged": False, **numbers, "APl": APl}
 
+    by_step = {"AP_by_step": {"1000": 0.1, "2000": 0.25, "3000": 0.3}}  # 0.05 gained after two thirds of the steps
     rows = [
-        {"label": "α = 1", "changes": {}, "paper": [31.1, 49.4, 33.0], "runs": [outcome(0, 0.20), outcome(1, 0.30)]},
+        {"label": "α = 1", "changes": {}, "paper": [31.1, 49.4, 33.0], "runs": [outcome(0, 0.2), outcome(1, 0.3) | by_step]},
         {"label": "α = 2", "changes": {}, "paper": [], "runs": [outcome(0, 0.10), {"seed": 1, "diverged": True}]},
     ]
     report.write(tmp_path, "table_x", "Table x", "mini", "8 steps", rows)
     lines = (tmp_path / "table_x.md").read_text().splitlines()
     assert lines[-2].startswith("| α = 1 | 31.1 / 49.4 / 33.0 | 25.0 ± 7.1 | 25.0 ± 7.1 |")
-    assert lines[-2].endswith("| – | 2 | 0 |")
+    assert lines[-2].endswith("| – | +5.0 | 2 | 0 |")
     assert lines[-1].startswith("| α = 2 | – | 10.0 |") and lines[-1].endswith("| 2 | 1 |")
     assert json.loads((tmp_path / "table_x.json").read_text())["rows"] == rows
     assert (tmp_path / "table_x.png").exists()

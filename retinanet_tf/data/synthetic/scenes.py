@@ -50,14 +50,16 @@ class Style(NamedTuple):
 
 
 OUTLINES = ("ellipse", "rectangle", "triangle", "star", "cross")
+_PATTERNED = {4 * n + 3: Kind(*pair) for n, pair in enumerate(itertools.product(OUTLINES, SURFACES))}
 STYLES = {
     "shapes": Style(dict(zip((1, 3, 7, 18, 44), map(Kind, OUTLINES), strict=True))),
+    "patterns": Style(_PATTERNED, relief=(24.0, 48.0)),
     "lookalikes": Style(
-        {4 * n + 3: Kind(*pair) for n, pair in enumerate(itertools.product(OUTLINES, SURFACES))},
-        contrast=(24.0, 70.0),
-        relief=(16.0, 40.0),
-        grain=(3.0, 9.0),
-        blur=(0.2, 1.4),
+        _PATTERNED,
+        contrast=(40.0, 90.0),
+        relief=(24.0, 48.0),
+        grain=(2.0, 6.0),
+        blur=(0.0, 1.0),
         decoys=(
             *(Kind(outline, "dotted") for outline in OUTLINES),
             *(Kind(outline) for outline in ("pentagon", "half disc", "arrow", "corner", "bar")),
@@ -65,8 +67,9 @@ STYLES = {
         decoy_count=(2, 8),
     ),
 }
-"""`shapes` is learnt in minutes. `lookalikes` stays hard: 20 classes (five outlines, each with four surfaces) of low
-contrast, blurred, hidden in part, among shapes of a sixth outline or a fifth surface that aren't annotated."""
+"""`shapes` is learnt in minutes. `patterns` has 20 classes: five outlines, each with four surfaces. In `lookalikes` they
+are of low contrast, blurred, hidden in part, and among shapes of other outlines or of a fifth surface that aren't
+annotated: it stays hard."""
 
 
 class Shape(NamedTuple):
