@@ -1,10 +1,93 @@
-"""Blood cells in a few minutes: recipes/bccd.flags, reduced, for experiments that compare settings on them."""
+"""Settings compared on blood cells in a few minutes a run: recipes/bccd.flags reduced, one row after the other.
 
+What a comparison has in common: flags, data, training, and OUTPUT/NAME.json with mean and standard deviation over the
+seeds. A run that has finished isn't trained again, so a comparison that was interrupted goes on.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+from absl import flags
+
+import retinanet_tf as rn
+from retinanet_tf import files
+from retinanet_tf.config.config import Config
 from retinanet_tf.config.presets import presets
+from retinanet_tf.errors import InputError
+from retinanet_tf.evaluation.evaluator import analyse
+from retinanet_tf.evaluation.source import read_source
+from retinanet_tf.inference.checkpoint import load_detector
+from retinanet_tf.provenance import provenance
+
+DATA = flags.DEFINE_string("data", None, "BCCD: images, instances_train.json, instances_val.json.", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "Folder for shards, runs and numbers; by default runs/NAME.")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")
+ROWS = flags.DEFINE_list("rows", [], "Numbers of the rows to run, from 0; all by default.")
+STEPS = flags.DEFINE_integer("steps", 800, "Training steps.")
 
 REDUCED = presets["mini"].replace(
     **{"num_classes": 3, "image_size": 240, "max_size": 320, "batch_size": 4, "learning_rate": 5e-3},
     **{"adamw_decay": 0.05, "ema_decay": 0.99, "warmup_steps": 100, "vertical_flip": 0.5},
     **{"scale_jitter": (0.8, 1.25), "translate_jitter": 0.2, "colour_jitter": 0.3, "checkpoint_steps": 400},
 )
-"""At 240 to 320 pixels; the caller says for how many steps."""
+"""At 240 to 320 pixels; `--steps` says how long."""
+
+
+def read_train() -> rn.data.Annotations:
+    """The annotations of the training pictures."""
+    return rn.data.read_coco(Path(DATA.value, "instances_train.json"))
+
+
+def compare(name: str, rows: Mapping[str, Mapping], base: Config, train: rn.data.Annotations) -> None:
+    """Trains every row with every seed on `train`, and writes the numbers so far after each.
+
+    Args:
+        name: of the comparison, its default folder and its file.
+        rows: what each changes in `base`, by its name.
+        base: the configuration but for steps and seed.
+        train: the training pictures.
+    """
+    data, output = Path(DATA.value), Path(OUTPUT.value or f"runs/{name}")
+    try:
+        chosen = [list(rows)[int(number)] for number in ROWS.value] or list(rows)
+    except (ValueError, IndexError):
+        raise InputError(f"--rows={','.join(ROWS.value)}: {name} has rows 0 to {len(rows) - 1}.") from None
+    shards = output / "shards"
+    rn.data.prepare(train, data / "images", shards, "train", progress=False)
+    rn.data.prepare(data / "instances_val.json", data / "images", shards, "val", progress=False)
+    source = read_source(str(shards / "val-*.tfrecord"))
+    found: dict[str, dict] = {row: {} for row in chosen}
+    for seed in SEEDS.value:
+        for row in chosen:
+            keras.backend.clear_session()
+            start, run_dir = time.perf_counter(), output / row.replace(" ", "_") / seed
+            config = base.replace(**rows[row], steps=STEPS.value, seed=int(seed))
+            rn.train(config, data=str(shards / "train-*.tfrecord"), run_dir=run_dir)
+            analysis = analyse(load_detector(run_dir), source)
+            numbers = {key: analysis.metrics[key] for key in ("AP", "AP50")}
+            numbers |= dict(zip(analysis.names, analysis.ap, strict=True))
+            found[row][seed] = numbers
+            files.write_json(output / f"{name}.json", _result(name, found, rows, len(train.images)))
+            minutes = (time.perf_counter() - start) / 60
+            print(f"{row}, seed {seed}:", {key: round(value, 3) for key, value in numbers.items()}, f"{minutes:.1f} min")
+
+
+def _result(name: str, found: Mapping[str, Mapping], rows: Mapping[str, Mapping], images: int) -> dict:
+    """The numbers by row, with mean and standard deviation over the seeds."""
+    table = []
+    for row, seeds in found.items():
+        values = {key: [numbers[key] for numbers in seeds.values()] for key in next(iter(seeds.values()), {})}
+        mean = {key: round(statistics.mean(of), 4) for key, of in values.items()}
+        spread = {key: round(statistics.stdev(of), 4) for key, of in values.items() if len(of) > 1}
+        table.append(
+            {"row": row, "changes": dict(rows[row]), "mean": mean, "standard_deviation": spread, "seeds": seeds}
+        )
+    return {
+        "name": name,
+        "scale": f"reduced: {images} training pictures, {STEPS.value} steps of 4 at 240 to 320 pixels",
+        "rows": table,
+        "made_by": provenance(),
+    }

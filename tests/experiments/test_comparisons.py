@@ -1,0 +1,44 @@
+"""Comparisons on the blood cells: what their rows change, and the numbers of a row."""
+
+import pytest
+
+from experiments import augmentation, blood_cells, modern, rare_classes
+from retinanet_tf.config.presets import presets
+
+
+@pytest.mark.parametrize(
+    ("rows", "base"),
+    [
+        (augmentation.ROWS, blood_cells.REDUCED),
+        (rare_classes.ROWS, blood_cells.REDUCED),
+        (modern.ROWS, modern.BASE),
+    ],
+    ids=["augmentation", "rare_classes", "modern"],
+)
+def test_every_row_but_the_first_changes_what_it_names(rows, base):
+    before, seen = base.flat(), set()
+    for number, changes in enumerate(rows.values()):
+        after = base.replace(**changes).flat()
+        assert {name for name in after if after[name] != before[name]} == set(changes) and bool(changes) == (number > 0)
+        seen.add(str(after))
+    assert len(seen) == len(rows)
+
+
+def test_every_part_of_modern_is_left_out_once():
+    """What `modern` changes in the paper's configuration, but for pixels, sizes and schedule, is in some row."""
+    paper, preset, base = presets["paper"].flat(), presets["modern"].flat(), modern.BASE.flat()
+    changed = {name for name in preset if preset[name] != paper[name]}
+    replaced = {*modern.NETWORK, *modern.PIXELS, *modern.OPTIMIZATION, *modern.OTHERS}
+    assert all(base[name] == preset[name] for name in set(preset) - replaced)
+    tried = {name for changes in modern.ROWS.values() for name in changes}
+    fixed = {"channel_order", "stride_in", "anchor_style", "steps", "weight_decay", "learning_rate"}
+    assert changed - tried - fixed <= {*modern.PIXELS, *modern.OPTIMIZATION, *modern.NETWORK}
+
+
+def test_numbers_of_a_row_are_means_over_its_seeds(monkeypatch):
+    monkeypatch.setattr(blood_cells, "STEPS", type("Steps", (), {"value": 8}))
+    found = {"one": {"0": {"AP": 0.2}}, "two": {"0": {"AP": 0.1}, "1": {"AP": 0.3}}}
+    first, second = blood_cells._result("x", found, {"one": {}, "two": {"flip": 0.0}}, 5)["rows"]
+    assert (first["mean"], first["standard_deviation"]) == ({"AP": 0.2}, {})
+    assert second["mean"] == {"AP": 0.2} and second["standard_deviation"]["AP"] == pytest.approx(0.1414, abs=1e-4)
+    assert second["changes"] == {"flip": 0.0} and second["seeds"] == found["two"]
