@@ -22,7 +22,7 @@ STUDY = study.Study(
     "longer",
     "Table 1b's losses on a longer schedule",
     rows(270_000, (180_000, 240_000)),
-    small_rows=rows(12_000, (6_000, 9_000)),
+    small_rows=rows(12_000, (6_000, 8_000)),
 )
 
 if __name__ == "__main__":

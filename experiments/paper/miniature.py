@@ -11,7 +11,7 @@ two positives has hundreds of times the gradient of COCO's). From neither:
 - The network: fourteen layers of 24 to 192 channels; its subnets of 32 channels begin with the gain of the paper's 256,
   kernels of 0.03 in place of 0.01. In place of ImageNet's weights the backbone of a detector trained on other generated
   pictures, of the same classes but plain to see.
-- 6,000 steps of 8 images, the rate dropped after half and three quarters of them (the paper: two thirds and eight
+- 6,000 steps of 8 images, the rate dropped after half and two thirds of them (the paper: two thirds and eight
   ninths): the last third shows whether training has come to its end.
 """
 
@@ -45,7 +45,7 @@ BASE = presets["mini"].replace(
     learning_rate=0.01,
     schedule="step",
     steps=6_000,
-    decay_steps=(3_000, 4_500),
+    decay_steps=(3_000, 4_000),
     warmup_steps=200,
     weight_decay=1e-4,
     checkpoint_steps=1_000,
