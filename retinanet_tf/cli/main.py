@@ -110,7 +110,8 @@ def _parse(arguments: list[str]) -> list[str]:
         hint = _suggest(error.flagname, flags.FLAGS, "--")
         print(f"error: there is no flag --{error.flagname}.{hint} See --help.", file=sys.stderr)
     except (flags.Error, InputError) as error:
-        print(f"error: {error} See --help.", file=sys.stderr)
+        missing = re.search(r"Flag (--\w+) must have a value other than None", str(error))
+        print(f"error: {f'{missing[1]} must have a value.' if missing else error} See --help.", file=sys.stderr)
     sys.exit(2)
 
 

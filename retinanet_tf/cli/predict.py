@@ -28,6 +28,7 @@ from absl import flags
 from retinanet_tf.cli import detector_flags
 from retinanet_tf.cli.before_tensorflow import import_tensorflow
 from retinanet_tf.cli.model_flag import MODEL
+from retinanet_tf.data.sources.annotations import as_number
 from retinanet_tf.errors import InputError
 from retinanet_tf.patterns import split_list
 from retinanet_tf.text import printable
@@ -92,10 +93,10 @@ def _min_score() -> float:
         score, path = stored_threshold(MODEL.value or "")
         print(f"min_score=auto: {score:g}, with the best F1 in {path}")
         return score
-    try:
-        return float(_MIN_SCORE.value)
-    except ValueError:
-        raise InputError(f"--min_score={_MIN_SCORE.value} is neither a number nor auto.") from None
+    score = as_number(_MIN_SCORE.value)
+    if score is None or not 0 <= score <= 1:
+        raise InputError(f"--min_score={_MIN_SCORE.value} is neither a number from 0 to 1 nor auto.")
+    return score
 
 
 def _by_class(counts: dict[str, int]) -> str:

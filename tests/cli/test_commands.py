@@ -66,7 +66,8 @@ def test_help_has_defaults_presets_and_citations():
         (["trian"], "Did you mean train?"),
         (["train", "--learning_rat=0.1"], "Did you mean --learning_rate?"),
         (["train", "learning_rate=0.1", "--data=x", "--run_dir=y"], "is not a flag"),
-        (["train", "--data=x"], "--run_dir must have a value"),
+        (["train", "--data=x"], "error: --run_dir must have a value. See --help."),
+        (["predict", "--model=x", "--output=y"], "error: --images must have a value. See --help."),
         (["evaluate", "--batch_size=none"], "--batch_size"),
     ],
 )
@@ -165,7 +166,8 @@ def test_bad_input_is_one_sentence_and_status_1(coco, tmp_path, forked):
         "none-*.tfrecord": forked.run("train", [f"--data={tmp_path}/none-*.tfrecord", f"--run_dir={out}"]),
         "run.json": forked.run("export", [f"--model={tmp_path}", f"--output={out}"]),
         "finds no evaluation in": predict("auto"),
-        "neither a number nor auto": predict("most"),
+        "--min_score=most is neither a number from 0 to 1 nor auto": predict("most"),
+        "--min_score=2 is neither": predict(2),
     }
     for culprit, (status, err) in cases.items():
         lines = [line for line in err.splitlines() if line.startswith("error: ")]
