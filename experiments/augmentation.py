@@ -9,7 +9,6 @@ Not in the paper.
 """
 
 from experiments import blood_cells
-from retinanet_tf.cli.main import run
 
 ROWS = {
     "recipe": {},
@@ -20,4 +19,4 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    run(lambda: blood_cells.compare("augmentation", ROWS, blood_cells.REDUCED, blood_cells.read_train()))
+    blood_cells.main("augmentation", ROWS, blood_cells.REDUCED)

@@ -6,7 +6,7 @@ seeds. A run that has finished isn't trained again, so a comparison that was int
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
@@ -14,6 +14,7 @@ from absl import flags
 
 import retinanet_tf as rn
 from retinanet_tf import files
+from retinanet_tf.cli.main import run
 from retinanet_tf.config.config import Config
 from retinanet_tf.config.presets import presets
 from retinanet_tf.errors import InputError
@@ -22,60 +23,72 @@ from retinanet_tf.evaluation.source import read_source
 from retinanet_tf.inference.checkpoint import load_detector
 from retinanet_tf.provenance import provenance
 
-DATA = flags.DEFINE_string("data", None, "BCCD: images, instances_train.json, instances_val.json.", required=True)
-OUTPUT = flags.DEFINE_string("output", None, "Folder for shards, runs and numbers; by default runs/NAME.")
-SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")
-ROWS = flags.DEFINE_list("rows", [], "Numbers of the rows to run, from 0; all by default.")
-STEPS = flags.DEFINE_integer("steps", 800, "Training steps.")
-
 REDUCED = presets["mini"].replace(
     **{"num_classes": 3, "image_size": 240, "max_size": 320, "batch_size": 4, "learning_rate": 5e-3},
     **{"adamw_decay": 0.05, "ema_decay": 0.99, "warmup_steps": 100, "vertical_flip": 0.5},
     **{"scale_jitter": (0.8, 1.25), "translate_jitter": 0.2, "colour_jitter": 0.3, "checkpoint_steps": 400},
 )
 """At 240 to 320 pixels; `--steps` says how long."""
+Choice = Callable[[rn.data.Annotations], rn.data.Annotations]
 
 
-def read_train() -> rn.data.Annotations:
-    """The annotations of the training pictures."""
-    return rn.data.read_coco(Path(DATA.value, "instances_train.json"))
+def all_of(annotations: rn.data.Annotations) -> rn.data.Annotations:
+    """Every training picture."""
+    return annotations
 
 
-def compare(name: str, rows: Mapping[str, Mapping], base: Config, train: rn.data.Annotations) -> None:
-    """Trains every row with every seed on `train`, and writes the numbers so far after each.
+def main(
+    name: str, rows: Mapping[str, Mapping], base: Config, choose: Choice = lambda annotations: annotations
+) -> None:
+    """A comparison as a command: trains every row with every seed, and writes the numbers so far after each.
 
     Args:
         name: of the comparison, its default folder and its file.
         rows: what each changes in `base`, by its name.
         base: the configuration but for steps and seed.
-        train: the training pictures.
+        choose: the training pictures of all that there are.
     """
-    data, output = Path(DATA.value), Path(OUTPUT.value or f"runs/{name}")
+    # Here, since the tables of the paper have flags of the same names.
+    flags.DEFINE_string("data", None, "BCCD: images, instances_train.json, instances_val.json.", required=True)
+    flags.DEFINE_string("output", f"runs/{name}", "Folder for shards, runs and numbers.")
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")
+    flags.DEFINE_list("rows", [], "Numbers of the rows to run, from 0; all by default.")
+    flags.DEFINE_integer("steps", 800, "Training steps.")
+    run(lambda: _compare(name, rows, base, choose))
+
+
+def _compare(name: str, rows: Mapping[str, Mapping], base: Config, choose: Choice) -> None:
+    given = flags.FLAGS
+    data, output = Path(given.data), Path(given.output)
+    train = choose(rn.data.read_coco(data / "instances_train.json"))
     try:
-        chosen = [list(rows)[int(number)] for number in ROWS.value] or list(rows)
+        chosen = [list(rows)[int(number)] for number in given.rows] or list(rows)
     except (ValueError, IndexError):
-        raise InputError(f"--rows={','.join(ROWS.value)}: {name} has rows 0 to {len(rows) - 1}.") from None
+        raise InputError(f"--rows={','.join(given.rows)}: {name} has rows 0 to {len(rows) - 1}.") from None
     shards = output / "shards"
     rn.data.prepare(train, data / "images", shards, "train", progress=False)
     rn.data.prepare(data / "instances_val.json", data / "images", shards, "val", progress=False)
     source = read_source(str(shards / "val-*.tfrecord"))
+    scale = f"reduced: {len(train.images)} training pictures, {given.steps} steps of 4 at 240 to 320 pixels"
     found: dict[str, dict] = {row: {} for row in chosen}
-    for seed in SEEDS.value:
+    for seed in given.seeds:
         for row in chosen:
             keras.backend.clear_session()
             start, run_dir = time.perf_counter(), output / row.replace(" ", "_") / seed
-            config = base.replace(**rows[row], steps=STEPS.value, seed=int(seed))
+            config = base.replace(**rows[row], steps=given.steps, seed=int(seed))
             rn.train(config, data=str(shards / "train-*.tfrecord"), run_dir=run_dir)
             analysis = analyse(load_detector(run_dir), source)
             numbers = {key: analysis.metrics[key] for key in ("AP", "AP50")}
             numbers |= dict(zip(analysis.names, analysis.ap, strict=True))
             found[row][seed] = numbers
-            files.write_json(output / f"{name}.json", _result(name, found, rows, len(train.images)))
+            files.write_json(output / f"{name}.json", _result(name, found, rows, scale))
             minutes = (time.perf_counter() - start) / 60
-            print(f"{row}, seed {seed}:", {key: round(value, 3) for key, value in numbers.items()}, f"{minutes:.1f} min")
+            print(
+                f"{row}, seed {seed}:", {key: round(value, 3) for key, value in numbers.items()}, f"{minutes:.1f} min"
+            )
 
 
-def _result(name: str, found: Mapping[str, Mapping], rows: Mapping[str, Mapping], images: int) -> dict:
+def _result(name: str, found: Mapping[str, Mapping], rows: Mapping[str, Mapping], scale: str) -> dict:
     """The numbers by row, with mean and standard deviation over the seeds."""
     table = []
     for row, seeds in found.items():
@@ -85,9 +98,4 @@ def _result(name: str, found: Mapping[str, Mapping], rows: Mapping[str, Mapping]
         table.append(
             {"row": row, "changes": dict(rows[row]), "mean": mean, "standard_deviation": spread, "seeds": seeds}
         )
-    return {
-        "name": name,
-        "scale": f"reduced: {images} training pictures, {STEPS.value} steps of 4 at 240 to 320 pixels",
-        "rows": table,
-        "made_by": provenance(),
-    }
+    return {"name": name, "scale": scale, "rows": table, "made_by": provenance()}

@@ -8,12 +8,14 @@ minutes a run on two CPU cores. SGD has the rate of the paper. Not in the paper.
 """
 
 from experiments import blood_cells
-from retinanet_tf.cli.main import run
 from retinanet_tf.config.presets import presets
 
 NETWORK = ("num_classes", "backbone", "fpn_channels", "subnet_channels", "subnet_depth", "max_level", "freeze_stages")
 PIXELS = ("image_size", "max_size", "pixel_mean", "pixel_std")
-OPTIMIZATION = ("batch_size", "learning_rate", "schedule", "warmup_steps", "decay_steps", "checkpoint_steps", "ema_decay")
+OPTIMIZATION = (
+    *("batch_size", "learning_rate", "schedule", "warmup_steps", "decay_steps"),
+    *("checkpoint_steps", "ema_decay"),
+)
 OTHERS = ("anchor_multiplier", "vertical_flip", "translate_jitter", "colour_jitter", "scale_jitter")
 _RECIPE = blood_cells.REDUCED.flat()
 BASE = presets["modern"].replace(**{name: _RECIPE[name] for name in (*NETWORK, *PIXELS, *OPTIMIZATION, *OTHERS)})
@@ -32,4 +34,4 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    run(lambda: blood_cells.compare("modern", ROWS, BASE, blood_cells.read_train()))
+    blood_cells.main("modern", ROWS, BASE)

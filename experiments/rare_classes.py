@@ -11,7 +11,6 @@ import numpy as np
 
 import retinanet_tf as rn
 from experiments import blood_cells
-from retinanet_tf.cli.main import run
 
 RARE, SHARE = "Platelets", 0.1
 ROWS = {
@@ -33,8 +32,4 @@ def imbalanced(annotations: rn.data.Annotations, name: str, share: float) -> rn.
 
 
 if __name__ == "__main__":
-    run(
-        lambda: blood_cells.compare(
-            "rare_classes", ROWS, blood_cells.REDUCED, imbalanced(blood_cells.read_train(), RARE, SHARE)
-        )
-    )
+    blood_cells.main("rare_classes", ROWS, blood_cells.REDUCED, lambda train: imbalanced(train, RARE, SHARE))

@@ -93,10 +93,10 @@ def _min_score() -> float:
         score, path = stored_threshold(MODEL.value or "")
         print(f"min_score=auto: {score:g}, with the best F1 in {path}")
         return score
-    score = as_number(_MIN_SCORE.value)
-    if score is None or not 0 <= score <= 1:
+    given = as_number(_MIN_SCORE.value)
+    if given is None or not 0 <= given <= 1:
         raise InputError(f"--min_score={_MIN_SCORE.value} is neither a number from 0 to 1 nor auto.")
-    return score
+    return given
 
 
 def _by_class(counts: dict[str, int]) -> str:

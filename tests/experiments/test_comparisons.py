@@ -35,10 +35,9 @@ def test_every_part_of_modern_is_left_out_once():
     assert changed - tried - fixed <= {*modern.PIXELS, *modern.OPTIMIZATION, *modern.NETWORK}
 
 
-def test_numbers_of_a_row_are_means_over_its_seeds(monkeypatch):
-    monkeypatch.setattr(blood_cells, "STEPS", type("Steps", (), {"value": 8}))
+def test_numbers_of_a_row_are_means_over_its_seeds():
     found = {"one": {"0": {"AP": 0.2}}, "two": {"0": {"AP": 0.1}, "1": {"AP": 0.3}}}
-    first, second = blood_cells._result("x", found, {"one": {}, "two": {"flip": 0.0}}, 5)["rows"]
+    first, second = blood_cells._result("x", found, {"one": {}, "two": {"flip": 0.0}}, "reduced")["rows"]
     assert (first["mean"], first["standard_deviation"]) == ({"AP": 0.2}, {})
     assert second["mean"] == {"AP": 0.2} and second["standard_deviation"]["AP"] == pytest.approx(0.1414, abs=1e-4)
     assert second["changes"] == {"flip": 0.0} and second["seeds"] == found["two"]

@@ -146,9 +146,14 @@ def test_a_finished_row_is_collected_beside_the_papers_numbers(tmp_path):
         numbers = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm"), AP)
         return {"seed": seed, "diverged": False, **numbers, "APl": APl}
 
-    by_step = {"AP_by_step": {"1000": 0.1, "2000": 0.25, "3000": 0.3}}  # 0.05 gained after two thirds of the steps
+    last = outcome(1, 0.3) | {"AP_by_step": {"1000": 0.1, "2000": 0.25, "3000": 0.3}}  # 0.05 in the last third
     rows = [
-        {"label": "α = 1", "changes": {}, "paper": [31.1, 49.4, 33.0], "runs": [outcome(0, 0.2), outcome(1, 0.3) | by_step]},
+        {
+            "label": "α = 1",
+            "changes": {},
+            "paper": [31.1, 49.4, 33.0],
+            "runs": [outcome(0, 0.2), last],
+        },
         {"label": "α = 2", "changes": {}, "paper": [], "runs": [outcome(0, 0.10), {"seed": 1, "diverged": True}]},
     ]
     report.write(tmp_path, "table_x", "Table x", "mini", "8 steps", rows)

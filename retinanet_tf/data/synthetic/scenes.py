@@ -67,8 +67,8 @@ STYLES = {
         decoy_count=(2, 8),
     ),
 }
-"""`shapes` is learnt in minutes. `patterns` has 20 classes: five outlines, each with four surfaces. In `lookalikes` they
-are of low contrast, blurred, hidden in part, and among shapes of other outlines or of a fifth surface that aren't
+"""`shapes` is learnt in minutes. `patterns` has 20 classes: five outlines, each with four surfaces. `lookalikes` has
+them with low contrast, blurred, hidden in part, and among shapes of other outlines or of a fifth surface that aren't
 annotated: it stays hard."""
 
 
