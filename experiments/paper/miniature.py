@@ -7,7 +7,7 @@ two positives has hundreds of times the gradient of COCO's). From neither:
 
 - The pictures, 256 px, 12,240 anchors of which about one in a thousand is positive. One to four shapes of 14 to 64 px,
   in 20 classes of which many differ in their surface alone, of low contrast, blurred, hidden in part, among two to
-  eight others that resemble them and have no label (`scenes.STYLES`).
+  eight others that resemble them and have no label (`styles.STYLES`).
 - The network: fourteen layers of 24 to 192 channels; its subnets of 32 channels begin with the gain of the paper's 256,
   kernels of 0.03 in place of 0.01. In place of ImageNet's weights the backbone of a detector trained on other generated
   pictures, of the same classes but plain to see.

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from retinanet_tf.data.synthetic import scenes, shapes
+from retinanet_tf.data.synthetic import scenes, shapes, styles
 from retinanet_tf.errors import InputError
 
 
@@ -158,12 +158,12 @@ def test_somebody_elses_json_is_not_overwritten(tmp_path):
 
 def test_the_hard_style_has_twenty_classes_and_its_decoys_are_in_no_box():
     """Against the same picture without decoys: what changes besides the shapes themselves has no annotation."""
-    style = scenes.STYLES["lookalikes"]
+    style = styles.STYLES["lookalikes"]
     kinds = set(style.categories.values())
     assert len(style.categories) == len(kinds) == 20 and max(style.categories) > 20
     for decoy in style.decoys:
-        assert not {decoy, *(decoy._replace(surface=surface) for surface in scenes.SURFACES)} <= kinds
-        assert decoy not in kinds and (decoy.surface or decoy.outline not in scenes.OUTLINES)
+        assert not {decoy, *(decoy._replace(surface=surface) for surface in styles.SURFACES)} <= kinds
+        assert decoy not in kinds and (decoy.surface or decoy.outline not in styles.OUTLINES)
     found, painted = set(), 0
     for number in range(60):
         alone = scenes.draw_scene((8, number), 96, 0, (12, 40), 0.3, "lookalikes")
@@ -180,7 +180,7 @@ def test_the_hard_styles_contrast_is_low():
     under = np.full(3, 128.0)
     distances = [
         [np.linalg.norm(scenes._colour(rng, under, style.contrast) - under) for _ in range(300)]
-        for style in (scenes.STYLES["shapes"], scenes.STYLES["lookalikes"])
+        for style in (styles.STYLES["shapes"], styles.STYLES["lookalikes"])
     ]
     assert np.mean(np.array(distances[0]) < 110) < 0.05, "a colour apart is found in sixteen tries"
     assert 40 <= min(distances[1]) < 45 and 85 < max(distances[1]) <= 90.1

@@ -1,75 +1,22 @@
 """Draws one photo-like scene of coloured shapes on a cluttered background, with the exact box of what is visible.
 
 Shapes are painted from front to back: what is already there hides what comes later, so the visible part of every
-shape is known when it is placed. One that would show less than `min_visible` of itself is not painted at all;
-nothing is in a picture without its annotation. Outlines are drawn `SUPERSAMPLING` times finer than the picture and
-averaged down, so a box is right to a quarter of a pixel.
+shape is known when it is placed. One that would show less than `min_visible` of itself is not painted at all; but for
+the decoys of a style, nothing is in a picture without its annotation. Outlines are drawn `SUPERSAMPLING` times finer
+than the picture and averaged down, so a box is right to a quarter of a pixel.
 """
 
-import itertools
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from retinanet_tf.data.synthetic.styles import STYLES, SURFACES, Kind, Style
+
 SUPERSAMPLING = 4
 
 _TILT = np.pi / 6
 _PLACEMENTS = 12  # tries to find a place for a shape before it is left out
-
-
-class Kind(NamedTuple):
-    """What a shape looks like."""
-
-    outline: str
-    surface: str = ""
-    """One of SURFACES; '' for any of them."""
-
-
-SURFACES = ("plain", "striped", "blotched", "checked")
-
-
-class Style(NamedTuple):
-    """What is drawn, and how hard it is to find. Contrasts are distances in RGB to the mean of what lies under."""
-
-    categories: Mapping[int, Kind]
-    """COCO's ids are sparse; these are too, so that nothing downstream can take a category id for a class index."""
-    contrast: tuple[float, float] = (110.0, np.inf)
-    """Of a shape's colour."""
-    relief: tuple[float, float] = (8.0, 24.0)
-    """Of a surface's pattern with its colour."""
-    grain: tuple[float, float] = (1.0, 5.0)
-    """Standard deviation of the sensor's noise."""
-    blur: tuple[float, float] = (0.0, 0.0)
-    """Radius of a blur over shapes and background, pixels."""
-    decoys: tuple[Kind, ...] = ()
-    """Shapes that are painted among the others and not annotated."""
-    decoy_count: tuple[int, int] = (0, 0)
-    """Fewest and most decoys of a picture."""
-
-
-OUTLINES = ("ellipse", "rectangle", "triangle", "star", "cross")
-_PATTERNED = {4 * n + 3: Kind(*pair) for n, pair in enumerate(itertools.product(OUTLINES, SURFACES))}
-STYLES = {
-    "shapes": Style(dict(zip((1, 3, 7, 18, 44), map(Kind, OUTLINES), strict=True))),
-    "patterns": Style(_PATTERNED, relief=(24.0, 48.0)),
-    "lookalikes": Style(
-        _PATTERNED,
-        contrast=(40.0, 90.0),
-        relief=(24.0, 48.0),
-        grain=(2.0, 6.0),
-        blur=(0.0, 1.0),
-        decoys=(
-            *(Kind(outline, "dotted") for outline in OUTLINES),
-            *(Kind(outline) for outline in ("pentagon", "half disc", "arrow", "corner", "bar")),
-        ),
-        decoy_count=(2, 8),
-    ),
-}
-"""`shapes` is learnt in minutes. `patterns` has 20 classes: five outlines, each with four surfaces. `lookalikes` has
-them with low contrast, blurred, hidden in part, and among shapes of other outlines or of a fifth surface that aren't
-annotated: it stays hard."""
 
 
 class Shape(NamedTuple):
@@ -302,15 +249,14 @@ def _texture(
 
 
 def _colour(rng: np.random.Generator, under: np.ndarray, contrast: tuple[float, float]) -> np.ndarray:
-    """A colour whose distance from another one lies between two numbers, if the range of colours allows it."""
+    """A colour whose distance from another one lies between two numbers: nearly always, if the second is infinite."""
     nearest, farthest = contrast
     for _ in range(16):
         colour = rng.uniform(15, 240, 3).astype(np.float32)
+        distance = float(np.linalg.norm(colour - under))
         if np.isfinite(farthest):
-            direction = colour - under
-            colour = under + direction * (rng.uniform(nearest, farthest) / max(float(np.linalg.norm(direction)), 1.0))
-            break
-        if np.linalg.norm(colour - under) >= nearest:
+            return under + (colour - under) * (rng.uniform(nearest, farthest) / max(distance, 1.0))
+        if distance >= nearest:
             break
     return colour
 

@@ -20,7 +20,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from retinanet_tf.data.sources.coco import xyxy_to_coco
-from retinanet_tf.data.synthetic.scenes import STYLES, draw_scene
+from retinanet_tf.data.synthetic.scenes import draw_scene
+from retinanet_tf.data.synthetic.styles import STYLES
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import make_folder, read_json, write_text
 
@@ -63,7 +64,7 @@ def generate(
         empty_share: share of pictures without any shape.
         min_visible: shapes that would show less than this share of their area are not painted.
         processes: worker processes.
-        style: "shapes", or "lookalikes", which stays hard: see `scenes.STYLES`.
+        style: "shapes", or "lookalikes", which stays hard: see `styles.STYLES`.
 
     Returns:
         {"train": Split, "val": Split}.
