@@ -241,6 +241,8 @@ class EvaluateAndKeep(keras.callbacks.Callback):
             if metrics["AP"] > self.best:
                 self.best = metrics["AP"]
                 self.keep(self.progress.step, metrics)
+        if math.isinf(metrics["AP"]):
+            return  # another worker's to evaluate
         print(f"step {self.progress.step}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
         if logs is not None:
             logs.update({f"val_{name}": metrics[name] for name in (*METRICS, *LOSSES) if name in metrics})
@@ -248,7 +250,7 @@ class EvaluateAndKeep(keras.callbacks.Callback):
         self._be_patient()
 
     def _be_patient(self) -> None:
-        values = [ap for step, ap in self.history if step > self.warmup and math.isfinite(ap)]
+        values = [ap for step, ap in self.history if step > self.warmup]
         if self.patience and is_exhausted(values, self.patience):
             self.model.stop_training = True
             print(

@@ -136,10 +136,14 @@ def gathered(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[tu
     count = worker_of(strategy).count
     if count == 1:
         return [tuple(values)]
-    own = tf.constant([list(values)], tf.int64)
-    gather = tf.function(lambda: strategy.gather(strategy.run(lambda: tf.identity(own)), axis=0), autograph=False)
-    rows = gather().numpy().tolist()
+    rows = _gather(strategy, tf.constant([list(values)], tf.int64)).numpy().tolist()
     return [tuple(row) for row in rows[:: len(rows) // count]]
+
+
+@tf.function(autograph=False)
+def _gather(strategy: tf.distribute.Strategy, own: tf.Tensor) -> tf.Tensor:
+    """The rows `(1, N)` of all replicas of all workers."""
+    return strategy.gather(strategy.run(tf.identity, args=(own,)), axis=0)
 
 
 def distribute(
