@@ -10,7 +10,7 @@ positives, some ten times fewer: another divisor is another rate, so mining is t
 from experiments.paper import study
 from retinanet_tf.cli.main import run
 
-RATES = (0.005, 0.01, 0.02, 0.04)
+RATES = (0.005, 0.01, 0.02, 0.04, 0.08)
 MINING_RATES = (0.01, 0.04, 0.16)
 MINED = {"classification": "cross_entropy", "alpha": 0.5, "mining_nms": 0.5}
 LOSSES = {
