@@ -5,7 +5,6 @@ Failures (NaN loss, out of memory, lost worker) become readable errors.
 
 import dataclasses
 import os
-import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.ema import WeightAverage
+from retinanet_tf.models.fit_data import readable_faults
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.models.train_step import Step
@@ -201,7 +201,8 @@ def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[in
     """
     config, worker, states = job.config, job.worker, run_dir / "checkpoints"
     try:
-        yield
+        with readable_faults():
+            yield
     except NonFiniteLoss as error:
         if not worker.is_chief:
             raise InputError(f"{error}; the chief worker has the details.") from None
@@ -217,11 +218,6 @@ def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[in
             f"{config.model.image_size} px ({error.message.splitlines()[0]}); lower batch_size, or keep it and "
             "compute it in parts with accumulation (precision=bfloat16 and a smaller image_size help too)."
         ) from None
-    except tf.errors.InvalidArgumentError as error:
-        damage = re.search(r"assertion failed: \[(record .+)\]", str(error))  # see RecordReader.refused
-        if not damage:
-            raise
-        raise InputError(damage[1]) from None
     except LOST as e:
         if worker.count == 1:
             raise

@@ -150,8 +150,13 @@ def test_a_damaged_record_ends_the_job_with_its_name(shards, tmp_path):
     copy = tmp_path / "shards"
     shutil.copytree(shards, copy)
     path, _ = damage(data_of(copy))
-    with pytest.raises(rn.InputError, match=rf"^record 2 of {path} is damaged: .* or pass on_bad_record=skip\.$"):
+    sentence = rf"^record 2 of {path} is damaged: .* or pass on_bad_record=skip\.$"
+    with pytest.raises(rn.InputError, match=sentence):
         rn.train(TINY, data=data_of(copy), run_dir=str(tmp_path / "run"), verbose=0)
+    model = rn.RetinaNet.from_config(TINY)
+    model.compile("sgd", rn.retinanet_losses(TINY.loss))
+    with pytest.raises(rn.InputError, match=sentence):
+        model.fit(load_for_training(TINY, data_of(copy), 0), steps_per_epoch=6, verbose=0)
     rn.train(FOUR_STEPS.replace(on_bad_record="skip"), data=data_of(copy), run_dir=str(tmp_path / "skip"), verbose=0)
     assert (tmp_path / "skip" / "damaged_records.txt").read_text() == f"{path} record 2\n"
 
