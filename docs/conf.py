@@ -13,3 +13,6 @@ include_patterns = ["*.md", "docs/*.md", "serving/README.md", "experiments/READM
 html_theme = "furo"
 html_title = f"retinanet_tf {release}"
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
