@@ -1,6 +1,7 @@
 """Parity of a detector's exports: every format and precision beside the detector, as JSON and a page of tables.
 
-    python -m experiments.exports --name=bccd --model=runs/bccd --validation='data/val-*' --calibration='data/train-*'
+    python -m experiments.exports --name=bccd --model=runs/bccd --validation='data/val-*' --calibration='data/train-*' \
+        --canvas=320,448
     python -m experiments.exports --name=resnet50 --validation='coco/val-*' --calibration='coco/train-*'
 
 Without --model it is a ResNet-50 of 640x640 pixels and COCO's 80 classes with random weights, imported from a file in
@@ -38,6 +39,7 @@ _NAME = flags.DEFINE_string("name", None, "Of the JSON file.", required=True)
 _MODEL = flags.DEFINE_string("model", None, "Run directory; by default a ResNet-50 with random weights.")
 _VALIDATION = flags.DEFINE_string("validation", None, "Pattern of shards to compare on.", required=True)
 _CALIBRATION = flags.DEFINE_string("calibration", None, "Pattern of shards for int8.", required=True)
+_CANVAS = flags.DEFINE_list("canvas", [], "Height and width of the files' pictures; by default a square.")
 _OUTPUT = flags.DEFINE_string("output", "experiments/results/export", "Folder for JSON and page.")
 _FILES = flags.DEFINE_string("files", None, "Folder to keep the exports in; what it has isn't exported again.")
 
@@ -51,6 +53,8 @@ def main() -> None:
         rows = [_exported(detector, kept, *kind) for kind in EXPORTS]
     packages = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx", "ai-edge-litert", "ai-edge-quantizer")
     settings = {flag.name: flag.value for flag in (_NAME, _MODEL, _VALIDATION, _CALIBRATION) if flag.value}
+    if _CANVAS.value:
+        settings["canvas"] = ",".join(_CANVAS.value)
     command = " ".join(["python -m experiments.exports", *(f"--{name}={value}" for name, value in settings.items())])
     result = {"command": command, "stack": stack(*packages), "hardware": hardware(), "exports": rows}
     output = Path(_OUTPUT.value)
@@ -70,7 +74,8 @@ def _exported(detector: Detector, folder: Path, format: str, precision: str) -> 
             export_saved_model(detector, path, _VALIDATION.value)
         else:
             calibration = _CALIBRATION.value if precision == "int8" else None
-            export_file(detector, path, format, precision, (), calibration, _VALIDATION.value)
+            shapes = [(1, *map(int, _CANVAS.value))] if _CANVAS.value else []
+            export_file(detector, path, format, precision, shapes, calibration, _VALIDATION.value)
         report = json.loads(kept.read_text())
     except DifferentAnswers as error:
         report = error.report.to_json()

@@ -7,8 +7,9 @@ agree. A SavedModel makes the detector's own canvases itself, so that it has two
 """
 
 import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.evaluator import evaluate, score_results
 from retinanet_tf.evaluation.source import Source, category_ids
-from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.detector import CANVAS_MULTIPLE, Detector
 from retinanet_tf.inference.results import to_results
 from retinanet_tf.inference.saved_model import SavedModelDetector
 from retinanet_tf.runtime.exported import ExportedDetector
 
 FEWEST_PAIRS = 20
 """Fewer compared pairs prove nothing."""
+ROUNDING = 1e-5
+"""Two scores that differ by less may be ranked either way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +66,11 @@ class Comparison:
         compared: pairs of detections of one class at one place.
         missing: detections of the detector alone.
         extra: detections of the file alone.
-        off: pairs beyond the limits.
-        box: largest difference of a coordinate over all pairs, in pixels.
-        score: largest difference of a score over all pairs.
+        off: pairs beyond the limits, without those tied.
+        tied: pairs of overlapping candidates of one score, of which either side's NMS kept another: the file's box is
+            among the detector's candidates.
+        box: largest difference of a coordinate over all pairs that aren't tied, in pixels.
+        score: largest difference of a score over the same.
     """
 
     name: str
@@ -74,6 +79,7 @@ class Comparison:
     missing: int = 0
     extra: int = 0
     off: int = 0
+    tied: int = 0
     box: float = 0.0
     score: float = 0.0
 
@@ -92,9 +98,13 @@ class Comparison:
 
     def difference(self) -> str | None:
         """How the answers differ by more than the limits, or None."""
-        unmatched = max(self.missing, self.extra)
-        if unmatched > self.limits.unmatched * (self.compared + unmatched):
-            return f"{self.missing} of the detector's detections are missing in the file, and {self.extra} are extra"
+        unmatched = max(self.missing, self.extra) + self.tied
+        if unmatched > self.limits.unmatched * (self.compared - self.tied + unmatched):
+            others = f", and {self.tied} are others of the same score" if self.tied else ""
+            return (
+                f"{self.missing} of the detector's detections are missing in the file, and {self.extra} are extra"
+                f"{others}"
+            )
         if self.off > self.limits.off * self.compared:
             return (
                 f"{self.off} of {self.compared} detections are off by more than {self.limits.box:g} pixels or "
@@ -109,20 +119,35 @@ def without_threshold(detector: Detector) -> Detector:
     return detector.with_config(config)
 
 
+def without_nms(detector: Detector) -> Detector:
+    """The detector with all of its candidates as detections."""
+    levels = len(detector.model.anchors.by_level(tf.zeros([1, CANVAS_MULTIPLE, CANVAS_MULTIPLE, 3])))
+    everything = levels * detector.config.pre_nms_top_k
+    return detector.with_config(dataclasses.replace(detector.config, nms_iou=1.0, max_detections=everything))
+
+
 def compare_file(
     name: str, limits: Limits, file: ExportedDetector, detector: Detector, pictures: Sequence[np.ndarray]
 ) -> Comparison:
     """The file beside the detector, on the same canvases."""
     result, prepared = Comparison(name, limits), [file.prepare(picture) for picture in pictures]
-    size = file.input_shape[0] or min(4, len(prepared))
+    size, unsuppressed = file.input_shape[0] or min(4, len(prepared)), without_nms(detector)
+
+    def detect(detector: Detector, canvases: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
+        found = detector.detect_canvases(tf.cast(canvases, tf.float32), tf.ones_like(sizes), tf.constant(sizes))
+        return {key: value.numpy() for key, value in found.items()}
+
     for start in range(0, len(prepared), size):
         part = [prepared[(start + row) % len(prepared)] for row in range(size)]
         canvases, sizes = np.stack([one.canvas for one in part]), np.stack([one.size for one in part])
         answer = file.run(canvases, sizes)
-        expected = detector.detect_canvases(tf.cast(canvases, tf.float32), tf.ones_like(sizes), tf.constant(sizes))
-        expected = {key: value.numpy() for key, value in expected.items()}
+        expected = detect(detector, canvases, sizes)
         for row in range(min(size, len(prepared) - start)):
-            _compare(result, _row(expected, row), _row(answer, row), detector.config.score_threshold)
+
+            def candidates(one=slice(row, row + 1), canvases=canvases, sizes=sizes):
+                return _row(detect(unsuppressed, canvases[one], sizes[one]), 0)
+
+            _compare(result, _row(expected, row), _row(answer, row), detector.config.score_threshold, candidates)
     return result
 
 
@@ -134,10 +159,14 @@ def compare_own(
     pictures: Sequence[np.ndarray],
 ) -> Comparison:
     """The file beside the detector, each with its own canvas; boxes in the pictures' pixels."""
-    result = Comparison(name, limits)
+    result, unsuppressed = Comparison(name, limits), without_nms(detector)
+
+    def detect(detector: Detector, index: int) -> dict[str, np.ndarray]:
+        return _row({key: value.numpy() for key, value in detector([pictures[index]]).items()}, 0)
+
     for index, answer in file.detect_all(pictures):
-        expected = {key: value.numpy() for key, value in detector([pictures[index]]).items()}
-        _compare(result, _row(expected, 0), answer, detector.config.score_threshold)
+        candidates = functools.partial(detect, unsuppressed, index)
+        _compare(result, detect(detector, index), answer, detector.config.score_threshold, candidates)
     return result
 
 
@@ -146,14 +175,21 @@ def _row(answer: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
     return {name: answer[name][index][: answer["num_detections"][index]] for name in ("boxes", "scores", "labels")}
 
 
-def _compare(result: Comparison, ours: dict, theirs: dict, threshold: float) -> None:
-    """Adds one picture's detections to a comparison."""
+def _compare(
+    result: Comparison, ours: dict, theirs: dict, threshold: float, candidates: Callable[[], dict[str, np.ndarray]]
+) -> None:
+    """Adds one picture's detections to a comparison; `candidates` finds the detector's before NMS."""
     limits = result.limits
     distance = np.abs(ours["boxes"][:, None] - theirs["boxes"]).max(-1)
     difference = np.abs(ours["scores"][:, None] - theirs["scores"])
     pairs = _pairs(ours, theirs, distance, difference)
     result.compared += len(pairs)
-    for pair in pairs:
+    tied = [pair for pair in pairs if distance[pair] > limits.box and difference[pair] <= ROUNDING]
+    if tied:
+        others = candidates()
+        tied = [pair for pair in tied if _is_among(theirs, pair[1], others, limits)]
+        result.tied += len(tied)
+    for pair in set(pairs) - set(tied):
         result.box, result.score = max(result.box, float(distance[pair])), max(result.score, float(difference[pair]))
         result.off += bool(distance[pair] > limits.box or difference[pair] > limits.score)
     # A score at the threshold may be below it on the other side.
@@ -162,6 +198,13 @@ def _compare(result: Comparison, ours: dict, theirs: dict, threshold: float) -> 
         sure[0][i] = sure[1][j] = False
     result.missing += int(sure[0].sum())
     result.extra += int(sure[1].sum())
+
+
+def _is_among(detections: dict, index: int, others: dict, limits: Limits) -> bool:
+    """Whether one detection is among others, up to the limits."""
+    box, score, label = (detections[name][index] for name in ("boxes", "scores", "labels"))
+    near = np.abs(others["boxes"] - box).max(-1) <= limits.box
+    return bool((near & (np.abs(others["scores"] - score) <= limits.score) & (others["labels"] == label)).any())
 
 
 def _pairs(ours: dict, theirs: dict, distance: np.ndarray, difference: np.ndarray) -> list[tuple[int, int]]:
@@ -212,9 +255,9 @@ class Report:
 
     def table(self) -> str:
         """As text."""
-        rows: list[tuple[str, ...]] = [("", "compared", "missing", "extra", "off", "box (px)", "score")]
+        rows: list[tuple[str, ...]] = [("", "compared", "missing", "extra", "off", "tied", "box (px)", "score")]
         for one in self.comparisons:
-            counts = map(str, (one.compared, one.missing, one.extra, one.off))
+            counts = map(str, (one.compared, one.missing, one.extra, one.off, one.tied))
             rows.append((one.name, *counts, f"{one.box:.2g}", f"{one.score:.2g}"))
         name, *others = ([cell.rjust(max(map(len, column))) for cell in column] for column in zip(*rows, strict=True))
         name = [cell.lstrip().ljust(len(cell)) for cell in name]

@@ -21,8 +21,9 @@ from retinanet_tf.inference.predict import predict
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.runtime.exported import OUTPUTS, ExportedDetector
+from tests.oracles import box_iou
 from tests.small_detectors import clutter, small_detector
-from tests.small_exports import HEIGHT, LABELS, PICTURES, WIDTH, write_shards
+from tests.small_exports import HEIGHT, LABELS, PICTURES, WIDTH, spread_out_detector, write_shards
 
 FLOAT32 = parity.LIMITS["float32"]
 
@@ -226,6 +227,49 @@ def test_unmatched_detections_count_on_both_sides_and_few_are_no_proof(files, de
     assert extra.compared == extra.missing == 0
     none = parity.compare_file("none", FLOAT32, _Silent(file), silent, PICTURES)
     assert "0 pairs of detections are no proof" in none.fault()
+
+
+class _Moved:
+    """The detector's own answers, `count` boxes of the first picture moved by `change(box, its class's candidates)`."""
+
+    def __init__(self, file, detector, count, change):
+        self.prepare, self.input_shape = file.prepare, file.input_shape
+        self.detector, self.count, self.change = detector, count, change
+
+    def run(self, canvases, sizes):
+        given = tf.cast(canvases, tf.float32), tf.ones_like(sizes), tf.constant(sizes)
+        answer = {name: value.numpy() for name, value in self.detector.detect_canvases(*given).items()}
+        everything = parity.without_nms(self.detector).detect_canvases(*given)
+        for index in range(self.count):
+            same = everything["labels"][0] == answer["labels"][0, index]
+            boxes = answer["boxes"][0]
+            boxes[index] = self.change(boxes[index], everything["boxes"][0].numpy()[same])
+        self.count = 0
+        return answer
+
+
+def _overlapping(box, candidates):
+    overlap = np.array([box_iou(box, other) for other in candidates])
+    return candidates[np.argmax(np.where(overlap < 0.99, overlap, 0))]
+
+
+def test_of_two_boxes_of_one_score_either_side_may_keep_its_own(files):
+    """If the file's is one of the detector's candidates, and only in one of a hundred detections."""
+    detector = spread_out_detector()
+    for variable in detector.model.weights:
+        if "class_subnet" in getattr(variable, "path", variable.name) and len(variable.shape) == 4:
+            variable.assign(tf.zeros_like(variable))
+
+    def compared(count, change):
+        return parity.compare_file("", FLOAT32, _Moved(files["onnx"].file, detector, count, change), detector, PICTURES)
+
+    one = compared(1, _overlapping)
+    assert (one.compared, one.tied, one.off, one.missing, one.extra, one.box) == (150, 1, 0, 0, 0, 0)
+    assert one.fault() is None
+    assert "0 are extra, and 9 are others of the same score" in compared(9, _overlapping).fault()
+    invented = compared(1, lambda box, _: box + [0, 0, 3, 0])
+    assert (invented.tied, invented.off, invented.box) == (0, 1, 3)
+    assert "1 of 150 detections are off by more than 0.5 pixels" in invented.fault()
 
 
 def test_onnx_has_standard_operators_and_constants_where_tensorrt_wants_them(files):
