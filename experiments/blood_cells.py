@@ -37,9 +37,7 @@ def all_of(annotations: rn.data.Annotations) -> rn.data.Annotations:
     return annotations
 
 
-def main(
-    name: str, rows: Mapping[str, Mapping], base: Config, choose: Choice = lambda annotations: annotations
-) -> None:
+def main(name: str, rows: Mapping[str, Mapping], base: Config, choose: Choice = all_of) -> None:
     """A comparison as a command: trains every row with every seed, and writes the numbers so far after each.
 
     Args:

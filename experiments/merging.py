@@ -3,7 +3,8 @@
     python -m experiments.merging --model=runs/cards --data='data/cards/val-*.tfrecord' --sizes=256,320,400 \
         --json=experiments/results/real/merging_cards.json
 
-The library merges by NMS alone; this is what the others would give there. Every version of a picture (size, mirror
+The library merges by NMS, and test-time augmentation also by box fusion; this compares them with soft-NMS and with
+fusion of tiles. Every version of a picture (size, mirror
 image, tile) is detected by itself; "NMS" here merges those detections as the others do, so that the rows differ by the
 merging alone.
 """

@@ -53,7 +53,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def main() -> None:
-    """Prints a line a stop and the verdict."""
+    """Prints a line per stop and the verdict."""
     rng, rows = random.Random(SEED.value), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from retinanet_tf.export.formats import export
     from retinanet_tf.inference.detector import Detector
     from retinanet_tf.inference.test_time_augmentation import AugmentedDetector
+    from retinanet_tf.inference.tiles import TiledDetector
     from retinanet_tf.losses.box import GIoULoss, L1Loss, SmoothL1Loss
     from retinanet_tf.losses.classification import (
         CrossEntropyLoss,

@@ -26,7 +26,7 @@ def matching(pattern: str | os.PathLike) -> list[str]:
 
 
 def split_list(text: str) -> list[str]:
-    """The paths and patterns of a list with commas; those of a name that exists or matches something are part of it."""
+    """The paths and patterns of a comma-separated list; a name that exists or matches something isn't split."""
     if matching(text):
         return [text]
     parts, found = text.split(","), []

@@ -3,8 +3,10 @@
 Images are uint8 RGB arrays `(H, W, 3)`; boxes are xyxy pixels. Matplotlib is imported by the functions that plot.
 """
 
+import base64
 import colorsys
 import csv
+import io
 import math
 import os
 import re
@@ -22,6 +24,13 @@ from retinanet_tf.fonts import default_font, legible
 _GOLDEN = 0.618033988749895  # neighbours in class order get hues far apart
 _LEVELS = ((0.95, 0.85), (1.0, 0.6), (0.75, 0.95))  # (value, saturation), one after the other
 _METRIC = re.compile(r"^(val_)?(AP|AR)\w*$")
+
+
+def jpeg_url(image: Image.Image, quality: int = 85) -> str:
+    """An RGB picture as a data URL, for pages of one file."""
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
 def class_colour(label: int) -> tuple[int, int, int]:

@@ -1,1 +1,1 @@
-"""Benchmarks against other implementations; each script takes --json=FILE for its rows."""
+"""Benchmarks against other implementations; each script takes --json=FILE for its rows, but `scaling` --output."""

@@ -1,11 +1,12 @@
-"""All benchmarks in one run, and their table: `make bench`, or
+"""The CPU benchmarks in one run, and their table: `make bench`, or
 
     python -m experiments.bench --output=runs/bench [--images=photos] [--only=losses,train]
 
-Each benchmark is a process of its own, one after the other: nothing else should run on the machine. What they compare
-with is in the extra `bench`; a peer that isn't installed is "not run". Leaves NAME_vXYZ.json for every benchmark,
-and bench_vXYZ.json, .md and .png of all rows: ours, the peer, their ratio and the limit that it is held to. Where the
-peer is a share of the machine (matmul peak, a copy of the array, bare decoding), the ratio is ours of it.
+Each benchmark is a process of its own, one after the other: nothing else should run on the machine. `accelerator`,
+`exports`, `memory` and `workers` are run by themselves. What they compare with is in the extra `bench`; a peer that
+isn't installed is "not run". Leaves NAME_vXYZ.json for every benchmark, and bench_vXYZ.json, .md and .png of all rows:
+ours, the peer, their ratio and the limit that it is held to. Where the peer is a share of the machine (matmul peak, a
+copy of the array, bare decoding), the ratio is ours of it.
 """
 
 import json
@@ -22,9 +23,9 @@ from retinanet_tf.cli.main import run
 from retinanet_tf.errors import InputError
 from retinanet_tf.visualize import new_figure, save_figure
 
-BENCHMARKS = ("losses", "train", "detect", "input", "prepare_data", "scaling")
+BENCHMARKS = ("losses", "train", "detect", "input", "prepare", "scaling")
 _OUTPUT = flags.DEFINE_string("output", "runs/bench", "Folder for what the benchmarks leave.")
-_IMAGES = flags.DEFINE_string("images", "", "Folder of JPEG photos for `input` and `prepare_data`; else noise.")
+_IMAGES = flags.DEFINE_string("images", "", "Folder of JPEG photos for `input` and `prepare`; else noise.")
 _ONLY = flags.DEFINE_list("only", [], f"Some of {', '.join(BENCHMARKS)}; all by default.")
 _COLLECT = flags.DEFINE_boolean("collect", False, "Make the table of what the folder holds; run nothing.")
 STEM = f"v{sys.version_info.major}{sys.version_info.minor}"
@@ -41,7 +42,7 @@ def main() -> None:
     for name in () if _COLLECT.value else chosen:
         print(f"=== {name}", flush=True)
         result = f"--output={folder}" if name == "scaling" else f"--json={folder / f'{name}_{STEM}.json'}"
-        photos = [f"--images={_IMAGES.value}"] if _IMAGES.value and name in ("input", "prepare_data") else []
+        photos = [f"--images={_IMAGES.value}"] if _IMAGES.value and name in ("input", "prepare") else []
         command = [sys.executable, "-m", f"experiments.bench.{name}", result, *photos]
         subprocess.run(command, check=True, env=original_environment())
     rows = [

@@ -19,7 +19,7 @@ from retinanet_tf.config.presets import presets
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet, variables
-from retinanet_tf.models.summary import count
+from retinanet_tf.models.summary import flop
 from retinanet_tf.training.train import compile_model
 
 _OBJECTS = 16  # rows of an image's targets, half of them padding
@@ -127,12 +127,8 @@ def _parameter(name: str, shape: Sequence[int], dtype: str, **value: Any) -> dic
 
 
 def _flop(model: RetinaNet, job: Job) -> float:
-    """Of the convolutions: forward, and in training for trained layers backward to kernels and to inputs."""
-    passes = 3 if job.kind == "train" else 1
-    frozen = ("stem", "stage2")[: job.config.model.freeze_stages]
-    rows = count(model, job.height, job.width)
-    multiply_adds = sum(row.multiply_adds * (1 if row.part in frozen else passes) for row in rows)
-    return 2.0 * job.config.data.batch_size * multiply_adds
+    training, stages = job.kind == "train", job.config.model.freeze_stages
+    return job.config.data.batch_size * flop(model, job.height, job.width, training, stages)
 
 
 def describe(job: Job) -> dict[str, Any]:

@@ -57,10 +57,10 @@ def main() -> None:
         for _ in range(_ROUNDS.value):
             for name, (start, batch) in runs.items():
                 times[name].append(_seconds_an_image(start, batch))
-        name = "600 px training pipeline, an image"
+        name = "600 px training pipeline, per image"
         rows.add(name, times["ours"], "decode_jpeg and resize alone", times["decode"], 1 / 0.75)
         rows.add(name, times["ours"], "torch DataLoader with Pillow", times.get("torch"), 1 / 1.3)
-        rows.add("ground truth alone, an image", times["truth"], "the whole pipeline", times["ours"], 0.05)
+        rows.add("ground truth alone, per image", times["truth"], "the whole pipeline", times["ours"], 0.05)
         rows.add(name, times["ours"], "one copy of its canvas", times["copy"], None)
         _cores(rows, pattern)
         _memory(rows, pattern, len(records))

@@ -22,7 +22,7 @@ from experiments.bench.step import fit_step
 from experiments.bench.timing import Rows, in_turns
 from retinanet_tf.cli.main import run
 from retinanet_tf.config.presets import presets
-from retinanet_tf.models.summary import count
+from retinanet_tf.models.summary import flop
 from retinanet_tf.training.train import compile_model
 
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "Timed steps of everything, in turns.")
@@ -115,11 +115,8 @@ def _matmul():
 
 
 def _flop() -> float:
-    """Multiply-adds of the convolutions: forward, and for trained layers backward to kernels and to inputs."""
     config = _config()
-    rows = count(compile_model(config), _SIDE, _SIDE)
-    frozen = ("stem", "stage2")[: config.model.freeze_stages]
-    return 2.0 * sum(row.multiply_adds * (1 if row.part in frozen else 3) for row in rows)
+    return flop(compile_model(config), _SIDE, _SIDE, training=True, freeze_stages=config.model.freeze_stages)
 
 
 def _peak(make) -> float:

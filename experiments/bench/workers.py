@@ -29,7 +29,7 @@ SETTINGS = {"clip_norm": 0.0, "fpn_channels": 64, "subnet_channels": 64}
 
 
 def main() -> None:
-    """Prints a row a number of workers."""
+    """Prints a row for each number of workers."""
     rows, losses, sent, speed = Rows(), {}, {}, {}
     _loopback_up()
     with tempfile.TemporaryDirectory() as name:

@@ -11,10 +11,9 @@ theirs at γ = 2. `retinanet diagnose` does the same with any trained model.
 from pathlib import Path
 
 from experiments.paper import miniature, study, table_1d
-from retinanet_tf.cli.diagnosis import diagnose
 from retinanet_tf.cli.main import run
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation.loss_distribution import FIGURE_4_GAMMAS
+from retinanet_tf.evaluation.loss_distribution import FIGURE_4_GAMMAS, diagnose
 from retinanet_tf.inference import checkpoint
 
 

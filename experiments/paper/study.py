@@ -30,6 +30,7 @@ from retinanet_tf.config.presets import presets
 from retinanet_tf.errors import InputError
 from retinanet_tf.provenance import provenance
 from retinanet_tf.training import run_directory
+from retinanet_tf.training.callbacks import LOSSES
 from retinanet_tf.training.train import train
 
 STUDIES = (
@@ -191,7 +192,7 @@ def _last_losses(run_dir: Path) -> dict[str, float]:
     with open(log, newline="") as file:
         rows = list(csv.DictReader(file))
     last = rows[-1] if rows else {}
-    return {name: float(last[name]) for name in ("loss", "class_logits_loss", "box_deltas_loss") if last.get(name)}
+    return {name: float(last[name]) for name in LOSSES if last.get(name)}
 
 
 def _collect(study: Study, scale: str, folder: Path) -> None:

@@ -10,6 +10,7 @@ from absl import flags
 
 from retinanet_tf.cli.serving_client import detect
 from retinanet_tf.files import read_bytes, write_json
+from retinanet_tf.inference.results import MIN_SCORE
 
 _IMAGE = flags.DEFINE_list("image", None, "JPEG or PNG files, separated by commas; one request.", required=True)
 _SERVER = flags.DEFINE_string("server", "localhost:8500", "HOST:PORT of the server (gRPC 8500, REST 8501).")
@@ -17,7 +18,7 @@ _REST = flags.DEFINE_boolean("rest", False, "Ask over REST instead of gRPC.")
 _MODEL = flags.DEFINE_string("model", "retinanet", "The model's name at the server.")
 _VERSION = flags.DEFINE_integer("version", None, "The model's version; the newest by default.")
 _TIMEOUT = flags.DEFINE_float("timeout", 60.0, "Seconds to wait for the answer.")
-_MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections below aren't printed (--output gets them all).")
+_MIN_SCORE = flags.DEFINE_float("min_score", MIN_SCORE, "Detections below aren't printed (--output gets them all).")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the detections, in COCO's results format.")
 
 

@@ -18,7 +18,7 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Images that go through the n
 
 def main() -> None:
     """Runs the diagnosis."""
-    from retinanet_tf.cli.diagnosis import diagnose
+    from retinanet_tf.evaluation.loss_distribution import diagnose
     from retinanet_tf.pretrained.by_name import resolve
 
     try:

@@ -51,7 +51,7 @@ _CALIBRATION = flags.DEFINE_string(
     "calibration", None, "Pattern of shards that int8 takes the scales of its integers from: training data."
 )
 _VALIDATION = flags.DEFINE_string(
-    "validation", None, "Pattern of shards that a file is compared with the detector on, AP included."
+    "validation", None, "Pattern of shards that the export is compared with the detector on, AP included."
 )
 _PAGE = flags.DEFINE_boolean(
     "page",

@@ -69,8 +69,8 @@ def _text(value: Any) -> str:
 def read(base: Config | None = None) -> Config:
     """The configuration that the parsed flags describe: the preset (or `base`), then every flag that was given.
 
-    Another batch_size than the preset's brings its learning rate, steps and decay_steps with it by the linear rule,
-    unless they are given too.
+    If batch_size isn't the preset's, learning_rate, steps and decay_steps are scaled with it by the linear rule, unless
+    they are given too.
 
     Raises:
       InputError: a list with elements of the wrong kind, named by its flag.

@@ -37,9 +37,8 @@ def table() -> str:
     for (origin, licence, conditions), entries in itertools.groupby(ZOO.values(), _common):
         lines += ["", f"{origin}; licence: {licence}", *[f"published: {conditions}"] * bool(conditions)]
         lines += [_line(_row(entry), widths) for entry in entries]
-    return "\n".join(
-        [*lines, "", _LAYOUT, f"All were {NEVER_RUN}; `retinanet models NAME` has the check and all facts."]
-    )
+    last = "None was run with its original file; `retinanet models NAME` has the check and all facts."
+    return "\n".join([*lines, "", _LAYOUT, last])
 
 
 def facts(entry: Entry) -> str:
@@ -65,7 +64,7 @@ def markdown() -> str:
         "",
         "`retinanet models --markdown` wrote this page from `retinanet_tf/pretrained/zoo.py`. Facts marked",
         "(unconfirmed) weren't found in the publisher's own sources.",
-        f"All rows were {NEVER_RUN}: no file could be downloaded where this was written.",
+        "No row was run here with its original file: none could be downloaded where this was written.",
         "",
         "What was verified instead is that tensors with random values, in the publisher's names and shapes, are all",
         "matched, and that with them the network gives the outputs of the publisher's network, which the tests rebuild",

@@ -30,6 +30,7 @@ from retinanet_tf.cli.before_tensorflow import import_tensorflow
 from retinanet_tf.cli.model_flag import MODEL
 from retinanet_tf.data.sources.annotations import as_number
 from retinanet_tf.errors import InputError
+from retinanet_tf.inference.results import MIN_SCORE
 from retinanet_tf.patterns import split_list
 from retinanet_tf.text import printable
 
@@ -44,7 +45,7 @@ _IMAGES = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for pictures/, detections.json and the sheet.", required=True)
 _MIN_SCORE = flags.DEFINE_string(
     "min_score",
-    "0.3",
+    str(MIN_SCORE),
     "Detections below aren't drawn (detections.json has them all); auto: the score with the best F1 in the newest "
     "evaluation in the model's folder.",
 )

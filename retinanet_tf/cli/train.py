@@ -1,8 +1,8 @@
 """Training of a detector, with resume: `retinanet train --data='shards/train-*.tfrecord' --run_dir=runs/mine`.
 
 The same command again resumes. Settings come from --preset, from the weights that --init_weights names (the network's,
-and of a detector those of its anchors, assignment and losses) and from the other flags, later ones before earlier ones.
-Without --preset, a detector of torchvision's v2 brings the preset `modern`, by which it was trained.
+and of a detector those of its anchors, assignment and losses) and from the other flags; each overrides those named
+before it. Without --preset, a detector of torchvision's v2 brings the preset `modern`, by which it was trained.
 """
 
 from typing import Any
@@ -16,14 +16,18 @@ from retinanet_tf.config.presets import presets
 from retinanet_tf.errors import InputError
 
 DATA = flags.DEFINE_string("data", None, "Pattern of training shards; labels.json is beside them.", required=True)
-VALIDATION = flags.DEFINE_string("validation", "", "Pattern of shards to evaluate on at the end.")
+VALIDATION = flags.DEFINE_string(
+    "validation", "", "Pattern of shards to evaluate on: at the end, and every --eval_steps."
+)
 INIT_WEIGHTS = flags.DEFINE_string(
     "init_weights",
     "",
     "Weights to start from: a name that `retinanet models` lists, from `retinanet import-weights`, or another run_dir.",
 )
 RUN_DIR = flags.DEFINE_string("run_dir", None, "Run directory: settings, checkpoints, metrics.", required=True)
-DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check data, settings and devices and print them; write nothing.")
+DRY_RUN = flags.DEFINE_boolean(
+    "dry_run", False, "Check data, weights, settings and devices and print them; write nothing."
+)
 MEMORY = flags.DEFINE_boolean(
     "memory", False, "With --dry_run: also say a step's memory and the batches that cards hold (a minute or more)."
 )

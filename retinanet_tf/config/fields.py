@@ -104,7 +104,7 @@ class ModelConfig(Section):
     max_size: int = setting(1000, "Longer side's limit in pixels (§5.2: 1.667 times the shorter).", "[1, 16384]")
     resize: str = setting(
         "shorter_side",
-        "How images come to their size: 'shorter_side' keeps their proportions (§4.1), 'stretch' makes every one a "
+        "How images are resized: 'shorter_side' keeps their proportions (§4.1), 'stretch' makes every one a "
         "square of image_size, which max_size must equal (MLPerf's 800x800).",
         ("shorter_side", "stretch"),
     )

@@ -60,7 +60,7 @@ class Augmentation:
         seed: of all random numbers.
         mixed: the first sample without mosaic and mixup; None if there is none.
         square: whether one square canvas serves all pictures.
-        alone: whether the wide, and the tall, pictures are just one, which has no other to be blended with.
+        alone: (wide, tall), whether there is just one picture of that orientation, so none to blend it with.
     """
 
     def __init__(

@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from retinanet_tf.evaluation.coco import Scores
-from retinanet_tf.evaluation.errors import Errors, error_costs
+from retinanet_tf.evaluation.error_kinds import Errors, error_costs
 from retinanet_tf.evaluation.matching import KINDS, Matching, Outcomes, match, outcomes
 from retinanet_tf.evaluation.source import GroundTruth
+from retinanet_tf.inference.results import MIN_SCORE
 from retinanet_tf.text import printable
-
-FALLBACK_THRESHOLD = 0.3
-"""The least score where no score has an F1 above 0; `predict`'s default."""
 
 MEANINGS = dict(
     zip(
@@ -129,8 +127,8 @@ class Analysis:
 
     @property
     def threshold(self) -> float:
-        """The least score that the confusion matrix is for: the best one, or FALLBACK_THRESHOLD."""
-        return self.best.score if self.best else FALLBACK_THRESHOLD
+        """The least score that the confusion matrix is for: the best one, or MIN_SCORE where none has an F1 above 0."""
+        return self.best.score if self.best else MIN_SCORE
 
     @cached_property
     def levels(self) -> np.ndarray:

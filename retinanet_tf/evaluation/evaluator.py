@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation.analysis import Analysis
+from retinanet_tf.evaluation.analysis import Analysis, percent
 from retinanet_tf.evaluation.coco import MAX_DETECTIONS, METRICS, coco_scores
 from retinanet_tf.evaluation.page import html_page
 from retinanet_tf.evaluation.plots import write_plots
-from retinanet_tf.evaluation.source import GroundTruth, Source, category_ids, read_ground_truth, read_source
+from retinanet_tf.evaluation.source import GroundTruth, Source, category_ids, open_source, read_ground_truth
 from retinanet_tf.files import make_folder, output_folder, write_json, write_text
 from retinanet_tf.inference.detector import DetectorLike, detect_all
 from retinanet_tf.inference.results import to_results
@@ -41,7 +41,8 @@ def evaluate(
 
     Args:
         detector: a detector whose label map is the dataset's; either may lack categories that the other one has.
-        source: pattern of shards, or a COCO instances file (then with `images`), or what `read_source` returned.
+        source: pattern of shards, or a COCO instances file (then with `images`), or what
+            `evaluation.source.open_source` returned.
         images: folder of the images of a COCO file.
         batch_size: images that go through the network together (those with equal canvases), on every replica of the
             strategy in whose scope this is called.
@@ -76,7 +77,7 @@ def analyse(
     progress: bool = True,
 ) -> Analysis:
     """Like `evaluate`, but returns what explains the numbers too; it is computed when it is asked for."""
-    source = read_source(source, images)
+    source = open_source(source, images)
     ids = category_ids(detector.label_map, source.label_map, source.name)
     known = set(source.label_map.ids)
     source = _with_categories(source, detector.label_map)
@@ -135,7 +136,7 @@ def analyse_results(
     elif output is None or (images is None and os.fspath(source).endswith(".json")):
         truth = read_ground_truth(source)
     else:
-        truth = read_source(source, images)
+        truth = open_source(source, images)
     return _score(truth, results, output, submission, max_detections, {})
 
 
@@ -205,7 +206,7 @@ def _score(
 
 def report(metrics: dict[str, float]) -> str:
     """The twelve numbers as lines of text, in per cent as the paper has them; — where undetermined."""
-    shown = {name: "—" if value < 0 else f"{100 * value:.1f}" for name, value in metrics.items()}
+    shown = {name: percent(None if value < 0 else value) for name, value in metrics.items()}
     lines = (METRICS[:6], METRICS[6:])
     return "\n".join("   ".join(f"{name:>5} {shown[name]:>5}" for name in line) for line in lines)
 
@@ -240,7 +241,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         if unknown or every < 1:
             raise InputError(f"{unknown[0]!r} is not a COCO number." if unknown else f"every={every} must be above 0.")
         self.detector, self.every, self.names, self.options = detector, every, metrics, options
-        self.source = read_source(source, images)
+        self.source = open_source(source, images)
         self.history: dict[int, dict[str, float]] = {}
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

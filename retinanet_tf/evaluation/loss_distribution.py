@@ -14,8 +14,11 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from retinanet_tf import files
+from retinanet_tf.data import pipeline
 from retinanet_tf.detection import assignment
 from retinanet_tf.errors import InputError
+from retinanet_tf.inference.checkpoint import load_config, load_model
 from retinanet_tf.losses.classification import focal
 from retinanet_tf.visualize import new_figure, save_figure
 
@@ -138,3 +141,34 @@ def figure_4(
 
 def _cell(margins: np.ndarray) -> np.ndarray:
     return np.clip((margins + _LIMIT) * _CELLS_PER_UNIT, 0, _CELLS - 1).astype(np.int32)
+
+
+def diagnose(
+    checkpoint: str | os.PathLike,
+    data: str,
+    output: str | os.PathLike,
+    gammas: Sequence[float],
+    *,
+    name: str = "loss_distribution",
+    limit: int | None = None,
+    batch_size: int = 4,
+) -> LossDistribution:
+    """Runs a model over shards, writes NAME.png and NAME.json into the folder `output`, and prints a summary."""
+    files.make_folder(output)
+    config, model = load_config(checkpoint), load_model(checkpoint)
+    batches = pipeline.load(
+        data,
+        training=False,
+        **pipeline.canvas_arguments(config),
+        batch_size=batch_size,
+    )
+    distribution = loss_distribution(model, batches, limit)
+    picture, points = Path(output) / f"{name}.png", Path(output) / f"{name}.json"
+    figure_4(distribution, picture, gammas)
+    files.write_json(points, distribution.summary(gammas))
+    for kind in ("foreground", "background"):
+        shares = [distribution.share_of_hardest(kind, gamma, 0.2) for gamma in gammas]
+        text = ", ".join(f"γ = {gamma:g}: {share:.0%}" for gamma, share in zip(gammas, shares, strict=True))
+        print(f"The hardest fifth of the {kind} examples carries of their loss: {text}.")
+    print(f"{picture}, {points}")
+    return distribution

@@ -1,6 +1,5 @@
 """The page of an evaluation: one HTML file with its tables, curves, confusion matrix and pictures."""
 
-import base64
 import io
 import json
 from collections import defaultdict
@@ -16,6 +15,7 @@ from retinanet_tf.evaluation.coco import METRICS
 from retinanet_tf.evaluation.matching import KINDS
 from retinanet_tf.evaluation.plots import mean_precision
 from retinanet_tf.text import printable
+from retinanet_tf.visualize import jpeg_url
 
 THUMBNAILS, LISTED_PICTURES, LISTED_CLASSES = 100, 1000, 100
 """What the page has at most: pictures, names of pictures, rows of the confusion matrix."""
@@ -101,9 +101,7 @@ def thumbnail(encoded: bytes) -> str:
     with Image.open(io.BytesIO(encoded)) as image:
         small = image.convert("RGB")
     small.thumbnail((_SIDE, _SIDE))
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    return jpeg_url(small, _QUALITY)
 
 
 def _notes(analysis: Analysis) -> list[str]:

@@ -46,7 +46,7 @@ class Source(GroundTruth):
     encoded: Callable[[], Iterator[bytes]]
 
 
-def read_source(source: str | os.PathLike | Source, images: str | os.PathLike | None = None) -> Source:
+def open_source(source: str | os.PathLike | Source, images: str | os.PathLike | None = None) -> Source:
     """Opens shards (a glob pattern) or, where `source` ends in .json, COCO annotations with their `images` folder.
 
     A JSON file without annotations (COCO's image_info files of the test splits) can be detected on, but not scored.

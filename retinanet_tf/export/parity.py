@@ -3,7 +3,7 @@
 Three comparisons: of the file and the detector on the same canvases; of the same conversion without a score
 threshold, where every level of the pyramid answers with its best 100 pairs, whatever is in the pictures; and of the
 file with the detector on the detector's own canvases, which are resized and padded otherwise. The first two must
-agree. A SavedModel makes the detector's own canvases itself, so that it has two comparisons, which must agree.
+agree; in int8, the first. A SavedModel makes the detector's own canvases itself, so that it has two comparisons.
 """
 
 import dataclasses
@@ -114,7 +114,7 @@ class Comparison:
 
 
 def without_threshold(detector: Detector) -> Detector:
-    """The detector with score threshold 0, at most 100 pairs a level and room for all of them."""
+    """The detector with score threshold 0, at most 100 pairs per level and room for all of them."""
     config = dataclasses.replace(detector.config, score_threshold=0.0, pre_nms_top_k=100, max_detections=500)
     return detector.with_config(config)
 

@@ -17,7 +17,7 @@ from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import make_folder, read_bytes, write_json
 from retinanet_tf.inference.annotation_files import AnnotatedPicture, check_formats, write_annotations
-from retinanet_tf.inference.results import to_results
+from retinanet_tf.inference.results import MIN_SCORE, to_results
 from retinanet_tf.inference.video import SUFFIXES as VIDEO_SUFFIXES
 from retinanet_tf.inference.video import is_video, read_frames, video_writer
 from retinanet_tf.patterns import existing_folder, matching
@@ -83,7 +83,7 @@ def predict(
     inputs: Sequence[str | os.PathLike],
     output: str | os.PathLike,
     *,
-    min_score: float = 0.3,
+    min_score: float = MIN_SCORE,
     batch_size: int = 4,
     save: Sequence[str] = (),
     progress: bool = True,

@@ -7,6 +7,9 @@ import numpy as np
 
 from retinanet_tf.data.sources.coco import xyxy_to_coco
 
+MIN_SCORE = 0.3
+"""Detections below aren't drawn or printed, unless another score is given."""
+
 
 def to_results(
     detections: dict[str, np.ndarray], image_id: int | str, category_ids: Sequence[int]

@@ -44,6 +44,16 @@ def count(model: RetinaNet, height: int, width: int) -> list[Row]:
     return [Row(part, sizes[part], work[part]) for part in PARTS]
 
 
+def flop(model: RetinaNet, height: int, width: int, training: bool = False, freeze_stages: int = 0) -> float:
+    """Floating-point operations of the convolutions for one image of `height` × `width` pixels.
+
+    Forward, and in training for layers that aren't frozen backward to kernels and to inputs; a multiply-add is two.
+    """
+    frozen = ("stem", "stage2")[:freeze_stages]
+    rows = count(model, height, width)
+    return 2.0 * sum(row.multiply_adds * (3 if training and row.part not in frozen else 1) for row in rows)
+
+
 def _output_shapes(model: RetinaNet, height: int, width: int) -> dict[str, tuple]:
     """Shapes of the outputs of backbone and pyramid convolutions; nothing is computed."""
     convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]

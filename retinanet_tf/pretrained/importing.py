@@ -1,4 +1,4 @@
-"""Imports a published checkpoint into a folder that works as `checkpoint` and as `init_weights`.
+"""Imports a published checkpoint into a folder that works as `--model` and as `--init_weights`.
 
 The settings it was trained under go with it: pixel statistics, channel order, epsilon, stride placement, input of P6,
 anchors, order of the classes, assignment, losses.

@@ -16,7 +16,7 @@ from retinanet_tf.training.checkpoints import TrainingState
 from retinanet_tf.training.patience import is_exhausted
 from retinanet_tf.training.strategies import gathered
 
-PATIENCE = 50
+STEPS_WITHOUT_POSITIVES = 50
 """Steps without a single positive anchor after which a warning is logged."""
 
 UNTIMED = 2
@@ -167,7 +167,7 @@ class WatchLosses(keras.callbacks.Callback):
         if not math.isfinite(logs.get("loss", 0.0)):
             raise NonFiniteLoss(self.progress.step - 1)
         # The box loss is a sum over positive anchors: exactly 0 without any.
-        if batch + 1 >= PATIENCE and logs.get("box_deltas_loss") == 0.0 and not self.warned:
+        if batch + 1 >= STEPS_WITHOUT_POSITIVES and logs.get("box_deltas_loss") == 0.0 and not self.warned:
             self.warned = True
             logging.warning(
                 "no anchor matched any object in %d steps: the objects are smaller or larger than every anchor, or the "
@@ -176,7 +176,7 @@ class WatchLosses(keras.callbacks.Callback):
             )
 
 
-METRICS = ("AP", "AP50", "AP75")
+LOGGED_METRICS = ("AP", "AP50", "AP75")
 """The numbers of an evaluation that go into the logs, as val_AP and so on."""
 
 
@@ -245,7 +245,7 @@ class EvaluateAndKeep(keras.callbacks.Callback):
             return  # another worker's to evaluate
         print(f"step {self.progress.step}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
         if logs is not None:
-            logs.update({f"val_{name}": metrics[name] for name in (*METRICS, *LOSSES) if name in metrics})
+            logs.update({f"val_{name}": metrics[name] for name in (*LOGGED_METRICS, *LOSSES) if name in metrics})
         self.history.append((self.progress.step, metrics["AP"]))
         self._be_patient()
 

@@ -13,7 +13,7 @@ from retinanet_tf.data.records.reader import labels_beside
 from retinanet_tf.data.repeat_factors import with_repeats
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation.source import Source, category_ids, read_source
+from retinanet_tf.evaluation.source import Source, category_ids, open_source
 from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.pretrained.by_name import resolve
 from retinanet_tf.pretrained.loading import check
@@ -56,7 +56,7 @@ def open_job(config: Config, *, data: str, validation: str = "", init_weights: s
     load_for_training(config, data)
     if init_weights:
         check(config.model, config.anchors, resolve(init_weights))
-    source = read_source(validation) if validation and worker.is_chief else None
+    source = open_source(validation) if validation and worker.is_chief else None
     if source:
         category_ids(label_map, source.label_map, source.name)
     _check_evaluations(config, validation, source)

@@ -9,6 +9,8 @@ evaluations.json   the twelve COCO numbers and AP by class of every evaluation
 tensorboard/   the same and images, for TensorBoard
 best.weights.h5    (with best.json, best.run.json, best.labels.json) the weights of the best AP while training
 model.weights.h5   the trained weights, written at the end
+damaged_records.txt    records that on_bad_record=skip left out, if any
+nonfinite_step_N.npz   the batch of a step whose loss was NaN, if any
 metrics.json   the twelve COCO numbers at the end and the score with the best F1, if there is validation data
 training.png   the curves of log.csv
 lock           held by the running job

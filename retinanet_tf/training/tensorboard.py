@@ -8,7 +8,9 @@ import tensorflow as tf
 
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.evaluation.source import Source
-from retinanet_tf.inference.detector import Detector, to_image
+from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.images import to_image
+from retinanet_tf.inference.results import MIN_SCORE
 from retinanet_tf.training.callbacks import Progress
 from retinanet_tf.visualize import draw_detections
 
@@ -70,7 +72,7 @@ class Board(keras.callbacks.Callback):
                     detections["scores"],
                     names=detector.label_map.names,
                     ground_truth=source.boxes_of(record["id"]),
-                    min_score=0.3,
+                    min_score=MIN_SCORE,
                     ids=detector.label_map.ids,
                 )
             )

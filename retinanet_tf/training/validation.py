@@ -21,7 +21,7 @@ from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.ema import WeightAverage
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.training import run_directory
-from retinanet_tf.training.callbacks import LOSSES, METRICS, EpochLog, EvaluateAndKeep, Progress
+from retinanet_tf.training.callbacks import LOGGED_METRICS, LOSSES, EpochLog, EvaluateAndKeep, Progress
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.tensorboard import Board
 from retinanet_tf.training.validation_loss import validation_losses
@@ -71,7 +71,7 @@ class Validation:
                 EvaluateAndKeep(self._numbers, self._keep, progress, every, self._best(), self._weights, *settings)
             )
         if self.worker.is_chief:
-            names = (*METRICS, *(LOSSES if train.validation_loss else ()))
+            names = (*LOGGED_METRICS, *(LOSSES if train.validation_loss else ()))
             columns = [f"val_{name}" for name in names] if evaluated else []
             callbacks.append(EpochLog(str(self.run_dir / run_directory.LOG), columns))
             self.board = Board(self.run_dir / "tensorboard", progress)
@@ -105,7 +105,7 @@ class Validation:
 
     def _numbers(self) -> dict[str, float]:
         if self.source is None:
-            return dict.fromkeys(METRICS, -math.inf)
+            return dict.fromkeys(LOGGED_METRICS, -math.inf)
         analysis = self._analyse(self.source)
         numbers = analysis.metrics | (self._losses(self.source) if self.config.train.validation_loss else {})
         if self.progress:

@@ -10,7 +10,7 @@ import pytest
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.analysis import best_threshold
 from retinanet_tf.evaluation.coco import coco_scores
-from retinanet_tf.evaluation.errors import precisions
+from retinanet_tf.evaluation.error_kinds import precisions
 from retinanet_tf.evaluation.matching import KINDS, NOT_COUNTED, RIGHT, outcomes
 from retinanet_tf.evaluation.stored_threshold import stored_threshold
 from tests.evaluation.splits import analysed, naive_confusion, naive_match, random_split, share_inside, split, xyxy

@@ -21,7 +21,7 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation import evaluator
 from retinanet_tf.evaluation.coco import METRICS, coco_scores
 from retinanet_tf.evaluation.evaluator import CocoEvaluation, evaluate, report, score_results
-from retinanet_tf.evaluation.source import read_source
+from retinanet_tf.evaluation.source import open_source
 from retinanet_tf.inference.detector import Prepared
 
 LABEL_MAP = LabelMap([3, 7, 90], ["dog", "cat", "cup"])
@@ -96,8 +96,8 @@ def test_known_answers_score_one_from_either_source(dataset, source, tmp_path):
 
 def test_both_sources_are_the_same_ground_truth(dataset):
     folder, content = dataset
-    from_json = read_source(folder / "instances.json", folder / "images")
-    from_shards = read_source(folder / "val-*.tfrecord")
+    from_json = open_source(folder / "instances.json", folder / "images")
+    from_shards = open_source(folder / "val-*.tfrecord")
     assert from_shards.instances["annotations"] == from_json.instances["annotations"]
     assert [image["id"] for image in from_shards.instances["images"]] == [image["id"] for image in content["images"]]
     results = [{"image_id": 1, "category_id": 7, "bbox": [0, 0, 40, 40], "score": 0.5}]
@@ -362,7 +362,7 @@ def test_a_broken_shard_is_named(dataset, tmp_path):
     (tmp_path / "val-00000-of-00001.tfrecord").write_bytes(content[:-20])
     LABEL_MAP.save(tmp_path / "labels.json")
     with pytest.raises(InputError, match=r"val-00000-of-00001.tfrecord"):
-        read_source(tmp_path / "val-*.tfrecord")
+        open_source(tmp_path / "val-*.tfrecord")
 
 
 def test_a_failed_detection_leaves_no_folder(dataset, tmp_path):

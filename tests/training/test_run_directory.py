@@ -11,7 +11,7 @@ from small_jobs import TINY, log_of, write_shards
 from tensorboard.compat.proto import event_pb2
 
 import retinanet_tf as rn
-from retinanet_tf.evaluation.source import read_source
+from retinanet_tf.evaluation.source import open_source
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.training import callbacks, run_directory, tensorboard
 from retinanet_tf.training.optimizers import make_schedule
@@ -100,7 +100,7 @@ def test_tensorboards_pictures_show_detections_and_ground_truth(shards, monkeypa
         def __call__(self, images):
             return {name: tf.constant(value) for name, value in answer.items()}
 
-    source = read_source(str(shards / "val-*.tfrecord"))
+    source = open_source(str(shards / "val-*.tfrecord"))
     tensorboard.Board(tmp_path, callbacks.Progress(1, 0, 1, lambda step: 0.0)).detections(Fixed(), source)
     assert len(drawn) == tensorboard.PICTURES
     for (image, boxes, labels, scores), settings in drawn:

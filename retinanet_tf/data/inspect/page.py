@@ -1,8 +1,6 @@
 """The dataset report as text for terminals and logs, and as HTML with pictures."""
 
-import base64
 import html
-import io
 from collections import Counter
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -12,6 +10,7 @@ from PIL import Image
 
 from retinanet_tf.data.inspect.report import Inspection
 from retinanet_tf.text import printable
+from retinanet_tf.visualize import jpeg_url
 
 _LISTED = 50  # sentences, and boxes worth a look
 _NAME, _SENTENCE = 60, 1000  # letters of longer texts
@@ -82,9 +81,10 @@ def html_page(
             parts.append(f"<tr><td>{_html(name)}</td><td>{cell}</td></tr>")
         parts.append("</table>")
     for picture, caption in thumbnails:
-        parts.append(f"<figure><img src='{_inline(picture)}'><figcaption>{_html(caption)}</figcaption></figure>")
+        url = jpeg_url(Image.fromarray(picture))
+        parts.append(f"<figure><img src='{url}'><figcaption>{_html(caption)}</figcaption></figure>")
     for title, picture in sheets:
-        parts.append(f"<h2>{_html(title)}</h2><img class='sheet' src='{_inline(picture)}'>")
+        parts.append(f"<h2>{_html(title)}</h2><img class='sheet' src='{jpeg_url(Image.fromarray(picture))}'>")
     return f"<!doctype html><meta charset='utf-8'><title>Dataset</title><style>{_STYLE}</style>{''.join(parts)}\n"
 
 
@@ -124,9 +124,3 @@ def _html_table(bars: Bars) -> str:
         for name, number, share in bars
     ]
     return f"<table>{''.join(rows)}</table>"
-
-
-def _inline(picture: np.ndarray) -> str:
-    out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(out, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Errors, warnings and statistics of a dataset before training, as one plain dictionary."""
+"""Errors, warnings and statistics of a dataset before training, as an `Inspection`."""
 
 from collections import Counter
 from dataclasses import dataclass, field

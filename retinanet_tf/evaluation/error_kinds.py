@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retinanet_tf.evaluation import matching as kinds_of
 from retinanet_tf.evaluation.coco import mean_of_determined
-from retinanet_tf.evaluation.matching import KINDS, Matching
+from retinanet_tf.evaluation.matching import CLASSIFICATION, KINDS, LOCALISATION, NOT_COUNTED, RIGHT, Matching
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
 
@@ -42,9 +41,9 @@ def error_costs(matching: Matching) -> Errors:
     Missed objects are those that no detection found and no classification or localisation error is about: mended,
     they aren't counted as objects, and a class without any object left has AP 1.
     """
-    order = matching.order[matching.kinds[matching.order] != kinds_of.NOT_COUNTED]
+    order = matching.order[matching.kinds[matching.order] != NOT_COUNTED]
     kinds, classes = matching.kinds[order], matching.classes[order]
-    targets, right = matching.targets[order], kinds == kinds_of.RIGHT
+    targets, right = matching.targets[order], kinds == RIGHT
     totals = matching.objects_per_class
     anywhere, counted = (np.zeros(len(matching.object_classes), bool) for _ in range(2))
     anywhere[matching.found[matching.found >= 0]] = True
@@ -70,7 +69,7 @@ def error_costs(matching: Matching) -> Errors:
     costs: dict[str, float | None] = {}
     for index, kind in enumerate(KINDS[:-1]):
         keep, hits, mended = kinds != index, right.copy(), classes.copy()
-        if index in (kinds_of.CLASSIFICATION, kinds_of.LOCALISATION):
+        if index in (CLASSIFICATION, LOCALISATION):
             rows = np.flatnonzero((kinds == index) & ~counted[targets])
             best = rows[np.unique(targets[rows], return_index=True)[1]]
             keep[best] = hits[best] = True

@@ -1,6 +1,6 @@
-"""Speed of prepare_data: beside one core's decoding of the same photos, by header only, and for many annotations.
+"""Speed of `retinanet prepare`: beside one core's decoding of the same photos, by header only, by annotations.
 
-    python -m experiments.bench.prepare_data --images=photos --json=prepare.json
+    python -m experiments.bench.prepare --images=photos --json=prepare.json
 
 One process everywhere. "decode" is the default check, beside tf.io.decode_jpeg of the same bytes on one core: a ratio
 of times of 1.25 is 80 % of its rate. "header" must take at most 2 ms per photo (500 per second). For the annotations,
@@ -64,9 +64,13 @@ def _photos(rows: Rows, scratch: Path) -> None:
         times["peer"].append(_seconds(lambda: [tf.io.decode_jpeg(path.read_bytes(), channels=3) for path in chosen]))
     times = {name: [seconds / len(chosen) for seconds in each] for name, each in times.items()}
     rows.add(
-        "prepare_data, every photo decoded, a photo", times["decode"], "decode_jpeg, one core", times["peer"], 1.25
+        "retinanet prepare, every photo decoded, per photo",
+        times["decode"],
+        "decode_jpeg, one core",
+        times["peer"],
+        1.25,
     )
-    rows.add_absolute("prepare_data --verify=header, a photo", times["header"], 2.0)
+    rows.add_absolute("retinanet prepare --verify=header, per photo", times["header"], 2.0)
 
 
 def _annotations(rows: Rows, scratch: Path) -> None:
@@ -83,7 +87,7 @@ def _annotations(rows: Rows, scratch: Path) -> None:
         seconds, peak = (float(word) for word in done.stdout.split())
         cost[count], memory[count] = 1e6 * seconds / count, peak / 2**30
     small, large = cost
-    name = f"{large:,} annotations, time an annotation"
+    name = f"{large:,} annotations, time per annotation"
     rows.add_value(name, cost[large], f"at {small:,}", round(cost[small], 3), "us", 1.15)
     rows.add_value(f"{large:,} annotations, peak memory", memory[large], "limit", 4.0, "GiB", 1.0)
 
