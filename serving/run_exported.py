@@ -56,7 +56,10 @@ def resize(image, height, width):
 
 def detect(path, metadata, run):
     """The detections of one image file."""
-    image = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    picture = ImageOps.exif_transpose(Image.open(path))
+    if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+        picture = Image.fromarray(np.rint(np.asarray(picture, np.float64) * (255 / 65535)).astype(np.uint8))
+    image = np.asarray(picture.convert("RGB"))
     old = np.array(image.shape[:2])
     batch, height, width = (metadata["input"][name] for name in ("batch", "height", "width"))
     scale = min(height / old[0], width / old[1])
@@ -76,6 +79,8 @@ def detect(path, metadata, run):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     load = load_onnx if sys.argv[1].endswith(".onnx") else load_litert
     model = load(sys.argv[1])
     for file in sys.argv[2:]:

@@ -7,6 +7,8 @@ import tempfile
 
 from absl import flags
 
+from retinanet_tf.errors import InputError
+
 # Batch images exceed what malloc keeps (32 MB): their pages would go back to Linux and be cleared anew for every
 # batch. TensorFlow's BFC allocator keeps them; its own limit would be 64 GB.
 _ALLOCATOR = {}
@@ -48,8 +50,12 @@ def import_quietly(*, shown: bool = False) -> None:
         if not shown:
             os.dup2(written.fileno(), 2)
         try:
-            import tensorflow as tf
-
+            try:
+                import tensorflow as tf
+            except ImportError as error:
+                raise InputError(
+                    f"TensorFlow can't be imported ({error}); without it `retinanet predict` runs .onnx and .tflite."
+                ) from None
             tf.config.list_physical_devices()
         finally:
             os.dup2(stderr, 2)

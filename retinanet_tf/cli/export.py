@@ -10,6 +10,8 @@ run beside the detector, and a table tells how their answers differ; it is kept 
 assets.extra/parity.json. An export whose answers aren't the detector's isn't left, and the status is 1.
 """
 
+import tempfile
+
 from absl import flags
 
 from retinanet_tf.cli.model_flag import MODEL
@@ -69,7 +71,7 @@ def main() -> None:
     from retinanet_tf.files import read_bytes, read_json
     from retinanet_tf.patterns import matching
     from retinanet_tf.pretrained.by_name import load_detector
-    from retinanet_tf.runtime.page import write_page
+    from retinanet_tf.runtime.page import download_runtime, new_page, write_page
 
     paths = matching(_WARMUP.value) if _WARMUP.value else []
     if _WARMUP.value and not paths:
@@ -90,6 +92,10 @@ def main() -> None:
     elif _CALIBRATION.value:
         raise InputError("--calibration is for --format=litert.")
     detector, output, precision = load_detector(MODEL.value or ""), _OUTPUT.value, _PRECISION.value
+    runtime = tempfile.TemporaryDirectory() if _PAGE.value else None
+    if runtime:  # What a page needs, before the export.
+        new_page(output)
+        download_runtime(runtime.name)
     try:
         if saved_model:
             path, report = export_saved_model(
@@ -115,5 +121,5 @@ def main() -> None:
     if saved_model:
         names = ["serving_default (encoded images)", "image_tensor", "tf_example", *map(fixed_name, shapes)]
         print(f"{path}: signatures {', '.join(names)}")
-    elif _PAGE.value:
-        print(write_page(output))
+    elif runtime:
+        print(write_page(output, runtime=runtime.name))

@@ -19,7 +19,6 @@ Unreadable files are listed at the end and make the exit status 1; the others ar
 inside a folder of images isn't read.
 """
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -113,8 +112,12 @@ def _detector() -> "DetectorLike | ImageDetector":
     is_file = path.lower().endswith((".onnx", ".tflite"))
     if not is_file:
         import_tensorflow()
-        if not os.path.isfile(os.path.join(path, "saved_model.pb")):
+        from retinanet_tf.inference.checkpoint import newest_version
+
+        version = newest_version(path)
+        if version is None:
             return detector_flags.load()
+        path = version
     for flag in detector_flags.FOR_TRAINED:
         if flag.present:
             raise InputError(f"--{flag.name} needs a trained detector, and {path} is an exported one.")

@@ -4,6 +4,7 @@ Boxes are in pixels of the image as it is stored, whose size is read from the fi
 """
 
 import base64
+import http.client
 import io
 import json
 import urllib.error
@@ -115,8 +116,12 @@ def _message(name: str) -> Any:
 
 
 def _ask_grpc(images: list[bytes], server: str, model: str, version: int | None, timeout: float) -> dict[str, Any]:
-    import grpc
-
+    try:
+        import grpc
+    except ImportError as error:
+        raise InputError(
+            f"gRPC isn't installed ({error}): pip install 'retinanet_tf[serving]', or use --rest."
+        ) from None
     request = _message("Request")()
     request.model_spec.name, request.model_spec.signature_name = model.encode(), b"serving_default"
     if version is not None:
@@ -132,7 +137,10 @@ def _ask_grpc(images: list[bytes], server: str, model: str, version: int | None,
             response = _message("Response").FromString(predict(request.SerializeToString(), timeout=timeout))
         except grpc.RpcError as error:
             raise InputError(f"{server} answers {error.code().name}: {_last_line(error.details())}") from error
-    return {entry.key.decode(): _array(entry.value) for entry in response.outputs}
+    answer = {entry.key.decode(): _array(entry.value) for entry in response.outputs}
+    if missing := [name for name in OUTPUTS if name not in answer]:
+        raise InputError(f"{server}'s model {model} isn't a detector of this package: it has no {missing[0]!r}.")
+    return answer
 
 
 def _array(tensor: Any) -> np.ndarray:
@@ -155,11 +163,15 @@ def _ask_rest(images: list[bytes], server: str, model: str, version: int | None,
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
             predictions = json.loads(response.read())["predictions"]
+            return {name: [row[name] for row in predictions] for name in OUTPUTS}
     except urllib.error.HTTPError as error:
-        raise InputError(f"{server} answers {error.code}: {_last_line(error.read().decode())}") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{server} doesn't answer as TensorFlow Serving does: {error}.") from error
-    return {name: [row[name] for row in predictions] for name in OUTPUTS}
+        text = error.read().decode(errors="replace")
+        raise InputError(f"{server} answers {error.code}: {_last_line(text)}") from error
+    except KeyError as error:
+        raise InputError(f"{server}'s model {model} isn't a detector of this package: it has no {error}.") from error
+    except (OSError, ValueError, TypeError, http.client.HTTPException) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{server} doesn't answer as TensorFlow Serving does: {reason}.") from error
 
 
 def _last_line(message: str | None) -> str:

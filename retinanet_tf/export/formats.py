@@ -1,6 +1,7 @@
 """Export: a detector as a SavedModel, or as an ONNX or LiteRT file that is shown to answer as the detector does."""
 
 import dataclasses
+import importlib
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.source import Source, open_source
 from retinanet_tf.export import litert_file, onnx_file, parity, saved_model
 from retinanet_tf.export.frozen_graph import Shape, file_shape
+from retinanet_tf.export.quiet import quiet
 from retinanet_tf.files import make_folder, write_json
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.saved_model import SavedModelDetector
@@ -33,6 +35,8 @@ PARITY_IMAGES = 16
 """Pictures on which a file is compared with the detector."""
 CALIBRATION_IMAGES = 128
 """Pictures at most that INT8's scales are taken from."""
+_PACKAGES = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
+"""What a format is converted by and compared in."""
 
 
 def export(
@@ -133,6 +137,8 @@ def export_file(
     if calibration is not None:
         padding, stretch = _padding(detector), detector.resize == "stretch"
         canvases = [fit(picture, *shape[1:], padding, stretch).canvas for picture in _calibration(calibration)]
+        if not canvases:
+            raise InputError(f"calibration={os.fspath(calibration)} has no pictures; the scales of INT8 need some.")
         pictures_used, ranges = len(canvases), litert_file.calibrate(detector, shape, canvases)
 
     def write(of: Detector, target: Path) -> None:
@@ -148,7 +154,8 @@ def export_file(
     make_folder(path.parent)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
-            aside, probe = Path(folder, path.name), Path(folder, f"probe{path.suffix}")
+            aside, probe = Path(folder, path.name), Path(folder, "probe", path.name)
+            probe.parent.mkdir()
             write(detector, aside)
             write(parity.without_threshold(detector), probe)
             pictures, origin = _pictures(source, calibration)
@@ -184,6 +191,16 @@ def _check(detector: Detector, path: Path, format: str, precision: str, calibrat
         raise InputError("precision='int8' needs calibration, a pattern of shards, for the scales of its integers.")
     if precision != "int8" and calibration is not None:
         raise InputError("calibration is for precision='int8' alone.")
+    packages = _PACKAGES[format] if precision == "float32" else (*_PACKAGES[format], "ai_edge_quantizer")
+    for package in packages:
+        try:
+            with quiet():
+                importlib.import_module(package)
+        except ImportError as error:
+            raise InputError(
+                f"format={format!r} needs a package that isn't installed ({error}); pip install "
+                f"'retinanet_tf[{format}]' has it."
+            ) from None
 
 
 def _calibration(pattern: str | os.PathLike) -> Iterator[np.ndarray]:

@@ -20,6 +20,8 @@ Shape = tuple[Any, int, int]
 
 def check_shape(shape: Shape, any_batch: bool = False) -> None:
     """Raises InputError unless `shape` is (B, H, W) of canvases; `any_batch` allows None for B."""
+    if not isinstance(shape, tuple | list) or not all(side is None or isinstance(side, int) for side in shape):
+        raise InputError(f"fixed_shapes has {shape!r}; give a list of (batch, height, width), three integers each.")
     name = f"fixed_shapes={shape_name(shape)}"
     if shape and shape[0] is None and not any_batch:
         raise InputError(f"{name} needs a number for the batch; only ONNX files take any number of images.")
@@ -44,9 +46,10 @@ def file_shape(detector: Detector, shapes: Sequence[Shape], any_batch: bool) -> 
     if not shapes:
         side = round_up(min(math.ceil(detector.image_size * 4 / 3), detector.max_size), CANVAS_MULTIPLE)
         return 1, side, side
+    for shape in shapes:
+        check_shape(shape, any_batch)
     if len(shapes) > 1:
         raise InputError(f"fixed_shapes={','.join(map(shape_name, shapes))} must be one: a file has one size.")
-    check_shape(shapes[0], any_batch)
     return shapes[0]
 
 

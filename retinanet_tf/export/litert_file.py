@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from retinanet_tf.errors import InputError
 from retinanet_tf.export.frozen_graph import NETWORK, Shape, detection_graph, network_graph
 from retinanet_tf.export.quiet import quiet
 from retinanet_tf.inference.detector import Detector
@@ -35,9 +34,6 @@ def convert(
 
     Returns:
         The file's content and what its metadata say about it.
-
-    Raises:
-        InputError: ai-edge-quantizer isn't installed, for 'float16' and 'int8'.
     """
     content = _converted(detection_graph(detector, shape))
     if precision != "float32":
@@ -93,12 +89,8 @@ def _converted(function: tf.types.experimental.GenericFunction) -> bytes:
 
 
 def _quantizer(content: bytes, recipe: Callable[[Any], None]) -> Any:
-    try:
-        from ai_edge_quantizer import quantizer
-    except ImportError as error:
-        raise InputError(
-            f"precision='float16' and 'int8' need ai-edge-quantizer ({error}): pip install 'retinanet_tf[litert]'."
-        ) from None
+    from ai_edge_quantizer import quantizer
+
     result = quantizer.Quantizer(_with_unique_names(content))
     recipe(result)
     return result

@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from typing import Any
 
-from retinanet_tf.errors import InputError
 from retinanet_tf.export.frozen_graph import Shape, detection_graph
 from retinanet_tf.export.quiet import quiet
 from retinanet_tf.inference.detector import Detector
@@ -23,17 +22,9 @@ def convert(detector: Detector, shape: Shape) -> tuple[bytes, dict[str, Any]]:
 
     Returns:
         The file's content and what its metadata say about it.
-
-    Raises:
-        InputError: onnx or tf2onnx isn't installed.
     """
-    try:
-        with quiet():
-            import tf2onnx
-    except ImportError as error:
-        raise InputError(
-            f"format='onnx' needs a package that isn't installed ({error}); pip install 'retinanet_tf[onnx]' has them."
-        ) from None
+    with quiet():
+        import tf2onnx
     function = detection_graph(detector, shape)
     # Without the copies of the graph by which tf2onnx would go on after an error in one of its optimizers, silently.
     before = os.environ.get("TF2ONNX_CATCH_ERRORS")

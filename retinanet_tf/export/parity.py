@@ -192,8 +192,9 @@ def _compare(
     for pair in set(pairs) - set(tied):
         result.box, result.score = max(result.box, float(distance[pair])), max(result.score, float(difference[pair]))
         result.off += bool(distance[pair] > limits.box or difference[pair] > limits.score)
-    # A score at the threshold may be below it on the other side.
-    sure = [side["scores"] > threshold + min(limits.score, threshold) for side in (ours, theirs)]
+    # A score at the threshold may be below it on the other side; INT8's half of the detections leaves room for that.
+    margin = min(limits.score, threshold) if np.isfinite(limits.score) else 0.0
+    sure = [side["scores"] > threshold + margin for side in (ours, theirs)]
     for i, j in pairs:
         sure[0][i] = sure[1][j] = False
     result.missing += int(sure[0].sum())
@@ -264,7 +265,7 @@ class Report:
         lines = [f"{self.file}, {self.precision}, beside the detector on {self.pictures}:"]
         lines += ["  ".join(cells) for cells in zip(name, *others, strict=True)]
         lines += [f"{one.name}: {lack}." for one in self.comparisons[:2] if (lack := one.lack())]
-        if self.ap:
+        if self.ap and self.ap["detector"] >= 0:  # -1 where the split has no objects
             ours, theirs = 100 * self.ap["detector"], 100 * self.ap["file"]
             lines.append(f"AP {ours:.1f} of the detector, {theirs:.1f} of the file: it costs {ours - theirs:.1f}.")
         return "\n".join(lines)

@@ -1,7 +1,9 @@
 """Export of a detector as a SavedModel for TensorFlow Serving: signatures, label map, provenance, warm-up requests."""
 
 import io
+import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -80,6 +82,10 @@ def export(
         raise InputError("jit_compile needs fixed_shapes: XLA compiles a graph for one batch and one size of images.")
     for shape in fixed_shapes:
         check_shape(shape)
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}.")
+    if Path(directory).suffix in (".onnx", ".tflite"):
+        raise InputError(f"{directory} is a file's name; a SavedModel is a folder. For a file give format.")
     directory = _version_folder(Path(directory))
     too_large = [category for category in detector.label_map.ids if abs(category) > _LARGEST_ID]
     if too_large:
@@ -88,6 +94,14 @@ def export(
         )
     if re.search(r"[\[\\]", Path(os.path.abspath(directory)).as_posix()):
         raise InputError(f"{directory}: TensorFlow can't load a model from a path with [ or \\; choose another folder.")
+    try:
+        json.dumps(metrics, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"metrics can't be kept as JSON ({error}); give a dict of plain numbers.") from None
+    if not isinstance(metrics, dict | None):
+        raise InputError(f"metrics must be a dict of names and numbers, not {type(metrics).__name__}.")
+    images = list(warmup_images) or _generated_images(detector, max_pixels)
+    _check_images(images, max_pixels)
     make_folder(directory.parent)
     try:
         with _written_aside(directory) as aside:
@@ -111,9 +125,7 @@ def export(
                 )
                 module.assets = [tf.saved_model.Asset(str(path)) for path in sorted(Path(folder).iterdir())]
                 tf.saved_model.save(module, str(aside), signatures=signatures)
-            requests: list[tuple[str, Any]] = [
-                ("serving_default", [image]) for image in warmup_images or _generated_images(detector)
-            ]
+            requests: list[tuple[str, Any]] = [("serving_default", [image]) for image in images]
             requests += [(fixed_name(shape), np.full((*shape, 3), 114, np.uint8)) for shape in fixed_shapes]
             _write_warmup(aside / EXTRA, requests, model_name)
             if check is not None:
@@ -276,10 +288,23 @@ def _description(
     }
 
 
-def _generated_images(detector: Detector) -> list[bytes]:
-    """A wide and a tall grey JPEG, 4:3, that come out at the detector's own size."""
+def _check_images(images: Sequence[bytes], max_pixels: int) -> None:
+    """Refuses warm-up images that the model would refuse, since a server then doesn't load it."""
+    try:
+        sizes = decoding.check_sizes(decoding.image_sizes(tf.constant(images)), max_pixels)
+        for index, image in enumerate(images):
+            decoding.check_decoded(decoding.decode(tf.constant(image)), sizes[index], tf.constant(index))
+    except tf.errors.InvalidArgumentError as error:
+        reason = re.search(r"images\[\d+\] [^.]*", error.message)
+        raise InputError(f"warmup_{reason[0] if reason else error.message}.") from None
+
+
+def _generated_images(detector: Detector, max_pixels: int) -> list[bytes]:
+    """A wide and a tall grey JPEG, 4:3, that come out at the detector's own size, unless that is too large."""
     short = detector.image_size
     long = min(short * 4 // 3, detector.max_size)
+    scale = min(1.0, math.sqrt(max_pixels / (short * long)))
+    short, long = (max(1, int(scale * side)) for side in (short, long))
     images = []
     for size in ((long, short), (short, long)):
         file = io.BytesIO()

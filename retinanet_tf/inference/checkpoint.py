@@ -65,6 +65,11 @@ def read_json(path: Path) -> dict:
 def load_config(checkpoint: str | os.PathLike) -> Config:
     """The configuration of a run or of imported weights."""
     path = file_of(checkpoint, "run.json")
+    if _is_export(os.fspath(checkpoint)):
+        raise InputError(
+            f"{checkpoint} is an export, which `retinanet predict` can run; for anything else give the run or the "
+            "weights that it was made from. `retinanet export --validation=SHARDS` says the AP of an export."
+        )
     if not os.path.lexists(path):
         raise InputError(
             f"{path} doesn't exist, or its folder can't be read: {checkpoint} is neither a training job's run_dir nor "
@@ -73,6 +78,21 @@ def load_config(checkpoint: str | os.PathLike) -> Config:
     record = read_json(path)
     with refusing(f"{path} doesn't describe a detector"):
         return Config.from_dict(record["config"])
+
+
+def _is_export(path: str) -> bool:
+    """Whether a path is what `retinanet export` wrote, or the folder of a SavedModel's versions."""
+    return path.lower().endswith((".onnx", ".tflite")) or newest_version(path) is not None
+
+
+def newest_version(path: str | os.PathLike) -> str | None:
+    """A SavedModel's folder: `path` itself, or the highest number in a folder of versions; None if there is none."""
+    folder = os.fspath(path)
+    numbers = [int(name) for name in os.listdir(folder) if name.isdecimal()] if os.path.isdir(folder) else []
+    for candidate in (folder, *(os.path.join(folder, str(number)) for number in sorted(numbers, reverse=True))):
+        if os.path.isfile(os.path.join(candidate, "saved_model.pb")):
+            return candidate
+    return None
 
 
 def imported(checkpoint: str | os.PathLike) -> dict[str, Any]:

@@ -104,7 +104,10 @@ class ExportedDetector:
                 f"images of type {images.dtype} and shape {images.shape} don't go into {self.path}, which takes uint8 "
                 f"of shape {expected}."
             )
-        answer = self._file.run({"images": images, "sizes": np.asarray(sizes, np.float32)})
+        sizes = np.asarray(sizes, np.float32)
+        if sizes.shape != (len(images), 2):
+            raise InputError(f"sizes must be ({len(images)}, 2), a height and a width per image, not {sizes.shape}.")
+        answer = self._file.run({"images": images, "sizes": sizes})
         return {name: answer[name] for name in OUTPUTS}
 
     def detect_all(

@@ -32,8 +32,8 @@ def write_page(
 
     Args:
         model: an ONNX file of `retinanet export`.
-        page: the file to write; by default the model's name with the suffix .html.
-        runtime: folder with the files LIBRARY and WASM; by default `npm pack` downloads PACKAGE.
+        page: the file to write; by default the model's name with the suffix .html, which may not exist yet.
+        runtime: folder with the files LIBRARY and WASM; by default `download_runtime` gets them.
 
     Returns:
         The page's path.
@@ -43,13 +43,14 @@ def write_page(
     """
     if not is_onnx(model):
         raise InputError(f"{os.fspath(model)} can't be run by a page; export with format='onnx'.")
+    target = Path(page) if page is not None else new_page(model)
     metadata = ExportedDetector(model).metadata
     content = read_bytes(model, "the exported detector")
     if len(content) > _LARGEST:
         raise InputError(f"{os.fspath(model)} has more than {_LARGEST >> 20} MiB, too much for a page.")
     if runtime is None:
         with tempfile.TemporaryDirectory() as folder:
-            library, wasm = _read(_downloaded(folder))
+            library, wasm = _read(download_runtime(folder))
     else:
         library, wasm = _read(Path(runtime))
     needed = {name: metadata[name] for name in ("labels", "input", "preprocessing")}
@@ -61,17 +62,24 @@ def write_page(
         "__MODEL__": base64.b64encode(content).decode(),
     }
     text = re.sub("|".join(parts), lambda place: parts[place[0]], text)
-    target = Path(page) if page is not None else Path(model).with_suffix(".html")
     write_text(target, text)
     return target
+
+
+def new_page(model: str | os.PathLike) -> Path:
+    """The page beside a model; InputError if there is one already."""
+    page = Path(model).with_suffix(".html")
+    if page.exists():
+        raise InputError(f"{page} exists; choose another name or remove it.")
+    return page
 
 
 def _read(folder: Path) -> list[bytes]:
     return [read_bytes(folder / name, "onnxruntime-web's") for name in (LIBRARY, WASM)]
 
 
-def _downloaded(folder: str) -> Path:
-    """The two files of PACKAGE, downloaded into a folder."""
+def download_runtime(folder: str) -> Path:
+    """Downloads PACKAGE by `npm pack` and puts its files LIBRARY and WASM into a folder; InputError if it can't."""
     npm = shutil.which("npm")
     if npm is None:
         raise InputError(f"the page needs {PACKAGE}, which npm downloads, and npm isn't installed: install Node.js.")

@@ -202,3 +202,16 @@ def test_prepare_divides_a_folder(tmp_path, forked):
     assert status == 0, printed
     for name, count in (("train", 7), ("val", 2), ("test", 1)):
         assert json.loads((tmp_path / "out" / f"{name}.summary.json").read_text())["images"] == count
+
+
+def test_without_git_and_in_another_repository_the_commit_is_unknown(monkeypatch, tmp_path):
+    """Slim containers have no git; an environment may lie in somebody else's repository."""
+    from retinanet_tf import provenance
+
+    assert re.fullmatch(r"[0-9a-f]{40}", provenance.provenance()["commit"])
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "lib/retinanet_tf/provenance.py"))
+    (tmp_path / "lib").mkdir()
+    assert provenance.provenance()["commit"] == "unknown"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.provenance()["commit"] == "unknown"

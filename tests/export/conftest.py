@@ -14,12 +14,12 @@ def detector():
 @pytest.fixture(scope="session")
 def onnx_export(detector, tmp_path_factory):
     """For any number of canvases."""
-    path = tmp_path_factory.mktemp("onnx") / "small.onnx"
+    path = tmp_path_factory.mktemp("onnx") / "probe.onnx"  # also the name of what an export is compared with, aside
     return exported(detector, path, "onnx", "float32", [(None, HEIGHT, WIDTH)])
 
 
 @pytest.fixture(scope="session")
 def litert_export(detector, tmp_path_factory):
     """For two canvases."""
-    path = tmp_path_factory.mktemp("litert") / "small.tflite"
+    path = tmp_path_factory.mktemp("litert") / "probe.tflite"
     return exported(detector, path, "litert", "float32", [(2, HEIGHT, WIDTH)])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import types
 
 import numpy as np
@@ -22,7 +23,7 @@ from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.runtime.exported import OUTPUTS, ExportedDetector
 from tests.oracles import box_iou
-from tests.small_detectors import clutter, small_detector
+from tests.small_detectors import clutter, encode, small_detector
 from tests.small_exports import HEIGHT, LABELS, PICTURES, WIDTH, spread_out_detector, write_shards
 
 FLOAT32 = parity.LIMITS["float32"]
@@ -225,6 +226,8 @@ def test_unmatched_detections_count_on_both_sides_and_few_are_no_proof(files, de
     assert f"{missing.missing} of the detector's detections are missing in the file" in missing.fault()
     extra = parity.compare_file("extra", FLOAT32, file, silent, PICTURES)
     assert extra.compared == extra.missing == 0
+    int8 = parity.compare_file("int8", parity.LIMITS["int8"], _Silent(file), detector, PICTURES)
+    assert int8.missing == 150 and "150 of the detector's detections are missing" in int8.fault()
     none = parity.compare_file("none", FLOAT32, _Silent(file), silent, PICTURES)
     assert "0 pairs of detections are no proof" in none.fault()
 
@@ -306,6 +309,28 @@ def test_openvino_answers_as_the_detector(files, detector):
 
 
 @pytest.mark.parametrize(
+    ("package", "name", "options"),
+    [
+        ("onnxruntime", "a.onnx", {"format": "onnx"}),
+        ("ai_edge_litert", "a.tflite", {"format": "litert"}),
+        ("ai_edge_quantizer", "a.tflite", {"format": "litert", "precision": "float16"}),
+    ],
+)
+def test_a_missing_package_is_named_before_the_conversion(detector, tmp_path, monkeypatch, package, name, options):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"{package}.*pip install 'retinanet_tf\[{options['format']}\]'"):
+        export(detector, tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_calibration_without_a_picture_is_refused(detector, tmp_path):
+    pattern = write_shards(tmp_path / "data", PICTURES[:1])
+    next(pattern.parent.glob(pattern.name)).write_bytes(b"")
+    with pytest.raises(InputError, match="has no pictures; the scales of INT8 need some"):
+        export(detector, tmp_path / "a.tflite", format="litert", precision="int8", calibration=pattern)
+
+
+@pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
         ("a.onnx", {"format": "coreml"}, "format='coreml' is not one of"),
@@ -322,6 +347,16 @@ def test_openvino_answers_as_the_detector(files, detector):
         ("a.tflite", {"format": "litert", "fixed_shapes": [(None, 64, 64)]}, "needs a number for the batch"),
         ("a", {"fixed_shapes": [(None, 64, 64)]}, "needs a number for the batch"),
         ("a.onnx", {"format": "onnx", "validation": "none-*.tfrecord"}, "none-"),
+        ("a.onnx", {"format": "onnx", "fixed_shapes": (1, 64, 64)}, "fixed_shapes has 1; give a list of"),
+        ("a.onnx", {"format": "onnx", "fixed_shapes": ["1x64x64"]}, "fixed_shapes has '1x64x64'; give a list of"),
+        ("a", {"fixed_shapes": [(1, 64.0, 64)]}, "three integers each"),
+        ("a.onnx", {}, "a.onnx is a file's name; a SavedModel is a folder"),
+        ("a", {"precision": "int8"}, "precision='int8' is not one of float32, float16, bfloat16"),
+        ("a", {"metrics": {"AP": float("nan")}}, "metrics can't be kept as JSON"),
+        ("a", {"metrics": {"AP": np.float32(0.5)}}, "metrics can't be kept as JSON"),
+        ("a", {"metrics": [0.5]}, "metrics must be a dict"),
+        ("a", {"warmup_images": [encode(PICTURES[0]), b"text"]}, r"warmup_images\[1\] is not a readable JPEG or PNG"),
+        ("a", {"warmup_images": [encode(PICTURES[0])], "max_pixels": 9}, r"warmup_images\[0\] has more than 9 pixels"),
     ],
 )
 def test_wrong_settings_are_refused(detector, tmp_path, name, options, sentence):

@@ -1,6 +1,8 @@
 """Behind TensorFlow Serving's protocol: answers over gRPC and REST are the detector's; refusals name the image."""
 
+import http.server
 import json
+import threading
 from concurrent import futures
 from pathlib import Path
 
@@ -87,6 +89,31 @@ def test_refusals_are_one_sentence(server, images, options, message):
     address, rest = server
     with pytest.raises(InputError, match=message):
         detect(images, address, rest=rest, **options)
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ({"predictions": [[0.1, 0.9]]}, "doesn't answer as TensorFlow Serving does"),
+        ({"predictions": [{"scores": [1]}]}, "isn't a detector of this package: it has no 'detection_boxes'"),
+        ({"answer": 1}, "it has no 'predictions'"),
+        ([1], "doesn't answer as TensorFlow Serving does"),
+    ],
+)
+def test_other_servers_are_refused_in_a_sentence(answer, sentence):
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("localhost", 0), Other) as server:
+        threading.Thread(target=server.handle_request).start()
+        with pytest.raises(InputError, match=sentence):
+            detect([encode(clutter(1))], f"localhost:{server.server_port}", rest=True)
 
 
 @pytest.mark.parametrize("rest", [False, True])

@@ -119,6 +119,13 @@ def test_other_canvases_are_refused(detector, dtype, shape):
         detector.run(np.zeros((batch, *shape), dtype), np.ones((batch, 2), np.float32))
 
 
+@pytest.mark.parametrize("shape", [(2,), (1, 1), (9, 2)])
+def test_other_sizes_are_refused(detector, shape):
+    batch = detector.input_shape[0] or 3
+    with pytest.raises(InputError, match=rf"sizes must be \({batch}, 2\)"):
+        detector.run(np.zeros((batch, HEIGHT, WIDTH, 3), np.uint8), np.ones(shape, np.float32))
+
+
 def test_pictures_are_named(detector):
     with pytest.raises(InputError, match=r"images\[1\] is of type float64"):
         detector([clutter(1), np.zeros((5, 7, 3))])

@@ -84,6 +84,10 @@ def test_what_can_be_no_page_is_refused(tmp_path, monkeypatch):
     write_onnx(tmp_path / "a.onnx")
     with pytest.raises(InputError, match=r"ort.wasm.bundle.min.mjs can't be read"):
         write_page(tmp_path / "a.onnx", runtime=tmp_path)
+    (tmp_path / "a.html").write_text("mine")
+    with pytest.raises(InputError, match="a.html exists; choose another name"):
+        write_page(tmp_path / "a.onnx")
+    (tmp_path / "a.html").unlink()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="npm isn't installed"):
         write_page(tmp_path / "a.onnx")

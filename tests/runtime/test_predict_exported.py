@@ -91,12 +91,16 @@ def test_predict_without_tensorflow(folder):
         (["--model={}/a.onnx", "--tiles=64"], "--tiles needs a trained detector"),
         (["--model={}/a.onnx", "--test_merge=fusion"], "--test_merge needs a trained detector"),
         (["--model={}/saved"], "saved/assets/labels.json can't be read"),
+        (["--model={}/versions"], "versions/10/assets/labels.json can't be read"),
     ],
 )
 def test_other_models_are_refused_in_a_sentence(folder, arguments, message, forked):
     (folder / "photos/broken.tflite").write_bytes(b"no model")
     (folder / "saved").mkdir(exist_ok=True)
     (folder / "saved/saved_model.pb").write_bytes(b"no model")
+    for version in ("9", "10"):
+        (folder / "versions" / version).mkdir(parents=True, exist_ok=True)
+        (folder / "versions" / version / "saved_model.pb").write_bytes(b"no model")
     images = [f"--images={folder}/photos/clutter.png", f"--output={folder}/none"]
     status, text = forked.run("predict", [*(argument.format(folder) for argument in arguments), *images])
     assert status == 1 and message in text and "Traceback" not in text
@@ -105,9 +109,10 @@ def test_other_models_are_refused_in_a_sentence(folder, arguments, message, fork
 
 @pytest.mark.parametrize("name", ["a.onnx", "a.tflite"])
 def test_the_example_of_serving_finds_what_the_runtime_finds(folder, name, monkeypatch, capsys):
-    """It has the resizing of its own; a photo is shrunk to less than half."""
-    photos, expected = [str(folder / "photos/turned.jpg"), str(folder / "large.png")], []
+    """It has the resizing of its own; a photo is shrunk to less than half, one has 16 bits."""
+    photos, expected = [str(folder / "photos/turned.jpg"), str(folder / "large.png"), str(folder / "deep.png")], []
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (97, 131, 3), np.uint8)).save(photos[1])
+    Image.fromarray(np.full((50, 70), 200 * 257, np.uint16)).save(photos[2])
     monkeypatch.setattr(sys, "argv", ["run_exported.py", str(folder / name), *photos])
     example = runpy.run_path(str(ROOT / "serving/run_exported.py"), run_name="__main__")
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
