@@ -28,9 +28,12 @@ def write(folder: Path, name: str, title: str, scale: str, schedule: str, rows: 
     command = f"python -m experiments.paper.{name} --scale={scale}"
     heading = {"title": title, "scale": scale, "schedule": schedule, "command": command}
     files.write_json(folder / f"{name}.json", {**heading, "rows": rows})
-    text = _table(heading, rows)
+    shown = [row for row in rows if row["runs"] or row["paper"]]
+    text = _table(heading, shown)
+    if len(shown) < len(rows):
+        text += f"\n{len(rows) - len(shown)} of {len(rows)} rows haven't been run and are left out.\n"
     files.write_text(folder / f"{name}.md", text)
-    _plot(folder / f"{name}.png", heading, rows)
+    _plot(folder / f"{name}.png", heading, shown)
     print(text)
 
 

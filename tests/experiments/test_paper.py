@@ -155,12 +155,14 @@ def test_a_finished_row_is_collected_beside_the_papers_numbers(tmp_path):
             "runs": [outcome(0, 0.2), last],
         },
         {"label": "α = 2", "changes": {}, "paper": [], "runs": [outcome(0, 0.10), {"seed": 1, "diverged": True}]},
+        {"label": "α = 3", "changes": {}, "paper": [], "runs": []},
     ]
     report.write(tmp_path, "table_x", "Table x", "mini", "8 steps", rows)
     lines = (tmp_path / "table_x.md").read_text().splitlines()
-    assert lines[-2].startswith("| α = 1 | 31.1 / 49.4 / 33.0 | 25.0 ± 7.1 | 25.0 ± 7.1 |")
-    assert lines[-2].endswith("| – | +5.0 | 2 | 0 |")
-    assert lines[-1].startswith("| α = 2 | – | 10.0 |") and lines[-1].endswith("| 2 | 1 |")
+    assert lines[-1] == "1 of 3 rows haven't been run and are left out."
+    assert lines[-4].startswith("| α = 1 | 31.1 / 49.4 / 33.0 | 25.0 ± 7.1 | 25.0 ± 7.1 |")
+    assert lines[-4].endswith("| – | +5.0 | 2 | 0 |")
+    assert lines[-3].startswith("| α = 2 | – | 10.0 |") and lines[-3].endswith("| 2 | 1 |")
     assert json.loads((tmp_path / "table_x.json").read_text())["rows"] == rows
     assert (tmp_path / "table_x.png").exists()
 
