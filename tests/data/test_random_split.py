@@ -61,6 +61,31 @@ def test_every_class_has_its_share_and_the_seed_decides(tmp_path):
     assert len(found) == 5
 
 
+@pytest.mark.parametrize(
+    ("num_classes", "pictures", "shares", "sizes"),
+    [
+        (100, 2, (0.8, 0.2), (160, 40)),
+        (20, 3, (0.8, 0.2), (48, 12)),
+        (20, 5, (0.9, 0.1), (90, 10)),
+        (20, 3, (0.7, 0.2, 0.1), (42, 12, 6)),
+    ],
+)
+def test_fractions_of_small_classes_add_up_to_the_shares(tmp_path, num_classes, pictures, shares, sizes):
+    data = dataset({f"{c}-{i}.jpg": [c] for c in range(num_classes) for i in range(pictures)})
+    data.label_map = LabelMap(range(num_classes), [str(c) for c in range(num_classes)])
+    splits = random_split(data, tmp_path, dict(zip(("train", "val", "test"), shares, strict=False)))
+    assert tuple(len(split.images) for split in splits.values()) == sizes
+    counts = np.bincount([image.category_ids[0] for image in splits["train"].images])
+    assert counts.min() >= int(pictures * shares[0]), "every class has its whole pictures"
+
+
+def test_pictures_without_the_optional_part_of_a_group_are_apart(tmp_path):
+    data = dataset({f"{name}{i}.jpg": [1] for name in ("a", "day") for i in range(10)})
+    splits = names(random_split(data, tmp_path, {"train": 0.7, "val": 0.3}, group="(day)?"))
+    assert [len(split) for split in splits.values()] == [14, 6]
+    assert sum(name.startswith("day") for name in splits["train"]) in (0, 10)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_what_belongs_together_stays_together(tmp_path, seed):
     pairs = {f"{i}_jpg.rf.{h}": [1] for i in range(9) for h in ("0a1f.jpg", "77.png", "8")}  # Roboflow's
@@ -81,6 +106,7 @@ def test_what_belongs_together_stays_together(tmp_path, seed):
         ({"train": 1.2, "val": -0.2}, None, "above 0"),
         ({}, None, "add up to 1"),
         (SHARES, "(", "isn't a regular expression"),
+        (SHARES, "b*", "matches no file name of set"),
         (SHARES, "nowhere", "matches no file name of set, such as a1.jpg"),
         (SHARES, "a", "no picture is left for val .* 3 pictures in 1 groups"),
     ],

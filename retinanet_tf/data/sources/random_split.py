@@ -27,7 +27,8 @@ def random_split(
     """Divides pictures among splits so that each has about its share of the pictures of every class.
 
     Pictures of the same bytes, those that Roboflow derived from one (`NAME.rf.HASH.jpg`) and those that `group` joins
-    come into one split. The rarest class is divided first, and each picture goes where most of its share is missing.
+    come into one split. The rarest class is divided first: each picture goes where most whole pictures of it are
+    missing, and at a tie where most of the share of all pictures is.
 
     >>> from retinanet_tf.data import Annotations, ImageAnnotations, LabelMap
     >>> pictures = [ImageAnnotations(i, f"day{i // 5}/{i}.jpg") for i in range(20)]
@@ -42,7 +43,7 @@ def random_split(
         shares: of the pictures by the splits' names; they add up to 1.
         seed: of the order in which pictures are dealt out; file names and seed determine the result.
         group: a regular expression searched in file names: pictures with the same match (of its groups, if it has
-            any) stay together.
+            any) stay together; an empty match is none.
 
     Returns:
         The splits, each with the pictures in the order of the source.
@@ -99,9 +100,8 @@ def _group_keys(source: str, names: list[str], group: str | None) -> list[tuple[
         found = [re.search(group, name) for name in names]
     except re.error as error:
         raise InputError(f"group={group} isn't a regular expression: {error}.") from None
-    keys: list[tuple[int, Hashable]] = [
-        (number, ("group", match.groups() or match[0])) for number, match in enumerate(found) if match
-    ]
+    texts = [(match.groups() or (match[0],)) if match else () for match in found]
+    keys: list[tuple[int, Hashable]] = [(number, ("group", text)) for number, text in enumerate(texts) if any(text)]
     if not keys:
         raise InputError(f"group={group} matches no file name of {source}, such as {names[0] if names else ''}.")
     return keys
@@ -144,7 +144,8 @@ def _deal(units: list[list[int]], annotations: Annotations, shares: np.ndarray, 
         left = (counts[chosen < 0] > 0).sum(axis=0)
         rarest = int(np.argmin(np.where(left[:-1] > 0, left[:-1], np.inf))) if left[:-1].any() else -1
         for unit in order[(chosen[order] < 0) & (counts[order, rarest] > 0)]:
-            split = max(range(len(shares)), key=lambda i: (wanted[i, rarest], wanted[i, -1]))
+            whole = np.floor(np.maximum(wanted[:, rarest], 0) + 1e-9)  # else the largest would get all fractions
+            split = max(range(len(shares)), key=lambda i: (whole[i], wanted[i, -1] / shares[i]))
             chosen[unit] = split
             wanted[split] -= counts[unit]
     return chosen
