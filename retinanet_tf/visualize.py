@@ -23,6 +23,8 @@ from retinanet_tf.fonts import default_font, legible
 
 _GOLDEN = 0.618033988749895  # neighbours in class order get hues far apart
 _LEVELS = ((0.95, 0.85), (1.0, 0.6), (0.75, 0.95))  # (value, saturation), one after the other
+_LARGEST = 4096  # pixels of the longer side, up to which pictures are enlarged
+_JPEG_SIDE = 65_500  # pixels that JPEG's libraries take
 _METRIC = re.compile(r"^(val_)?(AP|AR)\w*$")
 
 
@@ -61,7 +63,8 @@ def draw_detections(
         names: what to write for a class index; None writes the index. Where no font has a name's letters, its id.
         ground_truth: boxes `(M, 4)`, drawn as outlines of black and white dashes beneath.
         min_score: detections below are left out.
-        min_side: images whose shorter side is smaller are enlarged by a whole factor to be readable; 0 never does.
+        min_side: images whose shorter side is smaller are enlarged by a whole factor to be readable, as far as the
+            longer one stays within 4,096; 0 never does.
         ids: the category id of a class index; None takes the index.
 
     Returns:
@@ -71,7 +74,7 @@ def draw_detections(
     by_score = np.arange(len(labels)) if scores is None else np.argsort(scores, kind="stable")
     order = [i for i in by_score if labels[i] >= 0 and (scores is None or scores[i] >= min_score)]
     height, width = image.shape[:2]
-    zoom = max(1, math.ceil(min_side / min(height, width)))
+    zoom = max(1, min(math.ceil(min_side / min(height, width)), _LARGEST // max(height, width)))
     picture = Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
     if zoom > 1:
         picture = picture.resize((width * zoom, height * zoom), Image.Resampling.BICUBIC)
@@ -165,14 +168,20 @@ def contact_sheet(
 
 
 def save_image(image: np.ndarray, path: str | os.PathLike) -> Path:
-    """Writes an image in the format of the path's suffix, aside first; makes the folder. Returns the path."""
+    """Writes an image in the format of the path's suffix, aside first; makes the folder. Returns the path.
+
+    One with a side of more than 65,500 pixels, which JPEG can't have, becomes a smaller JPEG.
+    """
     path = Path(path)
     form = Image.registered_extensions().get(path.suffix.lower())
     if form is None:
         raise InputError(f"{path} can't be written: {path.suffix!r} isn't the suffix of an image format.")
+    picture = Image.fromarray(image)
+    if form == "JPEG":
+        picture.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
     with written_aside(path) as aside:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(aside, form, **({"quality": 92} if form == "JPEG" else {}))
+        picture.save(aside, form, **({"quality": 92} if form == "JPEG" else {}))
     return path
 
 

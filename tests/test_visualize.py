@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
+from PIL import Image
 
 from retinanet_tf import visualize
 from retinanet_tf.errors import InputError
@@ -54,6 +55,18 @@ def test_small_images_are_enlarged_with_their_boxes():
     assert picture.shape == (200, 256, 3)
     assert colour_at(picture, 40, 130) == colour_at(picture, 159, 130) == visualize.class_colour(4)
     assert colour_at(picture, 36, 150) == colour_at(picture, 164, 130) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("size", [(66_000, 4), (4, 66_000), (1000, 4), (3000, 2)])
+def test_a_long_picture_becomes_a_jpeg_with_its_boxes(size, tmp_path):
+    """At a whole multiple of its size, or smaller where JPEG has no room for it; the box over its end is seen."""
+    width, height = size
+    drawn = visualize.draw_detections(
+        np.full((height, width, 3), 128, np.uint8), [[width // 2, height // 2, width, height]], [0], names=[""]
+    )
+    read = np.asarray(Image.open(visualize.save_image(drawn, tmp_path / "a.jpg")), float)
+    assert max(read.shape) == min(max(size) * (4096 // max(size) or 1), 65_500)
+    assert np.ptp(read[0, 0]) < 5 and np.ptp(read[-1, -1]) > 50, "grey, and the colour of the class"
 
 
 def test_ground_truth_is_dashed_and_nothing_else():
