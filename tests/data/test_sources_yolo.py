@@ -111,6 +111,36 @@ def test_where_a_data_yaml_means(tmp_path, kind):
         read(tmp_path / "set", "extra")
 
 
+@pytest.mark.parametrize("null", ["", "~", "null", "Null", "NULL"])
+def test_a_key_without_a_value_is_absent(tmp_path, null):
+    keys = [f"{key}: {null}\n" for key in ("val", "test", "path", "nc")]
+    write(tmp_path, {**TREE, "data.yaml": f"train: train/images\nnames: [k, c]\n{''.join(keys)}"})
+    assert read(tmp_path) == TRAIN
+    with pytest.raises(InputError, match="split=val; give split=train"):
+        read(tmp_path, "val")
+
+
+SIDES = dict.fromkeys(["images/train/a.jpg", "images/train/b.jpg", "images/val/c.jpg"])
+SIDES |= {name.replace("images", "labels").replace("jpg", "txt"): "0 .5 .5 .2 .4" for name in SIDES}
+
+
+@pytest.mark.parametrize("files", [TREE, SIDES])
+def test_a_folder_of_several_splits_asks_which(tmp_path, files):
+    write(tmp_path, files)
+    for path in (tmp_path, tmp_path / "images") if files is SIDES else (tmp_path,):
+        with pytest.raises(InputError, match="has several splits; give split=train or split=val"):
+            read(path)
+        assert list(read(path, "train")) == ["a.jpg", "b.jpg"] and list(read(path, "val")) == ["c.jpg"]
+
+
+@pytest.mark.parametrize("split", ["train", "nonsense"])
+def test_a_split_of_a_data_yaml_does_not_go_with_images(tmp_path, split):
+    write(tmp_path, {**TREE, "data.yaml": YAMLS["in its folder"]})
+    with pytest.raises(InputError, match=f"images=.*valid doesn't go with split={split}"):
+        read(tmp_path, split, images=str(tmp_path / "valid"))
+    assert list(read(tmp_path, images=str(tmp_path / "valid"))) == ["images/c.jpg"]
+
+
 def test_train_and_val_of_the_same_pictures_are_named(tmp_path):
     write(tmp_path, {**TREE, "data.yaml": "train: train/images\nval: train/images\nnames: [k, c]"})
     annotations, _ = read_source(tmp_path, "train")

@@ -71,7 +71,7 @@ def read_yolo(
     Args:
         path: a data.yaml of ultralytics or Roboflow, a folder with one, or a folder of pictures and label files, be
             it in `images` and `labels` or side by side.
-        split: train, val or test of the data.yaml, or a sub-folder of this name.
+        split: train, val or test of the data.yaml, or a sub-folder of this name; None where there is one alone.
         label_map: ids for the names; by default those of the files.
         images: the folder of the pictures, if `path` is one of label files alone, which mirrors it.
         names: a file with the names of the classes, a line each or as the `names` of a YAML file; by default those of
@@ -83,13 +83,17 @@ def read_yolo(
         The annotations and the folder that file names are relative to.
 
     Raises:
-        InputError: naming file and line: what can't be read, an unknown split, a class that isn't among the names, a
-            line that isn't a class and shares, two label files of one picture that differ, missing labels.
+        InputError: naming file and line: what can't be read, an unknown split or several, a class that isn't among
+            the names, a line that isn't a class and shares, two label files of one picture that differ, missing labels.
     """
     path, warnings = os.path.normpath(os.fspath(path)), list[str]()
     file, content = description(path) or (path, {})
     if not content:
         pictures = [folder_pictures(path, split, images)]
+    elif images and split:
+        raise InputError(
+            f"images={os.fspath(images)} doesn't go with split={split}, whose pictures {file} lists; leave one out."
+        )
     elif images:
         pictures = [Pictures(pictures_of(os.fspath(images)))]
     else:

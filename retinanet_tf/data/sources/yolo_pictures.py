@@ -113,4 +113,9 @@ def folder_pictures(path: str, split: str | None, images: str | os.PathLike | No
         found = Pictures(pictures_of(os.fspath(images)), place, os.fspath(images)) if place else None
     if found is None:
         raise InputError(f"{path} has no folder for split={split}, nor a data.yaml that names one.")
+    if not split and images is None:
+        tops = {os.path.relpath(p, path).removeprefix(f"images{os.sep}").split(os.sep)[0] for p in found.paths}
+        given = [key for key, aliases in SPLITS.items() if tops.intersection(aliases)]
+        if len(given) > 1:
+            raise InputError(f"{path} has several splits; give split={' or split='.join(given)}.")
     return found

@@ -8,6 +8,7 @@ from retinanet_tf.files import read_text
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 """Splits and what files and folders call them."""
+_NULL = ("", "~", "null", "Null", "NULL")
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
@@ -34,7 +35,10 @@ def description(path: str) -> tuple[str, dict] | None:
 
 
 def read_yaml(path: str) -> dict:
-    """A YAML file whose top level is a mapping; every scalar is the text that stands there, `no` and `1e3` too."""
+    """A YAML file whose top level is a mapping; every scalar is the text that stands there, `no` and `1e3` too.
+
+    Keys with YAML's null are left out, but `names`, which must be given.
+    """
     import yaml  # here, since the runtime of exported files has none
 
     try:
@@ -46,4 +50,4 @@ def read_yaml(path: str) -> dict:
         raise InputError(f"{path} isn't YAML:{line} {problem}.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} isn't the description of a data set, which has train, val and names.")
-    return content
+    return {key: value for key, value in content.items() if key == "names" or value not in _NULL}
