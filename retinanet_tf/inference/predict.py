@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from retinanet_tf.data.records.images import BadImage, read_pixels
-from retinanet_tf.data.sources.image_files import SUFFIXES
+from retinanet_tf.data.sources.image_files import PREDICTED, SUFFIXES, is_predicted
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import make_folder, read_bytes, write_json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from retinanet_tf.inference.detector import DetectorLike
 
 _SHEET_SIZE = 40  # pictures on the contact sheet at most
-_PICTURES, _SHEET, _RESULTS = "pictures", "contact_sheet.jpg", "detections.json"
+_PICTURES, _SHEET, _RESULTS = PREDICTED
 
 
 @runtime_checkable
@@ -70,8 +70,8 @@ def find_images(inputs: Sequence[str | os.PathLike], output: str | os.PathLike |
         else:
             found = matching(given)
         if found != [given]:
-            base = Path(existing_folder(given))
-            found = [path for path in found if not (os.path.isdir(path) or _is_output(Path(path), base, output))]
+            base = existing_folder(given)
+            found = [path for path in found if not (os.path.isdir(path) or is_predicted(path, base, output))]
         if not found:
             raise InputError(f"{given} is neither an image or video file nor a folder or pattern with any.")
         paths.update(dict.fromkeys(found))
@@ -248,20 +248,6 @@ def _detect_all(
     from retinanet_tf.inference.detector import detect_all
 
     return detect_all(detector, images, batch_size)
-
-
-def _is_output(path: Path, base: Path, output: str | os.PathLike | None) -> bool:
-    """Whether `predict` wrote a file, into a folder at or below `base`."""
-    if path.parent.name == _PICTURES:
-        folder = path.parent.parent
-    elif path.name == _SHEET:
-        folder = path.parent
-    else:
-        return False
-    if not folder.is_relative_to(base):
-        return False
-    is_former = all((folder / name).is_file() for name in (_RESULTS, _SHEET))
-    return is_former or (output is not None and os.path.realpath(folder) == os.path.realpath(output))
 
 
 def _picture_names(paths: Sequence[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Detections as annotations: `prepare` reads each format back to the same boxes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,13 @@ def test_prepare_reads_what_predict_saved(found, name, tmp_path):
         boxes = np.array([row["bbox"] for row in drawn]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         np.testing.assert_allclose(record.boxes, boxes, atol=0.01)
+
+
+def test_labels_in_a_folder_of_the_pictures_are_read_back(found, tmp_path):
+    photos = shutil.copytree(found[0] / "photos", tmp_path / "photos")
+    predict(Boxes(), [photos], photos / "found", save=["yolo"], progress=False)
+    annotations, _ = read_source(photos / "found" / "labels", images=str(photos))
+    assert [image.file_name for image in annotations.images] == ["a/1.jpg", "b/1.jpg", "b/turned.jpg", "empty.png"]
 
 
 def test_each_file_is_what_others_read(found):

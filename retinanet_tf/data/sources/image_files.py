@@ -9,10 +9,15 @@ these rules, neither is taken: the error names both. Files outside the image fol
 
 import os
 import posixpath
+from pathlib import Path
 
 from retinanet_tf.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+
+
+PREDICTED = ("pictures", "contact_sheet.jpg", "detections.json")
+"""What `predict` writes into its output folder: a folder of pictures, a picture, and what was found."""
 
 
 class BadImage(ValueError):
@@ -52,6 +57,19 @@ def read_image(folder: str | os.PathLike, file_name: str, allow_outside: bool = 
         raise BadImage(f"can't be read: {error.strerror}") from None
     except MemoryError:
         raise BadImage("can't be read: it doesn't fit into memory") from None
+
+
+def is_predicted(path: str, base: str, output: str | os.PathLike | None = None) -> bool:
+    """Whether `predict` wrote a picture, into a folder at or below `base`: `output`, or one with its other files."""
+    inside, sheet, results = PREDICTED
+    parent = Path(path).parent
+    if parent.name != inside and os.path.basename(path) != sheet:
+        return False
+    folder = parent.parent if parent.name == inside else parent
+    if not folder.is_relative_to(base):
+        return False
+    is_former = all((folder / name).is_file() for name in (results, sheet))
+    return is_former or (output is not None and os.path.realpath(folder) == os.path.realpath(output))
 
 
 def list_pictures(folder: str | os.PathLike) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ import re
 from reprlib import repr as shown
 from typing import NamedTuple
 
-from retinanet_tf.data.sources.image_files import SUFFIXES, unified
+from retinanet_tf.data.sources.image_files import SUFFIXES, is_predicted, unified
 from retinanet_tf.data.sources.labels import is_name
 from retinanet_tf.data.sources.yolo_yaml import SPLITS
 from retinanet_tf.errors import InputError
@@ -73,7 +73,7 @@ def _place(entry: str, bases: list[str], key: str) -> tuple[str | None, bool]:
 
 
 def pictures_of(place: str, bases: list[str] | None = None) -> list[str]:
-    """The pictures of a folder and its sub-folders, or those that a text file lists."""
+    """The pictures of a folder and its sub-folders, `predict`'s left out, or those that a text file lists."""
     if os.path.isdir(place):
         found = []
         seen = set()  # links may lead in a circle
@@ -83,7 +83,7 @@ def pictures_of(place: str, bases: list[str] | None = None) -> list[str]:
                 f for f in sorted(inner) if f[0] != "." and os.path.realpath(os.path.join(folder, f)) not in seen
             ]
             found += [os.path.join(folder, f) for f in files if f.lower().endswith(SUFFIXES) and f[0] != "."]
-        return sorted(found)
+        return sorted(path for path in found if not is_predicted(path, place))
     if place.lower().endswith(SUFFIXES):
         return [place]
     lines = [line.strip() for line in io.StringIO(read_text(place, "the list of pictures"), newline=None)]
