@@ -6,6 +6,7 @@ from PIL import Image
 
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.records.reader import read_records
+from retinanet_tf.data.sources import read_source
 from retinanet_tf.data.sources.csv import read_csv
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
@@ -74,6 +75,7 @@ def test_columns_are_known_by_their_names(tmp_path, header):
     kinds |= {"image": ("image", "filename", "imagepath", "location", "imagename", "file", "path")}
     values = {name: BOX[column] for column, names in kinds.items() for name in names}
     values |= dict.fromkeys(("width", "imagewidth"), "64") | dict.fromkeys(("height", "imageheight"), "48")
+    values["iscrowd"] = "0"
     cells = [values.get("".join(filter(str.isalnum, name.lower())), "0.5") for name in header.split(",")]
     (tmp_path / "a.csv").write_text(f"{header}\n{','.join(cells)}\n")
     (image,) = read_csv(tmp_path / "a.csv").images
@@ -145,6 +147,33 @@ def test_open_images_boxes_are_shares_under_ids_without_ending(tmp_path):
     (tmp_path / "boxes.csv").write_text(header + lines.replace(".4,.2", "40,.2"))
     with pytest.raises(InputError, match=r"line 2 has the box .*from 0 to 1"):
         read_csv(tmp_path / "boxes.csv", images=tmp_path / "images")
+
+
+MARKS = dict.fromkeys(("1", "1.0", "true", "True", "TRUE"), True)
+MARKS |= dict.fromkeys(("0", "0.0", "false", "False", "", "-1"), False)
+
+
+@pytest.mark.parametrize("mark", [*MARKS, "2", "yes", "nan"])
+@pytest.mark.parametrize(
+    "header", ["image,x1,y1,x2,y2,class,iscrowd", "ImageID,XMin,YMin,XMax,YMax,LabelName,IsGroupOf"]
+)
+def test_crowds_are_marked_by_numbers_or_words(tmp_path, header, mark):
+    Image.fromarray(picture(20, 20)).save(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text(f"{header}\na.png,0,0,1,1,cup,{mark}\n")
+    if mark in MARKS:
+        (image,) = read_csv(tmp_path / "a.csv", images=tmp_path).images
+        assert image.iscrowd.tolist() == [MARKS[mark]]
+    else:
+        with pytest.raises(InputError, match=f"a.csv: line 2 marks a crowd by '{mark}'; it must be 1 or 0"):
+            read_csv(tmp_path / "a.csv", images=tmp_path)
+
+
+@pytest.mark.parametrize("path", ["boxes.csv", "instances.json", "voc"])
+def test_names_of_classes_are_refused_where_nothing_reads_them(tmp_path, path):
+    (tmp_path / "voc" / "Annotations").mkdir(parents=True)
+    (tmp_path / "boxes.csv").write_text("a.jpg,1,2,3,4,0\n")
+    with pytest.raises(InputError, match=f"names=names.csv goes with YOLO and Open Images; leave it out for .*{path}"):
+        read_source(tmp_path / path, names="names.csv")
 
 
 def test_an_image_id_with_boxes_in_pixels(tmp_path):

@@ -51,6 +51,15 @@ def test_voc_boxes_are_one_based_and_include_their_last_pixel(voc):
     assert np.concatenate([i.annotation_ids for i in read.images]).tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize(("mark", "crowd"), [("True", True), (" 1 ", True), ("Unspecified", False), ("", False)])
+def test_difficult_is_marked_by_numbers_or_words(tmp_path, mark, crowd):
+    (tmp_path / "a.xml").write_text(voc_xml("a.jpg", [("cat", (1, 1, 5, 5), mark)]))
+    assert read_voc(tmp_path).images[0].iscrowd.tolist() == [crowd]
+    (tmp_path / "a.xml").write_text(voc_xml("a.jpg", [("cat", (1, 1, 5, 5), "maybe")]))
+    with pytest.raises(InputError, match=r"a.xml: object 1 \(cat\) has difficult 'maybe'; it must be 1 or 0"):
+        read_voc(tmp_path)
+
+
 def test_voc_splits_keep_their_order_and_share_categories(voc, tmp_path):
     annotations, folder = read_source(voc, "train")
     assert [i.file_name for i in annotations.images] == ["002.jpg", "000.jpg"] and folder.endswith("JPEGImages")

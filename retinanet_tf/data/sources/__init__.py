@@ -37,9 +37,11 @@ def read_source(
         The annotations, and the image folder if it is given or `path` determines it.
 
     Raises:
-        InputError: `path` is none of these.
+        InputError: `path` is none of these, or `names` or `split` don't go with it.
     """
     path, upright = os.fspath(path), exif != "stored"
+    if names and (split in splits.SPLITS or not (is_yolo(path) or path.lower().endswith(".csv"))):
+        raise InputError(f"names={names} goes with YOLO and Open Images; leave it out for {path}.")
     if os.path.isdir(path) and split in splits.SPLITS:
         annotations, folder = splits.paper_split(path, split)
         return annotations, images or folder

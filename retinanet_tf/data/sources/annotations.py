@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from reprlib import repr as shown
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -146,6 +147,14 @@ def as_number(text: str) -> float | None:
     except ValueError:
         return None
     return number if is_number(number) else None
+
+
+def is_marked(where: str, text: str) -> bool:
+    """Whether a cell marks its object: 1 or true; 0, -1, false, VOC's "Unspecified" and nothing don't, others raise."""
+    number = {"true": 1.0, "false": 0.0, "unspecified": 0.0, "": 0.0}.get(text.strip().lower(), as_number(text))
+    if number not in (1, 0, -1):
+        raise InputError(f"{where} {shown(text)}; it must be 1 or 0, true or false.")
+    return number == 1
 
 
 def whole_size(text: str) -> int | None:

@@ -12,6 +12,7 @@ from retinanet_tf.data.sources.annotations import (
     ImageAnnotations,
     NamedObject,
     as_number,
+    is_marked,
     whole_size,
     with_categories,
     without_repeats,
@@ -69,7 +70,7 @@ def read_csv(
     `filename,width,height,class,xmin,ymin,xmax,ymax` or `image_path,xmin,ymin,xmax,ymax,label`; other columns are
     ignored. Without a header a line has these six cells, or eight, the last two the image's width and height. With the
     columns `ImageID` and `LabelName` of Open Images boxes are shares of the upright picture. `IsGroupOf` or `iscrowd`
-    of 1 makes a crowd.
+    of 1 or true makes a crowd.
 
     A line with an empty box, or with the box 0,0,0,0, is an image without objects (or without this one); its class
     doesn't count. Lines that repeat exactly are taken once. Images are numbered from 1 in the order of their first
@@ -87,7 +88,7 @@ def read_csv(
     Raises:
         InputError: naming file and line: a wrong number of cells, a header that lacks a column or has two for one, a
             cell that isn't a finite number, a class that is empty or that `label_map` lacks, sizes of one image that
-            differ; an empty file.
+            differ; an empty file; names for a file that isn't of Open Images.
     """
     path = os.fspath(path)
     found: dict[str, tuple[ImageAnnotations, list[NamedObject]]] = {}
@@ -99,6 +100,8 @@ def read_csv(
         if "label" in row:
             name_of = name_of if shares else _descriptions(path, names)
             shares, row["class"] = True, name_of.get(row["label"], row["label"])
+        elif names:
+            raise InputError(f"names={os.fspath(names)} goes with YOLO and Open Images; leave it out for {path}.")
         width, height = (whole_size(row.get(side, "")) for side in ("width", "height"))
         image = ImageAnnotations(len(found) + 1, _with_ending(line, row["image"], pictures), width, height)
         image, objects = found.setdefault(unified(image.file_name), (image, []))
@@ -112,7 +115,8 @@ def read_csv(
                 )
             if not row["class"] or (label_map is not None and row["class"] not in label_map.names):
                 raise InputError(f"{line} has class {row['class']!r}, which is empty or not in the label map.")
-            objects.append(NamedObject(row["class"], box, row.get("crowd") == "1"))
+            crowd = is_marked(f"{line} marks a crowd by", row.get("crowd", ""))
+            objects.append(NamedObject(row["class"], box, crowd))
     rows = list(found.values())
     repeats = without_repeats(rows)
     if shares:

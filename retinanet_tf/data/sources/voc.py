@@ -12,6 +12,7 @@ from retinanet_tf.data.sources.annotations import (
     ImageAnnotations,
     NamedObject,
     as_number,
+    is_marked,
     whole_size,
     with_categories,
 )
@@ -136,5 +137,6 @@ def _parse(path: str) -> tuple[ImageAnnotations, list[NamedObject]]:
         x1, y1, x2, y2 = box
         if x2 > x1 and y2 > y1:
             box = [x1 - 1, y1 - 1, x2, y2]
-        objects.append(NamedObject(name, box, (item.findtext("difficult") or "").strip() == "1"))
+        difficult = is_marked(f"{path}: object {number} ({name}) has difficult", item.findtext("difficult") or "")
+        objects.append(NamedObject(name, box, difficult))
     return ImageAnnotations(0, (root.findtext("filename") or "").strip(), width, height), objects
