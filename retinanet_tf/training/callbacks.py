@@ -128,6 +128,15 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
+def decimal(value: float) -> str:
+    """One of the twelve numbers with three decimals; — where it is undetermined.
+
+    >>> decimal(0.25), decimal(-1.0)
+    ('0.250', '—')
+    """
+    return "—" if value < 0 else f"{value:.3f}"
+
+
 class SaveState(keras.callbacks.Callback):
     """Saves a checkpoint at the end of every epoch, and after the step in which all workers know of a signal."""
 
@@ -238,12 +247,12 @@ class EvaluateAndKeep(keras.callbacks.Callback):
         self.next = (self.progress.step // self.every + 1) * self.every
         with self.weights():
             metrics = self.evaluate()
-            if metrics["AP"] > self.best:
+            if 0 <= metrics["AP"] > self.best:  # −1: no object that counts
                 self.best = metrics["AP"]
                 self.keep(self.progress.step, metrics)
         if math.isinf(metrics["AP"]):
             return  # another worker's to evaluate
-        print(f"step {self.progress.step}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}")
+        print(f"step {self.progress.step}: AP {decimal(metrics['AP'])}, AP50 {decimal(metrics['AP50'])}")
         if logs is not None:
             logs.update({f"val_{name}": metrics[name] for name in (*LOGGED_METRICS, *LOSSES) if name in metrics})
         self.history.append((self.progress.step, metrics["AP"]))

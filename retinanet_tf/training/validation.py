@@ -21,7 +21,7 @@ from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.ema import WeightAverage
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.training import run_directory
-from retinanet_tf.training.callbacks import LOGGED_METRICS, LOSSES, EpochLog, EvaluateAndKeep, Progress
+from retinanet_tf.training.callbacks import LOGGED_METRICS, LOSSES, EpochLog, EvaluateAndKeep, Progress, decimal
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.tensorboard import Board
 from retinanet_tf.training.validation_loss import validation_losses
@@ -91,7 +91,7 @@ class Validation:
                 analysis = self._analyse(self.source)
                 threshold = {"threshold": analysis.best.score if analysis.best else None}
                 files.write_json(self.run_dir / "metrics.json", {**analysis.metrics, **threshold})
-                numbers = ", ".join(f"{name} {value:.3f}" for name, value in analysis.metrics.items())
+                numbers = ", ".join(f"{name} {decimal(value)}" for name, value in analysis.metrics.items())
                 print(f"{self.run_dir}: {numbers}")
             checkpoint.save_weights(self.eval_model, self.run_dir / checkpoint.WEIGHTS)
 

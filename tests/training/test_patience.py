@@ -1,6 +1,8 @@
 """Patience and callbacks of a job: when it ends by itself, after kills too, and what callbacks see."""
 
 import json
+import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import keras
@@ -14,7 +16,7 @@ import retinanet_tf as rn
 from retinanet_tf.data.pipeline import canvas_arguments
 from retinanet_tf.evaluation.coco import METRICS
 from retinanet_tf.training import validation
-from retinanet_tf.training.callbacks import Progress
+from retinanet_tf.training.callbacks import EvaluateAndKeep, Progress
 from retinanet_tf.training.patience import is_exhausted
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.validation_loss import validation_losses
@@ -36,6 +38,20 @@ def test_patience_of_two(values, ends):
     """Strictly higher counts; zeros are allowed five times as many."""
     found = [count for count in range(len(values) + 1) if is_exhausted(values[:count], 2)]
     assert found[:1] == ([ends] if ends else [])
+
+
+def test_no_weights_are_the_best_without_an_object_that_counts(capsys):
+    progress, kept, values = SimpleNamespace(step=0), [], iter([-1.0, -1.0, 0.0, 0.0, 0.2])
+    evaluation = EvaluateAndKeep(
+        lambda: dict.fromkeys(METRICS, next(values)),
+        lambda step, metrics: kept.append((step, metrics["AP"])),
+        *(progress, 1, -math.inf, nullcontext),
+    )
+    for progress.step in range(1, 6):
+        evaluation.on_epoch_end(progress.step - 1, {})
+    assert kept == [(3, 0.0), (5, 0.2)]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == ["step 2: AP —, AP50 —", "step 3: AP 0.000, AP50 0.000"]
 
 
 @pytest.fixture(scope="module")
