@@ -42,6 +42,11 @@ def main() -> None:
 
     if (_DATA.value is None) == (_ANNOTATIONS.value is None):
         raise InputError("give either --data or --annotations (with --images) to evaluate on.")
+    if _ANNOTATIONS.value is not None and not _ANNOTATIONS.value.lower().endswith(".json"):
+        raise InputError(
+            f"--annotations={_ANNOTATIONS.value} must be a COCO instances JSON; `retinanet prepare` makes shards of "
+            "other formats for --data."
+        )
     if (MODEL.value is None) == (_RESULTS.value is None):
         raise InputError("give either --model to evaluate or --results to score.")
     source: Any = _DATA.value or _ANNOTATIONS.value

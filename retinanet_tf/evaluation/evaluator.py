@@ -133,7 +133,7 @@ def analyse_results(
     """Like `score_results`, but returns what explains the numbers too; it is computed when it is asked for."""
     if isinstance(source, GroundTruth):
         truth = source
-    elif output is None or (images is None and os.fspath(source).endswith(".json")):
+    elif output is None or (images is None and os.fspath(source).lower().endswith(".json")):
         truth = read_ground_truth(source)
     else:
         truth = open_source(source, images)

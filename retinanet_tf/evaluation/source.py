@@ -57,7 +57,7 @@ def open_source(source: str | os.PathLike | Source, images: str | os.PathLike | 
     if isinstance(source, Source):
         return source
     name = os.fspath(source)
-    if not name.endswith(".json"):
+    if not name.lower().endswith(".json"):
         truth = read_ground_truth(name)
         return Source(truth.instances, truth.label_map, name, lambda: (one.encoded for one in read_records(name)))
     if images is None:
@@ -84,7 +84,7 @@ def open_source(source: str | os.PathLike | Source, images: str | os.PathLike | 
 def read_ground_truth(source: str | os.PathLike) -> GroundTruth:
     """The ground truth alone of shards or of a COCO JSON file, enough to score detections."""
     name = os.fspath(source)
-    if name.endswith(".json"):
+    if name.lower().endswith(".json"):
         annotations = _read_coco(name)
         return GroundTruth(to_instances(annotations.images, annotations.label_map, name), annotations.label_map, name)
     label_map = labels_beside(name)

@@ -168,6 +168,7 @@ def test_bad_input_is_one_sentence_and_status_1(coco, tmp_path, forked):
         "finds no evaluation in": predict("auto"),
         "--min_score=most is neither a number from 0 to 1 nor auto": predict("most"),
         "--min_score=2 is neither": predict(2),
+        "boxes.csv must be a COCO instances JSON": forked.run("evaluate", ["--model=x", "--annotations=boxes.csv"]),
     }
     for culprit, (status, err) in cases.items():
         lines = [line for line in err.splitlines() if line.startswith("error: ")]

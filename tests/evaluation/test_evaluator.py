@@ -108,6 +108,14 @@ def test_both_sources_are_the_same_ground_truth(dataset):
     np.testing.assert_allclose(from_json.boxes_of(1), [[x, y, x + w, y + h] for x, y, w, h in first])
 
 
+def test_a_json_in_capitals_is_one(dataset, tmp_path):
+    folder, content = dataset
+    path = tmp_path / "VAL.JSON"
+    path.write_text(json.dumps(content))
+    assert open_source(path, folder / "images").instances == open_source(folder / "val-*.tfrecord").instances
+    assert score_results(path, [], output=tmp_path / "out") == score_results(folder / "instances.json", [])
+
+
 def test_no_detection_at_all(dataset):
     metrics = evaluate(Oracle(dataset, blind=True), dataset[0] / "val-*.tfrecord", progress=False)
     assert metrics["AP"] == metrics["AR100"] == 0.0
