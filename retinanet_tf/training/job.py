@@ -15,9 +15,10 @@ from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.source import Source, category_ids, open_source
 from retinanet_tf.losses.classification import retinanet_losses
+from retinanet_tf.models.resnet import variant
 from retinanet_tf.pretrained.by_name import resolve
 from retinanet_tf.pretrained.loading import check
-from retinanet_tf.training.optimizers import linear_rule_excess
+from retinanet_tf.training.optimizers import linear_rule_excess, make_optimizer
 from retinanet_tf.training.strategies import Worker, make_strategy, worker_of
 
 
@@ -51,6 +52,8 @@ def open_job(config: Config, *, data: str, validation: str = "", init_weights: s
             f"num_classes={config.model.num_classes} disagrees with the {label_map.num_classes} categories of "
             f"{Path(data).parent / 'labels.json'}; set num_classes={label_map.num_classes}."
         )
+    variant(config.model.backbone)
+    make_optimizer(config.train)
     retinanet_losses(config.loss, label_map.unique_names)
     _check_combinations(config, strategy.num_replicas_in_sync)
     load_for_training(config, data)

@@ -22,7 +22,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import keras
@@ -48,24 +48,29 @@ def exclusive(run_dir: Path) -> Iterator[None]:
     Windows has no `flock`: there, nothing keeps two jobs out of one directory.
 
     Raises:
-        InputError: another process holds the lock, named by host and process id.
+        InputError: another process holds the lock, named by host and process id; or it can't be written and locked.
     """
-    with open(Path(run_dir) / "lock", "a+", encoding="utf-8") as file:
+    lock = Path(run_dir) / "lock"
+    with ExitStack() as stack:
         try:
-            import fcntl
+            # Without a buffer, which a full disk would let neither write nor close.
+            file = stack.enter_context(open(lock, "ab+", buffering=0))
+            with suppress(ImportError):
+                import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
+            holder = file.read().decode().strip() or "unknown"
             raise InputError(
                 f"run_dir={run_dir} is in use by another job ({holder}); wait for its end or choose another run_dir."
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+        except OSError as error:
+            raise InputError(
+                f"{lock} can't be written and locked: {error.strerror or error}; choose another run_dir."
+            ) from None
         yield
 
 
@@ -113,14 +118,15 @@ def start(
 ) -> bool:
     """Writes a job's settings into its run directory, or recognizes the same job to resume.
 
-    Another number of `workers` than before is the same job, and is printed.
+    Another number of `workers` than before is the same job, and is printed. A folder without checkpoints and weights
+    is a new one: its job failed before it had any.
 
     Returns:
         Whether the job was started before.
 
     Raises:
-        InputError: another job's directory (the differing fields are named), or one that can't be written; other
-            workers than before where the order of the data depends on their number.
+        InputError: another job's directory (the differing fields are named), or one that can't be written or has no
+            run.json beside its weights; other workers than before where the order of the data depends on their number.
     """
     run_dir = Path(run_dir)
     paths = {"data": data, "validation": validation, "init_weights": init_weights}
@@ -128,7 +134,11 @@ def start(
     record = json.loads(json.dumps(record))  # tuples become lists, as in the file
     existing = run_dir / "run.json"
     started = {**record, "workers": workers}
-    if existing.exists():
+    if any((run_dir / name).exists() for name in ("checkpoints/checkpoint", f"best{SUFFIX}", WEIGHTS)):
+        if not existing.exists():
+            raise InputError(
+                f"run_dir={run_dir} has checkpoints or weights but no run.json; put it back or choose another run_dir."
+            )
         before = {"init_weights": "", **read_json(existing)}
         # Fields that are newer than the run had their default then.
         before["config"] = json.loads(json.dumps(load_config(run_dir).to_dict()))

@@ -3,6 +3,7 @@
 import resource
 import signal
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -94,6 +95,18 @@ def test_without_flock_there_is_no_lock(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with exclusive(tmp_path), exclusive(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("lock", [Path.mkdir, lambda path: path.symlink_to("/dev/full")], ids=["folder", "device"])
+def test_a_lock_that_cannot_be_had_is_a_sentence(tmp_path, lock):
+    lock(tmp_path / "lock")
+    with pytest.raises(rn.InputError, match="/lock can't be written and locked: "), exclusive(tmp_path):
+        pass
+
+
+def test_errors_of_the_job_are_not_the_locks(tmp_path):
+    with pytest.raises(TimeoutError), exclusive(tmp_path):
+        raise TimeoutError
 
 
 def test_signals_wait_for_the_step_and_leave_as_asked():

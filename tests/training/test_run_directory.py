@@ -17,6 +17,7 @@ from retinanet_tf.training import callbacks, run_directory, tensorboard
 from retinanet_tf.training.optimizers import make_schedule
 
 pytestmark = pytest.mark.slow
+LABELS = rn.data.LabelMap([1], ["a"])
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,25 @@ def test_a_run_from_before_a_field_existed_is_the_same_job(finished, shards, job
     record = json.loads((finished[0] / "run.json").read_text())
     del record["config"]["loss"]["mining"]
     (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "model.weights.h5").touch()
     assert run_directory.start(tmp_path, TINY, rn.data.LabelMap.load(shards / "labels.json"), **jobs_data)
+
+
+@pytest.mark.parametrize("held", ["checkpoints/checkpoint", "best.weights.h5", "model.weights.h5"])
+def test_weights_make_a_folder_a_jobs_and_their_settings_must_be_there(tmp_path, held):
+    def start(**changes):
+        return run_directory.start(tmp_path, TINY.replace(**changes), LABELS, data="d", validation="")
+
+    assert not start(gamma=1.0) and not start(gamma=0.5)  # as if the first had failed
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["loss"]["gamma"] == 0.5
+    (tmp_path / held).parent.mkdir(exist_ok=True)
+    (tmp_path / held).touch()
+    assert start(gamma=0.5)
+    with pytest.raises(rn.InputError, match="holds a job that differs in gamma"):
+        start(gamma=1.0)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(rn.InputError, match="has checkpoints or weights but no run.json"):
+        start(gamma=0.5)
 
 
 @pytest.mark.parametrize("changes", [{"steps": 8}, {"learning_rate": 1e-4}, {"batch_size": 2, "gamma": 0.0}])
@@ -217,6 +236,7 @@ def test_a_name_that_no_flag_file_holds_is_refused_before_anything_is_written(jo
         # Or the command with the right pattern would be another job.
         ({"validation": "nova-*.tfrecord"}, {}, "no file matches .*nova"),
         ({}, {"num_classes": 80}, r"num_classes=80 disagrees with the 5 categories of .*labels.json"),
+        ({}, {"backbone": "resnet99"}, "backbone='resnet99' is not known"),
     ],
 )
 def test_wrong_data_leaves_no_run_directory(shards, jobs_data, tmp_path, changes, settings, sentence):

@@ -112,6 +112,7 @@ def test_optimizers_of_tensorflow_addons_by_name(shards, tmp_path):
     if importlib.util.find_spec("tensorflow_addons") is None:
         with pytest.raises(rn.InputError, match="optimizer=lookahead_sgd needs TensorFlow Addons"):
             rn.train(config, **job)
+        assert not (tmp_path / "run").exists()
         return
     rn.train(config, **job)
     assert np.isfinite(losses(tmp_path / "run")).all()

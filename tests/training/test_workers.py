@@ -53,7 +53,10 @@ def test_a_wrong_cluster_is_a_sentence(monkeypatch, value, found):
 
 
 def start(run_dir, workers, **changes):
-    return run_directory.start(run_dir, TINY.replace(**changes), LABELS, data="d", validation="", workers=workers)
+    resumed = run_directory.start(run_dir, TINY.replace(**changes), LABELS, data="d", validation="", workers=workers)
+    (run_dir / "checkpoints").mkdir(exist_ok=True)
+    (run_dir / "checkpoints/checkpoint").touch()
+    return resumed
 
 
 def test_another_number_of_workers_is_said_or_refused(tmp_path, capsys):
