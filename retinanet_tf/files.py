@@ -49,9 +49,17 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def make_folder(path: str | os.PathLike, flag: str = "the output folder") -> None:
-    """Creates a folder and its parents; raises InputError if it can't be created or written to."""
+def local(path: str | os.PathLike, flag: str = "the output folder") -> str:
+    """The path of an output as text; raises InputError if it is empty or remote (gs://…)."""
     path = os.fspath(path)
+    if not path or re.match(r"\w\w+:/", path):  # pathlib leaves one slash
+        raise InputError(f"{flag} {path!r} must be a local folder or a mounted one.")
+    return path
+
+
+def make_folder(path: str | os.PathLike, flag: str = "the output folder") -> None:
+    """Creates a folder and its parents; raises InputError if it isn't local, or can't be created or written to."""
+    path = local(path, flag)
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:

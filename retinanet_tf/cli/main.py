@@ -116,12 +116,16 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def expand_flagfiles(arguments: Iterable[str], outer: tuple[str, ...] = ()) -> list[str]:
-    """The arguments with the lines of flag files in their place; absl's own reader takes any bytes for text."""
+    """The arguments with the lines of flag files in their place, and `~` at a value's start as the user's folder.
+
+    absl's own reader of flag files takes any bytes for text; shells leave the `~` of --name=~/x as it is.
+    """
     expanded, waiting = [], iter(arguments)
     for argument in waiting:
         match = re.fullmatch(r"--?flagfile(?:=(.*))?", argument)
         if not match:
-            expanded.append(argument)
+            name, equals, value = argument.partition("=")
+            expanded.append(name + equals + os.path.expanduser(value))
             continue
         path = os.path.expanduser(match[1] if match[1] is not None else next(waiting, ""))
         if path in outer:

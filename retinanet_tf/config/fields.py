@@ -183,7 +183,7 @@ class LossConfig(Section):
         ("none", "ohem", "ohem_1_3"),
     )
     mining_examples: int = setting(
-        128, "Anchors per image that mining keeps at most (Table 1d: 128, 256, 512).", "[1, inf)"
+        128, "Anchors per image that mining keeps at most (Table 1d: 128, 256, 512).", "[1, 1000000000]"
     )
     mining_nms: float = setting(
         0.5, "IoU above which mining drops the easier of two anchors (Table 1d: 0.5, 0.7).", "[0, 1]"
@@ -194,7 +194,7 @@ class LossConfig(Section):
 class DataConfig(Section):
     """Batches and augmentation."""
 
-    batch_size: int = setting(16, "Images per step over all devices (§4.1: 8 GPUs of 2 images).", "[1, inf)")
+    batch_size: int = setting(16, "Images per step over all devices (§4.1: 8 GPUs of 2 images).", "[1, 65536]")
     flip: float = setting(0.5, "Probability of a horizontal flip (§4.1: the only augmentation).", "[0, 1]")
     vertical_flip: float = setting(
         0.0, "Probability of a vertical flip; for images without an upright orientation.", "[0, 1]"
@@ -299,8 +299,9 @@ class TrainConfig(Section):
     )
     accumulation: int = setting(
         1,
-        "Parts that a step cuts each device's images into, one after the other: less memory, the same gradients.",
-        "[1, inf)",
+        "Parts that a step cuts each device's images into, one after the other: less memory, the same gradients; but "
+        "norm=batch and subnet_norm=batch normalise each part by itself.",
+        "[1, 65536]",
     )
     ema_decay: float = setting(
         0.0,
@@ -353,7 +354,7 @@ class DetectConfig(Section):
     """From network outputs to detections (§4.1)."""
 
     score_threshold: float = setting(0.05, "Predictions must score above this (§4.1).", "[0, 1)")
-    pre_nms_top_k: int = setting(1_000, "Highest scoring predictions kept per pyramid level (§4.1).", "[1, inf)")
+    pre_nms_top_k: int = setting(1_000, "Highest scoring predictions kept per pyramid level (§4.1).", "[1, 2147483647]")
     nms_iou: float = setting(
         0.5, "Same-class boxes overlapping a better one by more than this are dropped (§4.1).", "[0, 1]"
     )

@@ -38,6 +38,9 @@ def checked(x: Any, y: Any = None, sample_weight: Any = None, *, num_classes: in
     Raises:
         InputError: what can't be trained on.
     """
+    batches = y is None and not hasattr(x, "dtype")
+    if batches and sample_weight is not None:
+        raise InputError("sample_weight is for arrays; a data set's or generator's are the third part of its elements.")
     if isinstance(x, tf.data.Dataset):
         return _checked_dataset(x, num_classes), y
     if isinstance(x, types.GeneratorType):
@@ -45,7 +48,7 @@ def checked(x: Any, y: Any = None, sample_weight: Any = None, *, num_classes: in
     if isinstance(x, keras.utils.Sequence):
         _checked_arrays(*_parts(x[0]), num_classes=num_classes)
         return x, y
-    if y is None and not hasattr(x, "dtype"):  # distributed data sets, and what else Keras knows
+    if batches:  # distributed data sets, and what else Keras knows
         return x, y
     return _checked_arrays(x, y, sample_weight, num_classes=num_classes)
 
@@ -133,6 +136,7 @@ def _fault(pixels: tf.Tensor, size: tf.Tensor, y: Mapping[str, Any], num_classes
     outside = tf.reduce_any((corners[..., :2] >= size) | (corners[..., 2:] <= 0.0), axis=-1)
     outside &= tf.reduce_all(corners[..., 2:] > corners[..., :2], axis=-1)
     largest = tf.reduce_max(corners)
+    factors = tf.cast(y.get("sample_weight", 1.0), tf.float32)
     allowed = f"; labels are 0 to {num_classes - 1} (num_classes={num_classes}), and -1 for padding."
     checks = [
         (labels != tf.floor(labels), "has a label that is no whole number" + allowed),
@@ -148,6 +152,7 @@ def _fault(pixels: tf.Tensor, size: tf.Tensor, y: Mapping[str, Any], num_classes
             outside,
             "has a box outside of the image; boxes are x1, y1, x2, y2 in pixels of the images in x.",
         ),
+        (~(tf.reshape(factors, (-1, 1)) >= 0.0), "has a sample_weight that is negative or NaN."),
     ]
     faults = [_named(tf.reduce_any(wrong, axis=1), sentence) for wrong, sentence in checks]
     if pixels.dtype != tf.uint8:
@@ -186,7 +191,8 @@ def _checked_dataset(dataset: tf.data.Dataset, num_classes: int) -> tf.data.Data
     check_structure(images, y)
 
     def check(images, y, *weights):
-        fault = _fault(images[:, ::_STRIDE, ::_STRIDE], tf.shape(images)[2:0:-1], y, num_classes)
+        weighted = {**y, **({"sample_weight": weights[0]} if weights else {})}
+        fault = _fault(images[:, ::_STRIDE, ::_STRIDE], tf.shape(images)[2:0:-1], weighted, num_classes)
         with tf.control_dependencies([_refuse(fault)]):
             return (tf.identity(images), dense(y), *weights)
 

@@ -152,7 +152,7 @@ class RetinaNet(keras.Model):
             InputError: images, boxes or labels that can't be trained on.
         """
         validation = kwargs.get("validation_data")
-        if isinstance(validation, tuple):
+        if isinstance(validation, tuple | list):
             kwargs["validation_data"] = checked(*validation, num_classes=self.config.num_classes)
         elif validation is not None:
             kwargs["validation_data"], _ = checked(validation, num_classes=self.config.num_classes)

@@ -78,10 +78,10 @@ def compile_model(config: Config, class_names: Sequence[str] = ()) -> RetinaNet:
 def train(
     config: Config,
     *,
-    data: str,
+    data: str | os.PathLike,
     run_dir: str | os.PathLike,
-    validation: str = "",
-    init_weights: str = "",
+    validation: str | os.PathLike = "",
+    init_weights: str | os.PathLike = "",
     verbose: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> RetinaNet:
@@ -94,7 +94,8 @@ def train(
     Args:
         config: everything but the paths.
         data: pattern of the training shards; labels.json is beside them.
-        run_dir: folder for the job's files (see `run_directory`); shared by all workers of strategy='multi_worker'.
+        run_dir: folder for the job's files (see `run_directory`), local or mounted; shared by all workers of
+            strategy='multi_worker'.
         validation: pattern of shards whose COCO numbers are written every `eval_steps` and at the end; '' for none.
         init_weights: to start from: the result of `pretrained.import_weights`, another run's directory, or a published
             name; '' for none.
@@ -107,10 +108,15 @@ def train(
         The trained model (with `ema_decay`, its averaged weights).
 
     Raises:
-        InputError: the data, the configuration or the run directory can't be used, or the loss became NaN.
+        InputError: an argument can't be used, or the loss became NaN.
     """
-    run_dir = Path(run_dir)
-    job = open_job(config, data=data, validation=validation, init_weights=init_weights)
+    if not isinstance(config, Config):
+        raise InputError(f"config={config!r} must be a Config, such as presets['mini'].")
+    if verbose not in (None, 0, 1, 2):
+        raise InputError(f"verbose={verbose!r} must be 0, 1 or 2.")
+    run_dir = Path(files.local(run_dir, "run_dir")).expanduser()
+    paths = {"data": data, "validation": validation, "init_weights": init_weights}
+    job = open_job(config, **{name: os.fspath(path or "") for name, path in paths.items()})
     flagfile(config, **job.paths, run_dir=str(run_dir))  # refuses a name before anything is written
     keras.utils.set_random_seed(config.train.seed)
     if not job.worker.is_chief:

@@ -167,6 +167,13 @@ def test_flag_files_that_are_no_text_are_one_sentence(content, sentence, tmp_pat
     assert "\n" not in str(raised.value)
 
 
+def test_the_users_folder_is_written_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "flags.txt").write_text("--output=~/x")
+    expanded = expand_flagfiles(["--data=~/d/train-*", f"--flagfile={tmp_path}/flags.txt", "--name=a~/b", "--page"])
+    assert expanded == ["--data=/home/me/d/train-*", "--output=/home/me/x", "--name=a~/b", "--page"]
+
+
 def test_another_batch_size_brings_the_schedule_with_it():
     """The linear rule: twice the batch, twice the rate, half the steps; what is given by a flag stays as given."""
     scaled = presets["paper"].scaled_to_batch(32)
@@ -207,6 +214,12 @@ def test_a_batch_size_flag_scales_what_no_other_flag_sets(parsed):
 def test_wrong_values_are_refused_by_name(change, sentence):
     with pytest.raises(InputError, match=sentence):
         Config().replace(**change)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "accumulation", "mining_examples", "pre_nms_top_k"])
+def test_numbers_that_tensorflow_cannot_count_to_are_refused(name):
+    with pytest.raises(InputError, match=rf"{name}=1000000000000 must lie in \[1, \d+\]"):
+        Config().replace(**{name: 10**12})
 
 
 def test_every_number_has_a_range():

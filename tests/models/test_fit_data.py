@@ -201,6 +201,25 @@ def test_sample_weights_that_are_no_factors_are_one_sentence(model, weights):
         model.fit(IMAGES, targets(), sample_weight=weights, verbose=0)
 
 
+@pytest.mark.parametrize("form", [dataset, generator, Sequence])
+def test_weights_beside_a_data_set_are_refused_and_those_inside_are_looked_at(model, form):
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(rn.InputError, match="sample_weight is for arrays"):
+            use(form(IMAGES, targets()), sample_weight=np.ones(3))
+    for value in (-1.0, np.nan):
+        weights = np.float32([1, value, 1])
+        with pytest.raises(rn.InputError, match="sample_weight must be 3 numbers|image 1 has a sample_weight that is"):
+            model.fit(form(IMAGES, targets(), weights), steps_per_epoch=1, verbose=0)
+
+
+def test_validation_data_in_a_list_are_checked(model):
+    x, y, sentence = FAULTS["labels from 1"]
+    with pytest.raises(rn.InputError, match=sentence):
+        model.fit(IMAGES, targets(), validation_data=[x, y], verbose=0)
+    history = model.fit(IMAGES, targets(), validation_data=[IMAGES, targets(rows(BOXES), rows(LABELS))], verbose=0)
+    assert "val_loss" in history.history
+
+
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
 def test_dark_pictures_are_no_fault(model, value):
     """Black ones with objects; any that have none, at the end of a film."""

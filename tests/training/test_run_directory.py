@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -244,6 +245,31 @@ def test_wrong_data_leaves_no_run_directory(shards, jobs_data, tmp_path, changes
     with pytest.raises(rn.InputError, match=sentence):
         rn.train(TINY.replace(**settings), **{**jobs_data, **changes}, run_dir=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"run_dir": "gs://bucket/run"}, "run_dir 'gs://bucket/run' must be a local folder or a mounted one"),
+        ({"run_dir": ""}, "run_dir '' must be a local folder"),
+        ({"config": "mini"}, "config='mini' must be a Config"),
+        ({"verbose": 3}, "verbose=3 must be 0, 1 or 2"),
+    ],
+)
+def test_wrong_arguments_leave_no_run_directory(jobs_data, tmp_path, monkeypatch, changes, sentence):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(rn.InputError, match=sentence):
+        rn.train(**{"config": TINY, **jobs_data, "run_dir": "run", **changes})
+    assert not list(tmp_path.iterdir())
+
+
+def test_paths_of_every_kind_are_the_same(finished, jobs_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = {**jobs_data, "init_weights": str(finished[0])}
+    as_paths = {name: Path(path) for name, path in paths.items()}
+    rn.train(TINY.replace(steps=1), **as_paths, run_dir="~/run", verbose=0)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert {name: record[name] for name in paths} == paths
 
 
 def test_validation_of_other_categories_leaves_no_run_directory(shards, jobs_data, tmp_path):

@@ -56,10 +56,22 @@ class RecordReader:
 
 
 def labels_beside(pattern: str | os.PathLike, label_map: LabelMap | str | os.PathLike | None = None) -> LabelMap:
-    """The label map given, or read from the path given, or from labels.json in the shards' folder."""
+    """The label map given, or read from the path given, or from labels.json in the shards' folders.
+
+    Raises:
+        InputError: labels.json is missing or isn't one, or folders of shards have different ones.
+    """
     if isinstance(label_map, LabelMap):
         return label_map
-    return LabelMap.load(label_map or os.path.join(os.path.dirname(find_shards(pattern)[0]), "labels.json"))
+    if label_map:
+        return LabelMap.load(label_map)
+    folders = dict.fromkeys(map(os.path.dirname, find_shards(pattern)))
+    first, *others = [os.path.join(folder, "labels.json") for folder in folders]
+    labels = LabelMap.load(first)
+    for other in others:
+        if LabelMap.load(other) != labels:
+            raise InputError(f"{first} and {other} differ; shards that are used together need the same categories.")
+    return labels
 
 
 def to_labels(category_ids: tf.Tensor, label_map: LabelMap) -> tf.Tensor:
