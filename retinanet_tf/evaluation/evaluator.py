@@ -59,7 +59,7 @@ def evaluate(
         ground truth doesn't determine a number: all of them where the source has no annotations, as COCO's test splits.
 
     Raises:
-        InputError: unreadable input, an output folder that can't be written, another dataset's label map.
+        InputError: no detector, unreadable input, an output folder that can't be written, another dataset's label map.
     """
     options: dict[str, Any] = {"max_detections": max_detections, "output": output, "submission": submission}
     return analyse(detector, source, images, batch_size=batch_size, progress=progress, **options).metrics
@@ -77,6 +77,8 @@ def analyse(
     progress: bool = True,
 ) -> Analysis:
     """Like `evaluate`, but returns what explains the numbers too; it is computed when it is asked for."""
+    if not hasattr(detector, "label_map"):
+        raise InputError(f"detector={detector!r} must be a Detector, as load_detector returns it.")
     source = open_source(source, images)
     ids = category_ids(detector.label_map, source.label_map, source.name)
     known = set(source.label_map.ids)

@@ -81,6 +81,13 @@ def open_source(source: str | os.PathLike | Source, images: str | os.PathLike | 
     return Source(to_instances(annotations.images, annotations.label_map, name), annotations.label_map, name, encoded)
 
 
+def open_validation(source: str | os.PathLike | Source) -> Source:
+    """`open_source` where there is no folder of images to be given; raises InputError for a JSON file."""
+    if not isinstance(source, Source) and (name := os.fspath(source)).endswith(".json"):
+        raise InputError(f"validation={name} must be a pattern of shards; `retinanet prepare` makes them.")
+    return open_source(source)
+
+
 def read_ground_truth(source: str | os.PathLike) -> GroundTruth:
     """The ground truth alone of shards or of a COCO JSON file, enough to score detections."""
     name = os.fspath(source)

@@ -17,7 +17,7 @@ from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.synthetic.scenes import draw_scene
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation.source import Source, open_source
+from retinanet_tf.evaluation.source import Source, open_validation
 from retinanet_tf.export import litert_file, onnx_file, parity, saved_model
 from retinanet_tf.export.frozen_graph import Shape, file_shape
 from retinanet_tf.export.quiet import quiet
@@ -98,7 +98,7 @@ def export_saved_model(
     **options: Any,
 ) -> tuple[Path, parity.Report]:
     """Writes a SavedModel, by `saved_model.export`, and compares it; see `export`."""
-    source, reports = None if validation is None else open_source(validation), []
+    source, reports = None if validation is None else open_validation(validation), []
 
     def check(folder: Path) -> None:
         reference = saved_model.with_precision(detector, "float32")
@@ -131,7 +131,7 @@ def export_file(
     path = Path(path)
     _check(detector, path, format, precision, calibration)
     shape = file_shape(detector, fixed_shapes, any_batch=format == "onnx")
-    source = None if validation is None else open_source(validation)
+    source = None if validation is None else open_validation(validation)
     detector = saved_model.with_precision(detector, "float32")
     ranges, pictures_used = None, 0
     if calibration is not None:

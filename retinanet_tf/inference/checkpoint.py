@@ -71,6 +71,9 @@ def load_config(checkpoint: str | os.PathLike) -> Config:
             "weights that it was made from. `retinanet export --validation=SHARDS` says the AP of an export."
         )
     if not os.path.lexists(path):
+        folder = Path(checkpoint).parent
+        if Path(checkpoint).name == WEIGHTS and (folder / "run.json").exists():
+            raise InputError(f"{checkpoint} is one file of a run; give its folder, {folder}.")
         raise InputError(
             f"{path} doesn't exist, or its folder can't be read: {checkpoint} is neither a training job's run_dir nor "
             "what import_weights wrote, nor a name that `retinanet models` lists."

@@ -83,7 +83,7 @@ class Detector(tf.Module):
             on accelerators. Batches are then filled up to a power of two, which bounds the number of sizes.
 
     Raises:
-        InputError: the label map's number of classes isn't the model's, or a size is out of range.
+        InputError: the label map is none, or of another number of classes than the model; a size is out of range.
     """
 
     def __init__(
@@ -96,6 +96,8 @@ class Detector(tf.Module):
         jit_compile: bool | str = "auto",
     ):
         super().__init__(name="detector")
+        if not isinstance(label_map, LabelMap | None):
+            raise InputError(f"label_map={label_map!r} must be a LabelMap, such as LabelMap([1, 2], ['cat', 'dog']).")
         num_classes = model.config.num_classes
         self.label_map = label_map or LabelMap(list(range(num_classes)), [str(i) for i in range(num_classes)])
         if self.label_map.num_classes != num_classes:

@@ -317,6 +317,8 @@ def retinanet_losses(
     Raises:
         InputError: a γ, α, β or threshold out of range, or a `class_alpha` that doesn't fit the classes.
     """
+    if not isinstance(config, LossConfig):
+        raise InputError(f"retinanet_losses takes a LossConfig, not a {type(config).__name__}; give config.loss.")
     alpha = alpha_of_classes(config.class_alpha, config.alpha, class_names)
     classification = {
         "focal": lambda: FocalLoss(config.gamma, alpha),

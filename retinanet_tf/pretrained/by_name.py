@@ -23,6 +23,8 @@ def resolve(model: str | os.PathLike) -> Path:
     Raises:
         InputError: nothing is there and it is nearly a published name, which is suggested; or the download fails.
     """
+    if not isinstance(model, str | os.PathLike):
+        raise InputError(f"model={model!r} must be a path, or a name that `retinanet models` lists.")
     text = os.fspath(model)
     families = {name.partition("/")[0] for name in ZOO}
     is_path = text.partition("/")[0] not in families and not difflib.get_close_matches(text, ZOO, n=1, cutoff=0.8)

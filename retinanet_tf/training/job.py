@@ -13,7 +13,7 @@ from retinanet_tf.data.records.reader import labels_beside
 from retinanet_tf.data.repeat_factors import with_repeats
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation.source import Source, category_ids, open_source
+from retinanet_tf.evaluation.source import Source, category_ids, open_validation
 from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.resnet import variant
 from retinanet_tf.pretrained.by_name import resolve
@@ -59,7 +59,7 @@ def open_job(config: Config, *, data: str, validation: str = "", init_weights: s
     load_for_training(config, data)
     if init_weights:
         check(config.model, config.anchors, resolve(init_weights))
-    source = open_source(validation) if validation and worker.is_chief else None
+    source = open_validation(validation) if validation and worker.is_chief else None
     if source:
         category_ids(label_map, source.label_map, source.name)
     _check_evaluations(config, validation, source)
@@ -102,7 +102,7 @@ def _check_combinations(config: Config, replicas: int) -> None:
 
 
 def announce(config: Config, replicas: int) -> None:
-    """Prints the job's size; warns of a learning rate far above the linear rule's."""
+    """Prints the job's size; warns of a learning rate far above the linear rule's and of batch norm on parts."""
     train, batch = config.train, config.data.batch_size
     parts = f", in {train.accumulation} parts each" if train.accumulation > 1 else ""
     print(
@@ -117,6 +117,12 @@ def announce(config: Config, replicas: int) -> None:
             train.learning_rate,
             excess,
             batch,
+        )
+    if train.accumulation > 1 and "batch" in (config.model.norm, config.model.subnet_norm):
+        logging.warning(
+            "accumulation=%d with norm=%s and subnet_norm=%s: batch norm normalises each part by itself, so the "
+            "gradients aren't those of the whole batch.",
+            *(train.accumulation, config.model.norm, config.model.subnet_norm),
         )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -18,8 +19,9 @@ from retinanet_tf.data import pipeline, transforms
 from retinanet_tf.data.batching import padded_length
 from retinanet_tf.data.records.index import read_index
 from retinanet_tf.data.records.prepare import prepare
-from retinanet_tf.data.records.reader import read_records
+from retinanet_tf.data.records.reader import labels_beside, read_records
 from retinanet_tf.data.shuffle import Pools, shuffled
+from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from tests.batches import SMALL, TALL, WIDE, identify, same, seen, write_shards
 from tests.datasets import annotation, write_coco
@@ -55,6 +57,16 @@ def test_an_unshuffled_pass_is_every_image_resized_padded_and_labelled(shards):
         assert objects["labels"][:count].numpy().tolist() == [{3: 0, 7: 1, 90: 2}[i] for i in real.category_ids]
         assert (objects["labels"][count:].numpy() == -1).all() and not objects["boxes"][count:].numpy().any()
     assert sum(int(r.annotations.iscrowd.sum()) for r in records.values()) == 1  # the crowd was there to leave out
+
+
+def test_shards_of_several_folders_have_the_same_labels(shards, tmp_path):
+    for name in "ab":
+        shutil.copytree(pathlib.Path(shards).parent, tmp_path / name)
+    pattern = tmp_path / "?" / pathlib.Path(shards).name
+    assert labels_beside(pattern) == labels_beside(shards)
+    LabelMap([3, 7, 90], ["other", "b", "c"]).save(tmp_path / "b/labels.json")
+    with pytest.raises(InputError, match=r"a/labels.json and .*b/labels.json differ"):
+        labels_beside(pattern)
 
 
 def test_stretched_training_images_lie_on_one_square_canvas(shards):

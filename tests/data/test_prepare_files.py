@@ -4,16 +4,25 @@ import json
 import os
 import resource
 import socket
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.errors import InputError
-from retinanet_tf.files import read_bytes, read_json, read_text
+from retinanet_tf.files import make_folder, read_bytes, read_json, read_text
 from tests.data.test_images import OUTCOMES
 from tests.data.test_prepare import SIZES, quiet
 from tests.datasets import annotation, picture, write_coco
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/out", Path("gs://bucket/out"), ""])
+def test_outputs_are_local(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="the output folder '.*' must be a local folder or a mounted one"):
+        make_folder(path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_awkward_file_at_once(test_data, tmp_path):

@@ -356,6 +356,11 @@ def test_categories_of_one_name_all_have_their_number(dataset, tmp_path, names):
     assert [key.removesuffix(f" ({one})") for key, one in zip(per_category, named, strict=True)] == names
 
 
+def test_what_is_no_detector_is_refused(dataset):
+    with pytest.raises(InputError, match="detector='runs/x' must be a Detector"):
+        evaluate("runs/x", dataset[0] / "val-*.tfrecord")
+
+
 def test_a_broken_image_is_named(dataset, tmp_path):
     folder, content = dataset
     for image in content["images"]:

@@ -357,6 +357,8 @@ def test_calibration_without_a_picture_is_refused(detector, tmp_path):
         ("a", {"metrics": [0.5]}, "metrics must be a dict"),
         ("a", {"warmup_images": [encode(PICTURES[0]), b"text"]}, r"warmup_images\[1\] is not a readable JPEG or PNG"),
         ("a", {"warmup_images": [encode(PICTURES[0])], "max_pixels": 9}, r"warmup_images\[0\] has more than 9 pixels"),
+        ("a.onnx", {"format": "onnx", "validation": "val.json"}, "validation=val.json must be a pattern of shards"),
+        ("a", {"validation": "val.json"}, "validation=val.json must be a pattern of shards"),
     ],
 )
 def test_wrong_settings_are_refused(detector, tmp_path, name, options, sentence):

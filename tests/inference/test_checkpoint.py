@@ -235,3 +235,12 @@ def test_keras_files_that_hold_no_retinanet_are_refused(run, change, monkeypatch
 @pytest.mark.parametrize("name", ["nothing", "nothing.keras", "nothing.weights.h5", "labels.json"])
 def test_what_is_no_checkpoint_is_refused(run, name):
     assert name.removesuffix(".weights.h5") in refused(run / name.removesuffix(".weights.h5"))
+
+
+def test_the_weights_of_a_run_are_loaded_by_its_folder(run):
+    assert refused(run / "model.weights.h5").endswith(f"give its folder, {run}.")
+
+
+def test_no_path_is_refused():
+    with pytest.raises(rn.InputError, match="model=None must be a path, or a name"):
+        rn.load_detector(None)

@@ -242,6 +242,8 @@ def test_what_is_neither_an_image_nor_several_is_refused(detector, images):
 def test_label_map_of_another_model_is_refused(detector):
     with pytest.raises(InputError, match="num_classes=3 .* 2 categories"):
         Detector(detector.model, LabelMap([1, 2], ["a", "b"]))
+    with pytest.raises(InputError, match=r"label_map=\['a', 'b', 'c'\] must be a LabelMap"):
+        Detector(detector.model, ["a", "b", "c"])
 
 
 def test_description_and_defaults(detector):

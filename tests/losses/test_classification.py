@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from retinanet_tf.config.config import LossConfig
+from retinanet_tf.config.config import Config, LossConfig
 from retinanet_tf.errors import InputError
 from retinanet_tf.losses import classification as losses
 from tests import oracles
@@ -314,6 +314,8 @@ def test_the_configuration_chooses_the_losses():
     assert isinstance(chosen["box_deltas"], losses.GIoULoss)
     default = losses.retinanet_losses()
     assert isinstance(default["class_logits"], losses.FocalLoss) and default["box_deltas"].beta == 0.11
+    with pytest.raises(InputError, match="takes a LossConfig, not a Config; give config.loss"):
+        losses.retinanet_losses(Config())
 
 
 @pytest.mark.parametrize(

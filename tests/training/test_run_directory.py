@@ -236,6 +236,7 @@ def test_a_name_that_no_flag_file_holds_is_refused_before_anything_is_written(jo
         ({"data": "nowhere-*.tfrecord"}, {}, "nowhere"),
         # Or the command with the right pattern would be another job.
         ({"validation": "nova-*.tfrecord"}, {}, "no file matches .*nova"),
+        ({"validation": "val.json"}, {}, "validation=.*val.json must be a pattern of shards"),
         ({}, {"num_classes": 80}, r"num_classes=80 disagrees with the 5 categories of .*labels.json"),
         ({}, {"backbone": "resnet99"}, "backbone='resnet99' is not known"),
     ],

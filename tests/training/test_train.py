@@ -172,6 +172,17 @@ def test_a_rate_far_above_the_linear_rule_is_warned_of(caplog, capsys):
     assert "6 steps of 4 images on 1 device(s); sgd, learning rate 0.02" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["norm", "subnet_norm"])
+def test_batch_norm_on_parts_of_a_batch_is_warned_of(caplog, name):
+    config = TINY.replace(norm="frozen", subnet_norm="none")
+    with caplog.at_level("WARNING", "absl"):
+        for quiet in (config.replace(accumulation=2), config.replace(**{name: "batch"})):
+            announce(quiet, 1)
+        assert "batch norm" not in caplog.text
+        announce(config.replace(accumulation=2, **{name: "batch"}), 1)
+    assert "accumulation=2 with" in caplog.text and f"{name}=batch" in caplog.text
+
+
 def test_anchors_that_never_match_are_warned_of_once(caplog):
     progress = callbacks.Progress(100, 0, 4, lambda step: 0.0)
     watch = callbacks.WatchLosses(progress)
