@@ -83,7 +83,7 @@ def open_source(source: str | os.PathLike | Source, images: str | os.PathLike | 
 
 def open_validation(source: str | os.PathLike | Source) -> Source:
     """`open_source` where there is no folder of images to be given; raises InputError for a JSON file."""
-    if not isinstance(source, Source) and (name := os.fspath(source)).endswith(".json"):
+    if not isinstance(source, Source) and (name := os.fspath(source)).lower().endswith(".json"):
         raise InputError(f"validation={name} must be a pattern of shards; `retinanet prepare` makes them.")
     return open_source(source)
 

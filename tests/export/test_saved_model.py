@@ -248,7 +248,8 @@ def test_lower_precisions_are_close(detector, precision):
 @pytest.mark.slow
 def test_lower_precision_is_what_is_exported(detector, tmp_path):
     (tmp_path / "6").mkdir()
-    folder = export(detector, tmp_path, precision="bfloat16", max_pixels=900)  # warm-up pictures, which are checked, fit
+    # Its warm-up pictures, which an export checks, are made small enough.
+    folder = export(detector, tmp_path, precision="bfloat16", max_pixels=900)
     assert folder.name == "7", "the next version"
     signature = tf.saved_model.load(str(folder)).signatures["image_tensor"]
     answer = signature(input_tensor=tf.constant(clutter(0)[None]))
