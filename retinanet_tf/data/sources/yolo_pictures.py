@@ -102,7 +102,9 @@ def folder_pictures(path: str, split: str | None, images: str | os.PathLike | No
     parts = next((aliases for aliases in SPLITS.values() if split in aliases), (split,)) if split else ("",)
 
     def first(*names: str) -> str | None:
-        places = [os.path.normpath(os.path.join(path, name.format(part))) for part in parts for name in names]
+        places = [
+            os.path.normpath(os.path.join(path, name.format(part).lstrip("/"))) for part in parts for name in names
+        ]
         return next((place for place in places if os.path.isdir(place)), None)
 
     if images is None:
