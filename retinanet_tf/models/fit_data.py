@@ -136,7 +136,7 @@ def _fault(pixels: tf.Tensor, size: tf.Tensor, y: Mapping[str, Any], num_classes
     outside = tf.reduce_any((corners[..., :2] >= size) | (corners[..., 2:] <= 0.0), axis=-1)
     outside &= tf.reduce_all(corners[..., 2:] > corners[..., :2], axis=-1)
     largest = tf.reduce_max(corners)
-    factors = tf.cast(y.get("sample_weight", 1.0), tf.float32)
+    factors = tf.reshape(tf.cast(y.get("sample_weight", 1.0), tf.float32), (-1, 1))
     allowed = f"; labels are 0 to {num_classes - 1} (num_classes={num_classes}), and -1 for padding."
     checks = [
         (labels != tf.floor(labels), "has a label that is no whole number" + allowed),
@@ -152,7 +152,8 @@ def _fault(pixels: tf.Tensor, size: tf.Tensor, y: Mapping[str, Any], num_classes
             outside,
             "has a box outside of the image; boxes are x1, y1, x2, y2 in pixels of the images in x.",
         ),
-        (~(tf.reshape(factors, (-1, 1)) >= 0.0), "has a sample_weight that is negative or NaN."),
+        # Not ~(factors >= 0), of which TensorFlow's optimizer makes factors < 0.
+        ((factors < 0.0) | tf.math.is_nan(factors), "has a sample_weight that is negative or NaN."),
     ]
     faults = [_named(tf.reduce_any(wrong, axis=1), sentence) for wrong, sentence in checks]
     if pixels.dtype != tf.uint8:
