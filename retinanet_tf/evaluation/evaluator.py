@@ -77,7 +77,7 @@ def analyse(
     progress: bool = True,
 ) -> Analysis:
     """Like `evaluate`, but returns what explains the numbers too; it is computed when it is asked for."""
-    if not hasattr(detector, "label_map"):
+    if not (hasattr(detector, "label_map") and hasattr(detector, "config")):
         raise InputError(f"detector={detector!r} must be a Detector, as load_detector returns it.")
     source = open_source(source, images)
     ids = category_ids(detector.label_map, source.label_map, source.name)
