@@ -19,7 +19,7 @@ from retinanet_tf.config.config import Config
 from retinanet_tf.config.presets import presets
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.evaluator import analyse
-from retinanet_tf.evaluation.source import read_source
+from retinanet_tf.evaluation.source import open_source
 from retinanet_tf.inference.checkpoint import load_detector
 from retinanet_tf.provenance import provenance
 
@@ -66,7 +66,7 @@ def _compare(name: str, rows: Mapping[str, Mapping], base: Config, choose: Choic
     shards = output / "shards"
     rn.data.prepare(train, data / "images", shards, "train", progress=False)
     rn.data.prepare(data / "instances_val.json", data / "images", shards, "val", progress=False)
-    source = read_source(str(shards / "val-*.tfrecord"))
+    source = open_source(str(shards / "val-*.tfrecord"))
     scale = f"reduced: {len(train.images)} training pictures, {given.steps} steps of 4 at 240 to 320 pixels"
     found: dict[str, dict] = {row: {} for row in chosen}
     for seed in given.seeds:

@@ -23,7 +23,7 @@ from retinanet_tf import files
 from retinanet_tf.cli.main import run
 from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.evaluation.coco import coco_scores
-from retinanet_tf.evaluation.source import read_source
+from retinanet_tf.evaluation.source import open_source
 from retinanet_tf.inference.box_fusion import FUSION_IOU, average, overlap
 from retinanet_tf.inference.checkpoint import load_detector
 from retinanet_tf.inference.detector import Detector
@@ -48,7 +48,7 @@ class Found(NamedTuple):
 
 def main() -> None:
     """Detects all versions once and scores each way of merging them."""
-    detector, source = load_detector(_MODEL.value), read_source(_DATA.value)
+    detector, source = load_detector(_MODEL.value), open_source(_DATA.value)
     wide = detector.with_config(replace(detector.config, max_detections=max(300, _MAX_DETECTIONS.value)))
     results: dict[str, list[dict]] = {name: [] for name in MERGES}
     for record, encoded in zip(source.instances["images"], source.encoded(), strict=True):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from retinanet_tf.config.config import DetectConfig
+from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.detection.postprocess import select_detections
 from retinanet_tf.errors import InputError
 from retinanet_tf.export import formats, onnx_file, parity, saved_model
@@ -227,7 +228,8 @@ def test_unmatched_detections_count_on_both_sides_and_few_are_no_proof(files, de
     extra = parity.compare_file("extra", FLOAT32, file, silent, PICTURES)
     assert extra.compared == extra.missing == 0
     int8 = parity.compare_file("int8", parity.LIMITS["int8"], _Silent(file), detector, PICTURES)
-    assert int8.missing == 150 and "150 of the detector's detections are missing" in int8.fault()
+    everything = parity.compare_file("all", FLOAT32, file, detector, PICTURES).compared
+    assert int8.missing == everything > 100 and f"{everything} of the detector's detections are" in int8.fault()
     none = parity.compare_file("none", FLOAT32, _Silent(file), silent, PICTURES)
     assert "0 pairs of detections are no proof" in none.fault()
 
@@ -259,9 +261,9 @@ def _overlapping(box, candidates):
 def test_of_two_boxes_of_one_score_either_side_may_keep_its_own(files):
     """If the file's is one of the detector's candidates, and only in one of a hundred detections."""
     detector = spread_out_detector()
-    for variable in detector.model.weights:
-        if "class_subnet" in getattr(variable, "path", variable.name) and len(variable.shape) == 4:
-            variable.assign(tf.zeros_like(variable))
+    predictor = detector.model.get_layer("class_subnet").predictor
+    predictor.kernel.assign(tf.zeros_like(predictor.kernel))
+    predictor.bias.assign(-tf.ones_like(predictor.bias))
 
     def compared(count, change):
         return parity.compare_file("", FLOAT32, _Moved(files["onnx"].file, detector, count, change), detector, PICTURES)
@@ -320,6 +322,14 @@ def test_a_missing_package_is_named_before_the_conversion(detector, tmp_path, mo
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"{package}.*pip install 'retinanet_tf\[{options['format']}\]'"):
         export(detector, tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "options"), [("a", {}), ("a.onnx", {"format": "onnx"})])
+def test_a_category_without_a_name_is_refused(detector, tmp_path, name, options):
+    unnamed = Detector(detector.model, LabelMap([1, 2, 3], ["cup", "", "cat"]), detector.config, 64, 96)
+    with pytest.raises(InputError, match="category id 2 has the name ''; give it a text"):
+        export(unnamed, tmp_path / name, **options)
     assert not list(tmp_path.iterdir())
 
 
