@@ -96,7 +96,7 @@ def page(results: dict[str, dict]) -> str:
         "Written by `experiments/exports.py`; the JSON files have every number. Boxes and scores: the largest",
         "differences over all compared pairs of detections, in pixels and in 0–1. Off: pairs beyond 0.5 pixels or",
         "0.001 (float16: 2 pixels or 0.02; INT8 has no such limit, its cost is AP). No threshold: each level's best",
-        "100 pairs, whatever their score.",
+        "100 pairs, whatever their score. Tied: of two overlapping boxes of one score, each side kept another.",
     ]
     for name, result in results.items():
         lines += ["", f"## {name}", "", f"    {result['command']}", "", f"{result['stack']}; {result['hardware']}.", ""]
@@ -124,7 +124,8 @@ def _table(exports: Sequence[dict]) -> list[str]:
         same, probed = report["comparisons"][:2]
         ap = [100 * report["ap"][side] for side in ("detector", "file")]
         cells = [row["format"], row["precision"], row["megabytes"] or f"**not written**: {report['fault']}"]
-        cells += [same["compared"], f"{same['missing']} + {same['extra']}", same["off"]]
+        tied = f", {same['tied']} tied" if same.get("tied") else ""
+        cells += [same["compared"], f"{same['missing']} + {same['extra']}", f"{same['off']}{tied}"]
         cells += [f"{same['box']:.2g}", f"{same['score']:.2g}"]
         cells += [f"{probed['compared']}: {probed['missing']} + {probed['extra']}, {probed['off']} off"]
         cells += [f"{ap[1]:.1f}", f"{ap[0] - ap[1]:.1f}"]
