@@ -19,7 +19,7 @@ from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.evaluator import evaluate, score_results
 from retinanet_tf.evaluation.source import Source, category_ids
-from retinanet_tf.inference.detector import CANVAS_MULTIPLE, Detector
+from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.results import to_results
 from retinanet_tf.inference.saved_model import SavedModelDetector
 from retinanet_tf.runtime.exported import ExportedDetector
@@ -98,8 +98,8 @@ class Comparison:
 
     def difference(self) -> str | None:
         """How the answers differ by more than the limits, or None."""
-        unmatched = max(self.missing, self.extra) + self.tied
-        if unmatched > self.limits.unmatched * (self.compared - self.tied + unmatched):
+        alone = max(self.missing, self.extra)
+        if alone + self.tied > self.limits.unmatched * (self.compared + alone):
             others = f", and {self.tied} are others of the same score" if self.tied else ""
             return (
                 f"{self.missing} of the detector's detections are missing in the file, and {self.extra} are extra"
@@ -121,8 +121,7 @@ def without_threshold(detector: Detector) -> Detector:
 
 def without_nms(detector: Detector) -> Detector:
     """The detector with all of its candidates as detections."""
-    levels = len(detector.model.anchors.by_level(tf.zeros([1, CANVAS_MULTIPLE, CANVAS_MULTIPLE, 3])))
-    everything = levels * detector.config.pre_nms_top_k
+    everything = len(detector.levels.output["class_logits"]) * detector.config.pre_nms_top_k
     return detector.with_config(dataclasses.replace(detector.config, nms_iou=1.0, max_detections=everything))
 
 

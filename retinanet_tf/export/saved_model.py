@@ -83,8 +83,6 @@ def export(
         raise InputError("jit_compile needs fixed_shapes: XLA compiles a graph for one batch and one size of images.")
     for shape in fixed_shapes:
         check_shape(shape)
-    if precision not in PRECISIONS:
-        raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}.")
     if Path(directory).suffix in (".onnx", ".tflite"):
         raise InputError(f"{directory} is a file's name; a SavedModel is a folder. For a file give format.")
     directory = _version_folder(Path(directory))
@@ -104,10 +102,10 @@ def export(
         raise InputError(f"metrics must be a dict of names and numbers, not {type(metrics).__name__}.")
     images = list(warmup_images) or _generated_images(detector, max_pixels)
     _check_images(images, max_pixels)
+    exported = with_precision(detector, precision)
     make_folder(directory.parent)
     try:
         with _written_aside(directory) as aside:
-            exported = with_precision(detector, precision)
             frozen = freeze(exported)
             served = ServedDetector(detector, frozen, max_pixels)
             signatures = {name: getattr(served, name).get_concrete_function() for name in SIGNATURES}

@@ -89,8 +89,13 @@ def _is_export(path: str) -> bool:
 
 
 def newest_version(path: str | os.PathLike) -> str | None:
-    """A SavedModel's folder: `path` itself, or the highest number in a folder of versions; None if there is none."""
+    """A SavedModel's folder: `path` itself, or the highest number in a folder of versions; None if there is none.
+
+    A run's folder is none, though its exports may lie in it.
+    """
     folder = os.fspath(path)
+    if os.path.lexists(os.path.join(folder, "run.json")):
+        return None
     numbers = [int(name) for name in os.listdir(folder) if name.isdecimal()] if os.path.isdir(folder) else []
     for candidate in (folder, *(os.path.join(folder, str(number)) for number in sorted(numbers, reverse=True))):
         if os.path.isfile(os.path.join(candidate, "saved_model.pb")):

@@ -168,10 +168,10 @@ def test_flag_files_that_are_no_text_are_one_sentence(content, sentence, tmp_pat
 
 
 def test_the_users_folder_is_written_out(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "flags.txt").write_text("--output=~/x")
     expanded = expand_flagfiles(["--data=~/d/train-*", f"--flagfile={tmp_path}/flags.txt", "--name=a~/b", "--page"])
-    assert expanded == ["--data=/home/me/d/train-*", "--output=/home/me/x", "--name=a~/b", "--page"]
+    assert expanded == [f"--data={tmp_path}/d/train-*", f"--output={tmp_path}/x", "--name=a~/b", "--page"]
 
 
 def test_another_batch_size_brings_the_schedule_with_it():

@@ -244,3 +244,19 @@ def test_the_weights_of_a_run_are_loaded_by_its_folder(run):
 def test_no_path_is_refused():
     with pytest.raises(rn.InputError, match="model=None must be a path, or a name"):
         rn.load_detector(None)
+
+
+def test_the_newest_version_of_an_export_is_found_and_a_run_is_none(tmp_path):
+    assert checkpoint.newest_version(tmp_path) is None and checkpoint.newest_version(tmp_path / "none") is None
+    for version in ("9", "10", "11"):
+        (tmp_path / version).mkdir()
+    for version in ("9", "10"):
+        (tmp_path / version / "saved_model.pb").touch()
+    assert checkpoint.newest_version(tmp_path) == str(tmp_path / "10")
+    assert checkpoint.newest_version(tmp_path / "9") == str(tmp_path / "9")
+    with pytest.raises(rn.InputError, match="is an export, which `retinanet predict` can run"):
+        checkpoint.load_config(tmp_path)
+    (tmp_path / "run.json").write_text("{}")  # a run with its exports in the same folder
+    assert checkpoint.newest_version(tmp_path) is None
+    with pytest.raises(rn.InputError, match="doesn't describe a detector"):
+        checkpoint.load_config(tmp_path)
