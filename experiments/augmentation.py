@@ -1,14 +1,14 @@
-"""What each kind of stronger augmentation does to the blood cells in a short training, one row after the other.
+"""What each kind of stronger augmentation does to a small data set in a short training, one row after the other.
 
-    python -m experiments.augmentation --data=FOLDER --seeds=0
+    python -m experiments.augmentation --train=ANNOTATIONS --val=ANNOTATIONS --images=FOLDER --steps=800
 
-FOLDER has images, instances_train.json and instances_val.json of BCCD. Every row is recipes/bccd.flags with its flips
-and jitter, reduced: 800 steps of 4 instead of 2,500, at 240 to 320 pixels, two to five minutes a run on two CPU cores.
-Strong augmentation is made for long trainings, so this says what it costs at first rather than what it gains at last.
-Not in the paper.
+comparison.py has the arguments of the blood cells and of the playing cards. Every row is recipes/bccd.flags with its
+flips and jitter, reduced: 800 steps of 4 instead of 2,500, at 240 to 320 pixels, two to five minutes a run on two CPU
+cores. Strong augmentation is made for long trainings, so this says what it costs at first rather than what it gains at
+last. Not in the paper.
 """
 
-from experiments import blood_cells
+from experiments import comparison
 
 ROWS = {
     "recipe": {},
@@ -19,4 +19,4 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    blood_cells.main("augmentation", ROWS, blood_cells.REDUCED)
+    comparison.main("augmentation", ROWS, comparison.REDUCED)

@@ -1,13 +1,13 @@
 """What each part of the preset `modern` gives on the blood cells: all of them, and all but one.
 
-    python -m experiments.modern --data=FOLDER --seeds=0,1,2
+    python -m experiments.modern --train=ANNOTATIONS --val=ANNOTATIONS --images=FOLDER --seeds=0,1,2
 
-FOLDER has images, instances_train.json and instances_val.json of BCCD. The preset's settings with the small network of
-recipes/bccd.flags, from scratch, and so with that recipe's rate: 800 steps of 4 at 240 to 320 pixels, two to five
-minutes a run on two CPU cores. SGD has the rate of the paper. Not in the paper.
+comparison.py has the blood cells' arguments. The preset's settings with the small network of recipes/bccd.flags, from
+scratch, and so with that recipe's rate: 800 steps of 4 at 240 to 320 pixels, two to five minutes a run on two CPU
+cores. SGD has the rate of the paper. Not in the paper.
 """
 
-from experiments import blood_cells
+from experiments import comparison
 from retinanet_tf.config.presets import presets
 
 NETWORK = ("num_classes", "backbone", "fpn_channels", "subnet_channels", "subnet_depth", "max_level", "freeze_stages")
@@ -17,7 +17,7 @@ OPTIMIZATION = (
     *("checkpoint_steps", "ema_decay"),
 )
 OTHERS = ("anchor_multiplier", "vertical_flip", "translate_jitter", "colour_jitter", "scale_jitter")
-_RECIPE = blood_cells.REDUCED.flat()
+_RECIPE = comparison.REDUCED.flat()
 BASE = presets["modern"].replace(**{name: _RECIPE[name] for name in (*NETWORK, *PIXELS, *OPTIMIZATION, *OTHERS)})
 
 ROWS = {
@@ -34,4 +34,4 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    blood_cells.main("modern", ROWS, BASE)
+    comparison.main("modern", ROWS, BASE)

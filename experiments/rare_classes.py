@@ -1,16 +1,16 @@
 """Repeat-factor sampling and an α for the rare class, with and without, on blood cells made imbalanced.
 
-    python -m experiments.rare_classes --data=FOLDER --seeds=0,1,2
+    python -m experiments.rare_classes --train=ANNOTATIONS --val=ANNOTATIONS --images=FOLDER --seeds=0,1,2
 
-FOLDER has images, instances_train.json and instances_val.json of BCCD. Of the 205 training pictures stay the 88 without
-platelets and 10 of the 117 with them, a tenth; the 87 validation pictures are as they are. Reduced: 98 pictures, 800
-steps of 4 at 240 to 320 pixels, two to five minutes a run on two CPU cores. Not in the paper.
+comparison.py has the blood cells' arguments. Of the 205 training pictures stay the 88 without platelets and 10 of the
+117 with them, a tenth; the 87 validation pictures are as they are. Reduced: 98 pictures, 800 steps of 4 at 240 to 320
+pixels, two to five minutes a run on two CPU cores. Not in the paper.
 """
 
 import numpy as np
 
 import retinanet_tf as rn
-from experiments import blood_cells
+from experiments import comparison
 
 RARE, SHARE = "Platelets", 0.1
 ROWS = {
@@ -32,4 +32,4 @@ def imbalanced(annotations: rn.data.Annotations, name: str, share: float) -> rn.
 
 
 if __name__ == "__main__":
-    blood_cells.main("rare_classes", ROWS, blood_cells.REDUCED, lambda train: imbalanced(train, RARE, SHARE))
+    comparison.main("rare_classes", ROWS, comparison.REDUCED, lambda train: imbalanced(train, RARE, SHARE))

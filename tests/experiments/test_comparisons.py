@@ -1,16 +1,16 @@
-"""Comparisons on the blood cells: what their rows change, and the numbers of a row."""
+"""Comparisons of settings: what their rows change, and the numbers of a row."""
 
 import pytest
 
-from experiments import augmentation, blood_cells, modern, rare_classes
+from experiments import augmentation, comparison, modern, rare_classes
 from retinanet_tf.config.presets import presets
 
 
 @pytest.mark.parametrize(
     ("rows", "base"),
     [
-        (augmentation.ROWS, blood_cells.REDUCED),
-        (rare_classes.ROWS, blood_cells.REDUCED),
+        (augmentation.ROWS, comparison.REDUCED),
+        (rare_classes.ROWS, comparison.REDUCED),
         (modern.ROWS, modern.BASE),
     ],
     ids=["augmentation", "rare_classes", "modern"],
@@ -37,7 +37,7 @@ def test_every_part_of_modern_is_left_out_once():
 
 def test_numbers_of_a_row_are_means_over_its_seeds():
     found = {"one": {"0": {"AP": 0.2}}, "two": {"0": {"AP": 0.1}, "1": {"AP": 0.3}}}
-    first, second = blood_cells._result("x", found, {"one": {}, "two": {"flip": 0.0}}, "reduced")["rows"]
+    first, second = comparison._result("x", found, {"one": {}, "two": {"flip": 0.0}}, "reduced")["rows"]
     assert (first["mean"], first["standard_deviation"]) == ({"AP": 0.2}, {})
     assert second["mean"] == {"AP": 0.2} and second["standard_deviation"]["AP"] == pytest.approx(0.1414, abs=1e-4)
     assert second["changes"] == {"flip": 0.0} and second["seeds"] == found["two"]

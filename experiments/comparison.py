@@ -1,7 +1,10 @@
-"""Settings compared on blood cells in a few minutes a run: recipes/bccd.flags reduced, one row after the other.
+"""Settings compared on a small data set in a few minutes a run: recipes/bccd.flags reduced, one row after the other.
 
 What a comparison has in common: flags, data, training, and OUTPUT/NAME.json with mean and standard deviation over the
 seeds. A run that has finished isn't trained again, so a comparison that was interrupted goes on.
+
+The blood cells:       --train=bccd/instances_train.json --val=bccd/instances_val.json --images=bccd/images
+The playing cards:     --train=cards/train --val=cards/val
 """
 
 import statistics
@@ -17,6 +20,7 @@ from retinanet_tf import files
 from retinanet_tf.cli.main import run
 from retinanet_tf.config.config import Config
 from retinanet_tf.config.presets import presets
+from retinanet_tf.data.sources import read_source
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.evaluator import analyse
 from retinanet_tf.evaluation.source import open_source
@@ -24,11 +28,11 @@ from retinanet_tf.inference.checkpoint import load_detector
 from retinanet_tf.provenance import provenance
 
 REDUCED = presets["mini"].replace(
-    **{"num_classes": 3, "image_size": 240, "max_size": 320, "batch_size": 4, "learning_rate": 5e-3},
+    **{"image_size": 240, "max_size": 320, "batch_size": 4, "learning_rate": 5e-3},
     **{"adamw_decay": 0.05, "ema_decay": 0.99, "warmup_steps": 100, "vertical_flip": 0.5},
     **{"scale_jitter": (0.8, 1.25), "translate_jitter": 0.2, "colour_jitter": 0.3, "checkpoint_steps": 400},
 )
-"""At 240 to 320 pixels; `--steps` says how long."""
+"""At 240 to 320 pixels; `--steps` says how long, the annotations how many classes."""
 Choice = Callable[[rn.data.Annotations], rn.data.Annotations]
 
 
@@ -47,7 +51,11 @@ def main(name: str, rows: Mapping[str, Mapping], base: Config, choose: Choice = 
         choose: the training pictures of all that there are.
     """
     # Here, since the tables of the paper have flags of the same names.
-    flags.DEFINE_string("data", None, "BCCD: images, instances_train.json, instances_val.json.", required=True)
+    flags.DEFINE_string(
+        "train", None, "Annotations of the training pictures, as `retinanet prepare` reads.", required=True
+    )
+    flags.DEFINE_string("val", None, "Annotations of the validation pictures.", required=True)
+    flags.DEFINE_string("images", None, "Their folder, if the annotations don't say it.")
     flags.DEFINE_string("output", f"runs/{name}", "Folder for shards, runs and numbers.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")
     flags.DEFINE_list("rows", [], "Numbers of the rows to run, from 0; all by default.")
@@ -57,23 +65,25 @@ def main(name: str, rows: Mapping[str, Mapping], base: Config, choose: Choice = 
 
 def _compare(name: str, rows: Mapping[str, Mapping], base: Config, choose: Choice) -> None:
     given = flags.FLAGS
-    data, output = Path(given.data), Path(given.output)
-    train = choose(rn.data.read_coco(data / "instances_train.json"))
+    output, shards = Path(given.output), Path(given.output) / "shards"
+    train, train_images = read_source(given.train, images=given.images)
+    val, val_images = read_source(given.val, label_map=train.label_map, images=given.images)
+    train = choose(train)
     try:
         chosen = [list(rows)[int(number)] for number in given.rows] or list(rows)
     except (ValueError, IndexError):
         raise InputError(f"--rows={','.join(given.rows)}: {name} has rows 0 to {len(rows) - 1}.") from None
-    shards = output / "shards"
-    rn.data.prepare(train, data / "images", shards, "train", progress=False)
-    rn.data.prepare(data / "instances_val.json", data / "images", shards, "val", progress=False)
+    rn.data.prepare(train, train_images, shards, "train", progress=False)
+    rn.data.prepare(val, val_images, shards, "val", progress=False)
     source = open_source(str(shards / "val-*.tfrecord"))
+    base = base.replace(num_classes=len(train.label_map.names), steps=given.steps)
     scale = f"reduced: {len(train.images)} training pictures, {given.steps} steps of 4 at 240 to 320 pixels"
     found: dict[str, dict] = {row: {} for row in chosen}
     for seed in given.seeds:
         for row in chosen:
             keras.backend.clear_session()
             start, run_dir = time.perf_counter(), output / row.replace(" ", "_") / seed
-            config = base.replace(**rows[row], steps=given.steps, seed=int(seed))
+            config = base.replace(**rows[row], seed=int(seed))
             rn.train(config, data=str(shards / "train-*.tfrecord"), run_dir=run_dir)
             analysis = analyse(load_detector(run_dir), source)
             numbers = {key: analysis.metrics[key] for key in ("AP", "AP50")}
