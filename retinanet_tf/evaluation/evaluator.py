@@ -195,7 +195,8 @@ def _score(
     content = {
         **analysis.to_json(),
         "images": len(truth.instances["images"]),
-        "objects": len(truth.instances["annotations"]),
+        "objects": int(analysis.matching.objects_per_class.sum()),
+        "crowds": int(analysis.matching.ignored_objects.sum()),
         "detections": len(results),
         "max_detections": max_detections,
         "source": truth.name,

@@ -151,7 +151,7 @@ def _match_more(
             continue
         free = np.where(taken | crowds, 0.0, overlaps[row])
         if free.max() >= MATCHING_IOU:
-            best = int(free.argmax())
+            best = len(free) - 1 - int(free[::-1].argmax())  # of equal ones the last, as pycocotools takes
             found[detection], taken[best] = objects[best], True
         else:
             ignored[detection] = (overlaps[row][crowds] >= MATCHING_IOU).any()

@@ -34,7 +34,9 @@ def html_page(analysis: Analysis, encoded: Callable[[], Iterator[bytes]] | None 
         wanted = {content["pictures"][place]["index"]: place for place in content["drawn"]}
         for index, image in enumerate(encoded() if wanted else ()):
             if index in wanted:
-                content["pictures"][wanted.pop(index)]["thumbnail"] = thumbnail(image)
+                picture = content["pictures"][wanted.pop(index)]
+                picture["thumbnail"], size = thumbnail(image)
+                picture["size"] = [given or real for given, real in zip(picture["size"], size, strict=True)]
             if not wanted:
                 break
     content["about"] = _about(content, analysis, encoded is not None)
@@ -96,12 +98,13 @@ def page_data(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def thumbnail(encoded: bytes) -> str:
-    """A small JPEG of an encoded image as a data URL."""
+def thumbnail(encoded: bytes) -> tuple[str, tuple[int, int]]:
+    """A small JPEG of an encoded image as a data URL, and the image's (width, height)."""
     with Image.open(io.BytesIO(encoded)) as image:
         small = image.convert("RGB")
+    size = small.size
     small.thumbnail((_SIDE, _SIDE))
-    return jpeg_url(small, _QUALITY)
+    return jpeg_url(small, _QUALITY), size
 
 
 def _notes(analysis: Analysis) -> list[str]:
@@ -126,8 +129,8 @@ def _about(content: dict[str, Any], analysis: Analysis, has_images: bool) -> str
         shown = "The images weren't given, so this page has no pictures, only their names."
     elif len(content["drawn"]) < total:
         shown = (
-            f"The {len(content['drawn'])} of {total} pictures with the most errors, and some of every cell of the "
-            "confusion matrix, at the score of the best F1."
+            f"The {len(content['drawn'])} of {total} pictures with the most errors, and some of the most "
+            "frequent mistakes, at the score of the best F1."
         )
     else:
         shown = f"All {total} pictures."
@@ -163,7 +166,7 @@ def _picture(analysis: Analysis, index: int, cells: dict) -> dict[str, Any]:
     return {
         "index": index,
         "name": printable(str(image.get("file_name") or image["id"]), _NAME),
-        "size": [image.get("width", 1), image.get("height", 1)],
+        "size": [image.get("width"), image.get("height")],
         "thumbnail": None,
         "cells": [[*cell, *levels] for cell, levels in cells.items()],
         "objects": [],

@@ -2,6 +2,7 @@
 
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from retinanet_tf.errors import InputError
@@ -21,7 +22,10 @@ def stored_threshold(model: str | os.PathLike) -> tuple[float, Path]:
     if not folder.is_dir():
         raise InputError(f"min_score=auto looks for evaluations in the model's folder; {name} is none: give a number.")
     files = [*folder.glob("metrics.json"), *folder.glob("*/metrics.json")]
-    contents = {path: read_json(path, "the metrics") for path in files}
+    contents = {}
+    for path in files:
+        with suppress(InputError):  # another program's
+            contents[path] = read_json(path, "the metrics")
     evaluations = [path for path, content in contents.items() if isinstance(content, dict) and "threshold" in content]
     if not evaluations:
         raise InputError(

@@ -10,6 +10,7 @@ from PIL import Image
 
 from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.records.images import BadImage, ImagePolicy, PreparedImage, prepare_image
+from retinanet_tf.data.sources.image_headers import picture_size
 from tests.datasets import picture
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -142,6 +143,22 @@ def test_ambiguous_exif_stops_until_it_is_settled(size, orientation):
     assert (stored.encoded, stored.exif) == (data, "ambiguous")
     upright = prepare_image(data, size, ImagePolicy(exif="upright"))
     assert read_quarters(upright.encoded) == UPRIGHT[orientation]
+
+
+@pytest.mark.parametrize("policy", ["upright", "stored"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_which_pillow_turns_by_itself_is_turned_once_or_not_at_all(tmp_path, orientation, policy):
+    """With the annotated size of either view, and without one, as YOLO has it."""
+    data, turned = encoded(quarters(), "TIFF", orientation), orientation > 4
+    views = {"stored": ((64, 32), UPRIGHT[1]), "upright": ((32, 64) if turned else (64, 32), UPRIGHT[orientation])}
+    (tmp_path / "a.tif").write_bytes(data)
+    for view, (size, colours) in views.items():
+        assert picture_size(tmp_path / "a.tif", upright=view == "upright") == size
+        wanted = colours if turned else views[policy][1]  # where the size doesn't tell, the policy does
+        prepared = prepare_image(data, size, ImagePolicy(exif=policy))
+        assert (prepared.width, prepared.height) == size and read_quarters(prepared.encoded) == wanted
+    prepared = prepare_image(data, (None, None), ImagePolicy(exif=policy))
+    assert ((prepared.width, prepared.height), read_quarters(prepared.encoded)) == views[policy]
 
 
 def test_a_size_that_is_neither_view_is_refused():

@@ -238,6 +238,27 @@ def test_categories_of_one_name_are_counted_apart(names):
     assert len(facts["unreached at IoU 0.5 by class"]) == len(names)
 
 
+def test_a_class_may_have_the_name_of_a_number_of_spreads():
+    data = a_dataset([("a.jpg", [BOX, BOX], [1, 2])], ["median", "mean"])
+    page = html_page(inspect(data, presets["paper"]), [], [])
+    assert page.count("<td>median</td>") == page.count("<td>mean</td>") >= 2
+
+
+def test_sizes_are_those_of_the_annotated_areas():
+    data = a_dataset([("a.jpg", [BOX], [1])])
+    data.images[0].area[:] = 500.0
+    facts = inspect(data, presets["paper"]).facts
+    assert facts["boxes by COCO's size"] == {"small": 1, "medium": 0, "large": 0}
+    assert list(facts["unreached at IoU 0.5 by size"]) == ["small"]
+
+
+def test_the_box_of_a_finding_is_drawn_though_ids_repeat():
+    data = a_dataset([("a.jpg", [BOX, [190, 10, 220, 50], [50, 50, 90, 90]], [1, 1, 2])])
+    data.images[0].annotation_ids[:] = 0
+    drawn = [box.tolist() for kind, _, box, _ in inspect(data, presets["paper"]).suspicious if "clipped" in kind]
+    assert drawn == [[190, 10, 220, 50], [50, 50, 90, 90]]
+
+
 @pytest.mark.parametrize(("count", "warned"), [(100, False), (101, True), (300, True)])
 def test_more_objects_than_evaluation_counts_are_said(count, warned):
     boxes = [[x % 90, x // 90, x % 90 + 5, x // 90 + 5] for x in range(count)]

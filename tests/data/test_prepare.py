@@ -169,6 +169,9 @@ def test_odd_boxes_are_treated_by_rule_and_named(tmp_path):
     assert first.annotations.annotation_ids.tolist() == [1, 2, 6, 7, 8]
     np.testing.assert_array_equal(first.annotations.boxes[[1, 4]], [[0, 40, 15, 48], [0, 0, 64, 48]])
     assert first.annotations.iscrowd.tolist() == [False] * 4 + [True]
+    # The area of a box that was cut is the rest's, as it was its box's.
+    assert first.annotations.area.tolist() == [400, 120, 400, 400, 64 * 48]
+    assert sum(summary["categories"].values()) == 4, "a crowd is no object"
     assert len(second.annotations) == 0 and summary["images_without_objects"] == 1
     assert summary["counts"]["zero_size_boxes"] == 2 and summary["boxes"] == 5 and summary["crowds"] == 1
 

@@ -55,6 +55,17 @@ def test_a_line_is_a_box_or_a_polygon_whose_bounding_box_counts(tmp_path, line, 
     assert read(tmp_path) == {"a.jpg": [("c", [0, 0, 100, 100]), ("k", box)]}
 
 
+def test_a_folder_of_pictures_called_labels_has_its_labels_below(tmp_path):
+    """What `predict --save=yolo` writes of photos/labels/x.jpg."""
+    files = {"photos/a.jpg": None, "photos/labels/x.jpg": None}
+    found = {"found/labels/a.txt": "0 .5 .5 .2 .4", "found/labels/labels/x.txt": "0 .5 .5 .4 .2"}
+    write(tmp_path, {**files, **found})
+    assert read(tmp_path / "found" / "labels", images=tmp_path / "photos") == {
+        "a.jpg": [("0", [40, 30, 60, 70])],
+        "labels/x.jpg": [("0", [30, 40, 70, 60])],
+    }
+
+
 def test_shares_are_of_the_upright_picture(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -188,6 +188,16 @@ def test_objects_beyond_the_limit_are_no_errors():
     assert limited.limit_note() in limited.text() and whole.limit_note() not in whole.text()
 
 
+def test_the_limit_changes_nothing_of_equal_overlaps():
+    """The eleventh detection overlaps two objects alike and takes the last, so that the twelfth finds the first."""
+    others = [(30 * i, 60, 10, 10) for i in range(10)]
+    objects = [("A", 0, box) for box in (*others, (10, 10, 20, 20), (16, 10, 20, 20))]
+    boxes = [*others, (13, 10, 20, 20), (5, 10, 20, 20)]
+    case = split(objects, [("A", 0, box, 0.9 - 0.01 * i) for i, box in enumerate(boxes)], "A")
+    whole, limited = analysed(*case), analysed(*case, max_detections=10)
+    assert cells(limited) == cells(whole) == {(0, 0): 12}
+
+
 @pytest.mark.parametrize("objects", [[("A", 0, BOX)], []])
 @pytest.mark.parametrize("detections", [[("A", 0, FAR, 0.2)], []])
 def test_nothing_to_compare_is_null(objects, detections):
@@ -312,6 +322,8 @@ def test_tables_of_many_classes_are_cut():
 
 def test_the_newest_evaluation_gives_the_threshold(tmp_path):
     contents = {"old": {"threshold": 0.2}, "val": {"threshold": 0.7}, "": {"AP": 0.5}}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "metrics.json").write_text('{"loss": 1}\n{"loss": 2}\n')
     for number, (place, content) in enumerate(contents.items()):
         (tmp_path / place).mkdir(exist_ok=True)
         path = tmp_path / place / "metrics.json"

@@ -66,6 +66,15 @@ def test_the_numbers_of_every_level_are_the_analysis(seed):
             assert row["total"] == analysis.errors.counts[row["kind"]] == row["counts"][0]
 
 
+def test_a_picture_without_an_annotated_size_has_its_own():
+    truth, results = random_split(1)
+    for row in truth["images"]:
+        row["width"] = row["height"] = None
+    drawn = [one for one in embedded(html_page(analysed(truth, results), encoded))["pictures"] if one["thumbnail"]]
+    sizes = [list(Image.open(io.BytesIO(content)).size) for content in encoded()]
+    assert drawn and all(one["size"] == sizes[one["index"]] for one in drawn)
+
+
 def test_names_are_data_and_nothing_else():
     truth, results = random_split(1)
     for row in (*truth["categories"], *truth["images"]):

@@ -104,7 +104,7 @@ def _cut(lines: list[str]) -> list[str]:
 def _value(value) -> str | Bars:
     if not isinstance(value, dict):
         return printable(str(value), _SENTENCE)
-    if "median" in value:
+    if "median" in value and isinstance(value["median"], float):  # a spread; a class of that name has a count
         return ", ".join(f"{key} {number:g}" for key, number in value.items())
     items = [(printable(key, _NAME), number) for key, number in value.items()]
     if not all(isinstance(number, int) for _, number in items):

@@ -87,9 +87,7 @@ def _clean(image: ImageAnnotations, report: Inspection) -> ImageAnnotations:
         kind = finding.kind.replace("_", " ")
         problems = report.warnings if finding.kind in ("clipped_boxes", "duplicate_boxes") else report.errors
         problems.append(f"{finding.image}: {finding.detail}: {kind[:-2]}")
-        number = int(finding.detail.split()[1])
-        (row,) = np.flatnonzero(image.annotation_ids == number)[:1]
-        report.suspicious.append((kind, image, image.boxes[row], finding.detail))
+        report.suspicious.append((kind, image, image.boxes[finding.row], finding.detail))
     sides = cleaned.boxes[:, 2:] - cleaned.boxes[:, :2]
     for row, (width, height) in enumerate(sides):
         if min(width, height) < 2:
@@ -209,7 +207,7 @@ def _measure(images: list[ImageAnnotations], annotations: Annotations, config: C
     best = anchor_coverage.best_iou(seen, new_sizes, config.anchors)
     facts["image size of the model"] = f"{short}, at most {long}"
     facts["box side at that size"] = _spread(np.sqrt(np.prod(seen[:, 2:] - seen[:, :2], axis=1)))
-    label_map, area = annotations.label_map, np.prod(sides, axis=1)
+    label_map = annotations.label_map
     groups = {
         "": {"all": np.ones(len(boxes), bool)},
         " by class": {name: categories == i for i, name in zip(label_map.ids, label_map.unique_names, strict=True)},

@@ -27,13 +27,15 @@ class Finding:
     kind: str
     image: str
     detail: str
+    row: int = -1
+    """Of the object among the image's; −1 if the finding is about the image."""
 
 
 def clean(image: ImageAnnotations, width: int, height: int) -> tuple[ImageAnnotations, list[Finding]]:
     """The image with boxes clipped to (width, height) pixels, and a finding per malformed box.
 
     Overhanging boxes are clipped; boxes without width or height, before or after, are dropped; exact duplicates are
-    kept and named. Area and crowd marks stay as annotated.
+    kept and named. An area that was its box's becomes the clipped box's; any other one, and crowd marks, stay.
     """
     boxes = image.boxes
     clipped = np.clip(boxes, 0.0, np.array([width, height, width, height], np.float64))
@@ -45,19 +47,23 @@ def clean(image: ImageAnnotations, width: int, height: int) -> tuple[ImageAnnota
     def note(kind: str, mask: np.ndarray) -> None:
         for row in np.flatnonzero(mask):
             corners = ", ".join(f"{value:g}" for value in boxes[row])
-            findings.append(Finding(kind, image.file_name, f"annotation {image.annotation_ids[row]} [{corners}]"))
+            text = f"annotation {image.annotation_ids[row]} [{corners}]"
+            findings.append(Finding(kind, image.file_name, text, int(row)))
 
     note("clipped_boxes", cut)
     note("zero_size_boxes", empty_before)
     note("outside_boxes", empty & ~empty_before)
-    kept = replace(image, width=width, height=height, boxes=clipped).select(~empty)
+    before, after = (np.prod(corners[:, 2:] - corners[:, :2], axis=1) for corners in (boxes, clipped))
+    area = np.where(cut & np.isclose(image.area, before), after, image.area)
+    kept = replace(image, width=width, height=height, boxes=clipped, area=area).select(~empty)
+    rows_kept = np.flatnonzero(~empty)
     if len(kept) > 1:
         rows = np.column_stack([kept.boxes, kept.category_ids])
         _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
         earliest, ids = first[inverse.reshape(-1)], kept.annotation_ids
         for row in np.flatnonzero(earliest != np.arange(len(rows))):
             text = f"annotation {ids[row]} repeats annotation {ids[earliest[row]]}"
-            findings.append(Finding("duplicate_boxes", image.file_name, text))
+            findings.append(Finding("duplicate_boxes", image.file_name, text, int(rows_kept[row])))
     return kept, findings
 
 

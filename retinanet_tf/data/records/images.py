@@ -9,11 +9,28 @@ from PIL import Image, ImageOps
 
 from retinanet_tf.data.sources.annotations import ImageAnnotations
 from retinanet_tf.data.sources.image_files import BadImage, read_image
-from retinanet_tf.data.sources.image_headers import DAMAGE, TURNED, open_image, orientation_of, quiet_pillow
+from retinanet_tf.data.sources.image_headers import (
+    DAMAGE,
+    TURNED,
+    open_image,
+    orientation_of,
+    quiet_pillow,
+    stored_size,
+)
 
 _LOSSY = {"JPEG", "MPO", "WEBP"}
 # Start-of-frame markers that every JPEG decoder reads: baseline, extended sequential and progressive Huffman.
 _PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
+# What takes an upright picture back to the stored one, by EXIF orientation.
+_UNDONE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,7 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
         BadImage: with the reason.
     """
     with quiet_pillow(), open_image(io.BytesIO(encoded), policy.max_pixels) as image:
-        orientation, size = orientation_of(image), image.size
+        orientation, size = orientation_of(image), stored_size(image)
         turn, exif = _settle_orientation(orientation, size, annotated, policy)
         changed = _why_not_plain(image, encoded)
         if turn:
@@ -86,7 +103,11 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
             return PreparedImage(encoded, "png" if image.format == "PNG" else "jpeg", *size, "", exif)
         lossy = image.format in _LOSSY
         _decode(image)
-        pixels = _to_rgb(ImageOps.exif_transpose(image) if turn else image)
+        if turn:
+            image = ImageOps.exif_transpose(image)
+        elif image.format == "TIFF" and orientation in _UNDONE:
+            image = image.transpose(_UNDONE[orientation])
+        pixels = _to_rgb(image)
         out, form = io.BytesIO(), "jpeg" if lossy else "png"
         options = {"quality": policy.quality, "subsampling": 0} if lossy else {"compress_level": 6}
         pixels.save(out, form, exif=b"", icc_profile=None, **options)

@@ -27,7 +27,7 @@ HEADER, FOOTER = 12, 4
 class ShardReport:
     """Contents of one shard.
 
-    rows: per record [offset, length, width, height, boxes without crowds]. categories: boxes per category id.
+    rows: per record [offset, length, width, height, boxes without crowds]. categories: such boxes per category id.
     present: per record the ids of the categories that it has an object of, crowds left out.
     """
 
@@ -124,7 +124,7 @@ def write_shard(
                 report.boxes += len(cleaned)
                 report.crowds += crowds
                 report.empty_images += not len(cleaned)
-                report.categories.update(cleaned.category_ids.tolist())
+                report.categories.update(cleaned.category_ids[~cleaned.iscrowd].tolist())
                 offset += length + FOOTER + HEADER
     except (OSError, tf.errors.OpError) as error:
         raise InputError(f"the shard can't be written: {getattr(error, 'message', error)}.") from None

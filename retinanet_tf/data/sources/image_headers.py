@@ -23,7 +23,8 @@ def picture_size(path: str | os.PathLike, upright: bool = True) -> tuple[int, in
     """(width, height) of an image file, as viewers show it or as it is stored; reads the header. Raises BadImage."""
     try:
         with open(path, "rb") as file, quiet_pillow(), open_image(file, sys.maxsize) as image:
-            return image.size[::-1] if upright and orientation_of(image) in TURNED else image.size
+            width, height = stored_size(image)
+            return (height, width) if upright and orientation_of(image) in TURNED else (width, height)
     except OSError as error:
         raise BadImage(f"can't be read: {error.strerror or error}") from None
 
@@ -50,6 +51,13 @@ def orientation_of(image: Image.Image) -> int:
     except DAMAGE:
         return 1  # a broken EXIF block says nothing about orientation, and the pixels are fine
     return value if value in range(1, 9) else 1
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) as stored, where Pillow has that of the upright picture for a TIFF, which it turns by itself."""
+    if image.format == "TIFF":
+        return image.tag_v2[256], image.tag_v2[257]  # type: ignore[attr-defined]
+    return image.size
 
 
 @contextmanager

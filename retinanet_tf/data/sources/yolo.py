@@ -149,10 +149,10 @@ def _label_files(pictures: dict[str, Pictures]) -> dict[str, str | None]:
     tried: dict[str, list[str]] = {}
     for picture, of in pictures.items():
         if of.labels is not None:
-            places = [os.path.join(of.labels, os.path.relpath(picture, of.root))]
+            tried[picture] = [of.mirrored(picture)]
         else:
             places = [*filter(None, [_among_labels(picture)]), picture]
-        tried[picture] = [f"{os.path.splitext(place)[0]}.txt" for place in places]
+            tried[picture] = [f"{os.path.splitext(place)[0]}.txt" for place in places]
         present = [place for place in tried[picture] if os.path.isfile(place)]
         if len(present) > 1 and read_bytes(present[0], "the label file") != read_bytes(present[1], "the label file"):
             raise InputError(f"{picture} has two label files that differ: {present[0]} and {present[1]}; remove one.")

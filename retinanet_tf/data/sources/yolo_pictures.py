@@ -20,6 +20,15 @@ class Pictures(NamedTuple):
     labels: str | None = None  # the folder that mirrors theirs; None finds label files by the rule of `_label_files`
     root: str = ""  # of the pictures, if `labels` is given
 
+    def mirrored(self, picture: str) -> str:
+        """The label file of a picture, if `labels` is given."""
+        assert self.labels is not None
+        return f"{os.path.splitext(os.path.join(self.labels, os.path.relpath(picture, self.root)))[0]}.txt"
+
+    def has_labels(self) -> bool:
+        """Whether some picture has a label file in `labels`."""
+        return any(os.path.isfile(self.mirrored(picture)) for picture in self.paths)
+
 
 def listed_pictures(file: str, content: dict, split: str | None, warnings: list[str]) -> list[Pictures]:
     """The pictures of a split of a data.yaml."""
@@ -101,18 +110,17 @@ def folder_pictures(path: str, split: str | None, images: str | os.PathLike | No
     """The pictures of a folder without data.yaml."""
     parts = next((aliases for aliases in SPLITS.values() if split in aliases), (split,)) if split else ("",)
 
-    def first(*names: str) -> str | None:
-        places = [
-            os.path.normpath(os.path.join(path, name.format(part).lstrip("/"))) for part in parts for name in names
-        ]
-        return next((place for place in places if os.path.isdir(place)), None)
+    def places(*names: str) -> list[str]:
+        folders = (os.path.join(path, name.format(part).lstrip("/")) for part in parts for name in names)
+        return [folder for folder in map(os.path.normpath, folders) if os.path.isdir(folder)]
 
     if images is None:
-        place = first("images/{}", "{}") if split else path
+        place = next(iter(places("images/{}", "{}")), None) if split else path
         found = Pictures(pictures_of(place)) if place else None
     else:
-        place = first("labels/{}", "{}/labels", "{}")
-        found = Pictures(pictures_of(os.fspath(images)), place, os.fspath(images)) if place else None
+        pictures, root = pictures_of(os.fspath(images)), os.fspath(images)
+        choices = [Pictures(pictures, place, root) for place in places("labels/{}", "{}/labels", "{}")]
+        found = next((choice for choice in choices if choice.has_labels()), choices[0] if choices else None)
     if found is None:
         raise InputError(f"{path} has no folder for split={split}, nor a data.yaml that names one.")
     if not split and images is None:
