@@ -8,7 +8,7 @@ from retinanet_tf.lazy import attach
 from retinanet_tf.version import __version__
 
 if TYPE_CHECKING:
-    from retinanet_tf import data
+    from retinanet_tf import data, pretrained
     from retinanet_tf.config.config import Config
     from retinanet_tf.config.presets import presets
     from retinanet_tf.errors import InputError
@@ -48,6 +48,7 @@ _MODULES = {
     "evaluate": "evaluation.evaluator",
     "export": "export.formats",
     "load_detector": "pretrained.by_name",
+    "pretrained": "pretrained",
     "presets": "config.presets",
     "retinanet_losses": "losses.classification",
     "train": "training.train",

@@ -114,6 +114,8 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.image_size > self.max_size:
+            raise InputError(f"image_size={self.image_size} must be at most max_size={self.max_size}; give both.")
         if self.resize == "stretch" and self.max_size != self.image_size:
             raise InputError(
                 f"resize=stretch makes squares: max_size={self.max_size} must equal image_size={self.image_size}."

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from retinanet_tf.lazy import attach
 
 if TYPE_CHECKING:
-    from retinanet_tf.data.pipeline import load
+    from retinanet_tf.data.pipeline import load, load_for_training
     from retinanet_tf.data.records.damage import DamageLog
     from retinanet_tf.data.records.prepare import prepare, prepare_splits
     from retinanet_tf.data.records.reader import read_records
@@ -26,6 +26,7 @@ _MODULES = {
     "LabelMap": "sources.labels",
     "coco_to_xyxy": "sources.coco",
     "load": "pipeline",
+    "load_for_training": "pipeline",
     "paper_split": "sources.splits",
     "prepare": "records.prepare",
     "prepare_splits": "records.prepare",

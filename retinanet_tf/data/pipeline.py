@@ -117,6 +117,8 @@ def load(
     Raises:
         InputError: no shard, a damaged index, or an argument out of range.
     """
+    if np.shape(pixel_mean) != (3,):
+        raise InputError(f"pixel_mean={pixel_mean!r} must be three numbers: red, green, blue.")
     red, green, blue = pixel_mean
     model = ModelConfig(image_size=image_size, max_size=max_size, resize=resize, pixel_mean=(red, green, blue))
     settings = DataConfig(
@@ -133,7 +135,7 @@ def load(
         cutout=cutout,
         min_visible=min_visible,
     )
-    _check(image_size, max_size, batch_size, shard, shard_by, on_bad_record)
+    _check(size_multiple, batch_size, start_step, shard, shard_by, on_bad_record)
     log = (damage_log or DamageLog()) if on_bad_record == "skip" else None
     index = read_index(pattern, log.add if log else None)
     label_map = labels_beside(pattern, label_map)
@@ -202,6 +204,10 @@ def load(
             if len(pool)
         ]
         dataset = whole[0] if len(whole) == 1 else whole[0].concatenate(whole[1])
+        if on_bad_record == "stop":
+            # Without it Keras 3 counts one batch more in the mean of each loss.
+            count = sum(round_up(len(pool), share) // share for pool in (pools.wide, pools.tall))
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
     if data_service:
         dataset = distributed(dataset, data_service)
     return dataset.prefetch(tf.data.AUTOTUNE)
@@ -282,9 +288,13 @@ def objects_of(example: dict[str, tf.Tensor], label_map: LabelMap) -> tuple[tf.T
     return tf.boolean_mask(example["boxes"], keep), to_labels(tf.boolean_mask(example["category_ids"], keep), label_map)
 
 
-def _check(image_size, max_size, batch_size, shard, shard_by, on_bad_record) -> None:
-    if not 0 < image_size <= max_size:
-        raise InputError(f"image_size={image_size} must be above 0 and at most max_size={max_size}.")
+def _check(size_multiple, batch_size, start_step, shard, shard_by, on_bad_record) -> None:
+    if size_multiple < 1:
+        raise InputError(f"size_multiple={size_multiple} must be above 0.")
+    if start_step < 0:
+        raise InputError(f"start_step={start_step} must be at least 0.")
+    if not 0 <= shard[0] < shard[1]:
+        raise InputError(f"shard={shard} must be (index, count) of a worker, with an index from 0 to count - 1.")
     if batch_size < 1 or batch_size % shard[1]:
         raise InputError(f"batch_size={batch_size} must be a positive multiple of the {shard[1]} workers.")
     if shard_by not in ("records", "files"):

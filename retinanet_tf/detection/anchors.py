@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from retinanet_tf.config.config import AnchorConfig
+from retinanet_tf.errors import InputError
 
 
 class AnchorStyle(NamedTuple):
@@ -111,6 +112,8 @@ class Anchors(keras.layers.Layer):
 
     def by_level(self, images: tf.Tensor) -> list[tf.Tensor]:
         """The same anchors as one `(A_l, 4)` tensor per level."""
+        if images.shape.rank not in (4, None):
+            raise InputError(f"images has shape {images.shape}; anchors are those of a batch (B, H, W, C).")
         height, width = images.shape[1], images.shape[2]
         if height is None or width is None:
             shape = tf.shape(images)

@@ -79,6 +79,8 @@ def analyse(
     """Like `evaluate`, but returns what explains the numbers too; it is computed when it is asked for."""
     if not (hasattr(detector, "label_map") and hasattr(detector, "config")):
         raise InputError(f"detector={detector!r} must be a Detector, as load_detector returns it.")
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} must be above 0.")
     source = open_source(source, images)
     ids = category_ids(detector.label_map, source.label_map, source.name)
     known = set(source.label_map.ids)

@@ -56,6 +56,10 @@ def open_source(source: str | os.PathLike | Source, images: str | os.PathLike | 
     """
     if isinstance(source, Source):
         return source
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(
+            f"the source is of type {type(source).__name__}; give a pattern of shards or a COCO JSON file."
+        )
     name = os.fspath(source)
     if not name.lower().endswith(".json"):
         truth = read_ground_truth(name)

@@ -96,6 +96,10 @@ class Detector(tf.Module):
         jit_compile: bool | str = "auto",
     ):
         super().__init__(name="detector")
+        if not isinstance(model, RetinaNet):
+            raise InputError(f"model={model!r} is no RetinaNet; load_detector gives a detector of a saved one.")
+        if not isinstance(config, DetectConfig):
+            raise InputError(f"config of type {type(config).__name__} is no DetectConfig, as `detect` of a Config is.")
         if not isinstance(label_map, LabelMap | None):
             raise InputError(f"label_map={label_map!r} must be a LabelMap, such as LabelMap([1, 2], ['cat', 'dog']).")
         num_classes = model.config.num_classes
@@ -111,9 +115,11 @@ class Detector(tf.Module):
         self.levels = keras.Model(model.input, outputs, name="levels")
         self.jit_compile = resolve_jit_compile(jit_compile)
         self._compiled = tf.function(functools.partial(self._detect, static_shapes=True), jit_compile=True)
-        self.image_size = image_size or model.config.image_size
+        self.image_size = model.config.image_size if image_size is None else image_size
         self.resize = model.config.resize
-        self.max_size = max_size or (self.image_size if self.resize == "stretch" else model.config.max_size)
+        if max_size is None:
+            max_size = self.image_size if self.resize == "stretch" else model.config.max_size
+        self.max_size = max_size
         dataclasses.replace(model.config, image_size=self.image_size, max_size=self.max_size)  # checks them together
 
     @classmethod

@@ -35,11 +35,15 @@ class AugmentedDetector:
     def __init__(self, detector: Detector, image_sizes: Sequence[int] = (), flip: bool = True, merge: str = "nms"):
         if merge not in MERGES:
             raise InputError(f"merge={merge!r} is not one of {', '.join(MERGES)}.")
-        if any(size < 1 for size in image_sizes):
-            raise InputError(f"image_sizes={','.join(map(str, image_sizes))} must be above 0.")
+        if not isinstance(detector, Detector):
+            raise InputError(f"detector={detector!r} must be a Detector.")
+        if not np.iterable(image_sizes) or not all(
+            isinstance(size, int | np.integer) and size >= 1 for size in image_sizes
+        ):
+            raise InputError(f"image_sizes={image_sizes!r} must be a list of whole numbers above 0.")
         self.detector, self.label_map, self.config = detector, detector.label_map, detector.config
         ratio = detector.max_size / detector.image_size
-        self.sizes = [(size, round(size * ratio)) for size in image_sizes or [detector.image_size]]
+        self.sizes = [(size, round(size * ratio)) for size in [*map(int, image_sizes)] or [detector.image_size]]
         self.mirrored, self.merge = ((False, True) if flip else (False,)), merge
 
     def with_config(self, config: DetectConfig) -> "AugmentedDetector":

@@ -57,8 +57,10 @@ class TiledDetector:
         overlap: float = 0.2,
         max_detections: int = MERGED_DETECTIONS,
     ):
-        if side < SMALLEST_TILE:
-            raise InputError(f"side={side} of the tiles must be at least {SMALLEST_TILE} pixels.")
+        if isinstance(detector, TiledDetector) or not hasattr(detector, "with_config"):
+            raise InputError(f"detector={detector!r} must be a Detector or an AugmentedDetector.")
+        if not isinstance(side, int | np.integer) or side < SMALLEST_TILE:
+            raise InputError(f"side={side!r} of the tiles must be a whole number of at least {SMALLEST_TILE} pixels.")
         if not 0 <= overlap < 1:
             raise InputError(f"overlap={overlap:g} of the tiles must be in [0, 1).")
         if max_detections < 1:

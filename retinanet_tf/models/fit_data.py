@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from retinanet_tf.compat import KERAS_3
 from retinanet_tf.data.batching import padded_length
 from retinanet_tf.errors import InputError
 
@@ -46,8 +47,7 @@ def checked(x: Any, y: Any = None, sample_weight: Any = None, *, num_classes: in
     if isinstance(x, types.GeneratorType):
         return (_checked_arrays(*_parts(batch), num_classes=num_classes) for batch in x), y
     if isinstance(x, keras.utils.Sequence):
-        _checked_arrays(*_parts(x[0]), num_classes=num_classes)
-        return x, y
+        return _CheckedSequence(x, num_classes), y
     if batches:  # distributed data sets, and what else Keras knows
         return x, y
     return _checked_arrays(x, y, sample_weight, num_classes=num_classes)
@@ -216,6 +216,25 @@ def _checked_arrays(x: Any, y: Any, sample_weight: Any = None, *, num_classes: i
         pixels = tf.convert_to_tensor(x[:: max(1, x.shape[0] // 64), ::_STRIDE, ::_STRIDE])
         _refuse(_fault(pixels, x.shape[2:0:-1], y, num_classes))
         return x, dense(y)
+
+
+class _CheckedSequence(keras.utils.Sequence):
+    """A Sequence with checked batches; the first is checked at once."""
+
+    def __init__(self, sequence: Any, num_classes: int):
+        options = ("workers", "use_multiprocessing", "max_queue_size") if KERAS_3 else ()
+        super().__init__(**{name: getattr(sequence, name) for name in options})
+        self._sequence, self._num_classes = sequence, num_classes
+        self[0]
+
+    def __len__(self) -> int:
+        return len(self._sequence)
+
+    def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
+        return _checked_arrays(*_parts(self._sequence[index]), num_classes=self._num_classes)
+
+    def on_epoch_end(self) -> None:
+        self._sequence.on_epoch_end()
 
 
 def _array(value: Any, name: str) -> Any:

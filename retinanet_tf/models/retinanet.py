@@ -1,6 +1,7 @@
 """RetinaNet: backbone, pyramid, subnets and anchors as one Keras model that trains with plain `model.fit`."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,6 +89,10 @@ class RetinaNet(keras.Model):
             if not isinstance(value, kind):
                 raise InputError(f"{argument}={value!r} is no {kind.__name__}.")
         config = ModelConfig(num_classes=num_classes, backbone=backbone, **network)
+        if keras.backend.image_data_format() != "channels_last":
+            raise InputError(
+                "RetinaNet's images are (B, H, W, 3): call keras.backend.set_image_data_format('channels_last') first."
+            )
         chosen: dict[str, Any] = {"mining": mining, "mining_examples": mining_examples, "mining_nms": mining_nms}
         LossConfig(normalizer=normalizer, **chosen)
         images = keras.Input((None, None, 3), name="images", dtype="float32")
@@ -133,10 +138,10 @@ class RetinaNet(keras.Model):
         Raises:
             InputError: fewer stages than the model was built to freeze, or more than five.
         """
-        if not self.config.freeze_stages <= stage <= 5:
+        if not isinstance(stage, int) or not self.config.freeze_stages <= stage <= 5:
             raise InputError(
-                f"stage={stage} must be from {self.config.freeze_stages} to 5: the model was built with "
-                f"freeze_stages={self.config.freeze_stages}; for fewer build one and set its weights."
+                f"stage={stage!r} must be a whole number from {self.config.freeze_stages} to 5: the model was built "
+                f"with freeze_stages={self.config.freeze_stages}; for fewer build one and set its weights."
             )
         frozen = ("stem", *(f"stage{number}_" for number in range(2, stage + 1))) if stage else ()
         for layer in self.layers:
@@ -151,27 +156,34 @@ class RetinaNet(keras.Model):
         Raises:
             InputError: images, boxes or labels that can't be trained on.
         """
+        kwargs = _by_name(keras.Model.fit, self, x, y, *args, **kwargs)
         validation = kwargs.get("validation_data")
         if isinstance(validation, tuple | list):
             kwargs["validation_data"] = checked(*validation, num_classes=self.config.num_classes)
         elif validation is not None:
             kwargs["validation_data"], _ = checked(validation, num_classes=self.config.num_classes)
-        if y is None and len(args) < 7:  # Keras 3 warns that it doesn't shuffle these
+        if y is None:  # Keras 3 warns that it doesn't shuffle these
             kwargs.setdefault("shuffle", isinstance(x, keras.utils.Sequence))
         x, y = checked(x, y, kwargs.pop("sample_weight", None), num_classes=self.config.num_classes)
         with readable_faults():
-            return super().fit(x, y, *args, **kwargs)
+            return super().fit(x, y, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Keras' own: the losses, on data as for `fit`. `retinanet_tf.evaluate` computes average precision."""
+        kwargs = _by_name(keras.Model.evaluate, self, x, y, *args, **kwargs)
         x, y = checked(x, y, kwargs.pop("sample_weight", None), num_classes=self.config.num_classes)
         with readable_faults():
-            return super().evaluate(x, y, *args, **kwargs)
+            return super().evaluate(x, y, **kwargs)
 
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Keras' own, on arrays as for `fit`."""
         x, y = checked(x, y, sample_weight, num_classes=self.config.num_classes)
         return super().train_on_batch(x, y, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
+        """Keras' own, on arrays as for `fit`."""
+        x, y = checked(x, y, sample_weight, num_classes=self.config.num_classes)
+        return super().test_on_batch(x, y, **kwargs)
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """Keras' own.
@@ -244,7 +256,15 @@ class RetinaNet(keras.Model):
         factors = tf.where(valid_images(boxes, labels, self.config.num_classes), factors, float("nan"))
         return {**assigned._asdict(), "weights": normalizer_weights(counts, self.normalizer), "factors": factors}
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, jit_compile: Any = "auto", **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        *,
+        loss_weights: Mapping[str, float] | None = None,
+        jit_compile: Any = "auto",
+        **kwargs: Any,
+    ) -> None:
         """Keras' own, with one policy for XLA, and with the step's variables created at once.
 
         jit_compile='auto' compiles on accelerators (`retinanet_tf.xla`): the whole step on one device, on several each
@@ -255,7 +275,8 @@ class RetinaNet(keras.Model):
         (Variables that are created while the step is traced would make TensorFlow trace it a second time.)
 
         Raises:
-            InputError: the losses aren't those of `retinanet_losses`, or there are metrics.
+            InputError: the losses aren't those of `retinanet_losses`, their weights aren't given by name, or there are
+                metrics.
         """
         wanted: dict[str, type] = {"class_logits": ClassificationLoss, "box_deltas": BoxLoss}
         given = loss if isinstance(loss, Mapping) else {}
@@ -264,11 +285,16 @@ class RetinaNet(keras.Model):
                 "compile needs loss=retinanet_losses(), or a dictionary with a ClassificationLoss for 'class_logits' "
                 "and a BoxLoss for 'box_deltas'; others don't know this model's targets."
             )
+        if loss_weights is not None and not (isinstance(loss_weights, Mapping) and set(loss_weights) <= set(wanted)):
+            raise InputError(
+                f"loss_weights={loss_weights!r} must be a dictionary with {' or '.join(map(repr, wanted))}."
+            )
         if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
             raise InputError("metrics can't be computed while training; use retinanet_tf.evaluate or CocoEvaluation.")
         compiles = resolve_jit_compile(jit_compile)
         replicas = self.distribute_strategy.num_replicas_in_sync
-        super().compile(optimizer=optimizer, loss=loss, jit_compile=compiles and replicas == 1, **kwargs)
+        kwargs |= {"loss_weights": loss_weights, "jit_compile": compiles and replicas == 1}
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
         whole = self.mining["mining"] != "none" and self.normalizer == "global"
         trains_statistics = "batch" in (self.config.norm, self.config.subnet_norm)
         self.compiles_replicas = compiles and replicas > 1 and not whole and not trains_statistics
@@ -318,12 +344,17 @@ class RetinaNet(keras.Model):
             "assign": dataclasses.asdict(self.assign_config),
             "normalizer": self.normalizer,
             **self.mining,
+            "frozen": [layer.name for layer in self.layers if not layer.trainable],
             "name": self.name,
         }
 
     @classmethod
     def from_config(cls, config: Config | Mapping[str, Any], custom_objects=None) -> "RetinaNet":
-        """Builds a model from a `Config` (`presets["paper"]`) or from what `get_config` returned."""
+        """Builds a model from a `Config` (`presets["paper"]`) or from what `get_config` returned.
+
+        Raises:
+            InputError: it is neither, or has an unknown or wrong argument.
+        """
         if isinstance(config, Config):
             return cls(
                 **dataclasses.asdict(config.model),
@@ -334,9 +365,25 @@ class RetinaNet(keras.Model):
                 mining_examples=config.loss.mining_examples,
                 mining_nms=config.loss.mining_nms,
             )
+        if not isinstance(config, Mapping):
+            raise InputError(
+                f"config={config!r} must be a Config, such as presets['paper'], or what get_config returned."
+            )
         values = dict(config)
-        anchors, assign = AnchorConfig(**values.pop("anchors")), AssignConfig(**values.pop("assign"))
-        return cls(**values, anchors=anchors, assign=assign)
+        anchors, assign = AnchorConfig(**values.pop("anchors", {})), AssignConfig(**values.pop("assign", {}))
+        frozen = values.pop("frozen", None)
+        model = cls(**values, anchors=anchors, assign=assign)
+        for layer in model.layers if frozen is not None else ():
+            if layer.trainable != (layer.name not in frozen):
+                layer.trainable = not layer.trainable
+        return model
+
+
+def _by_name(function: Any, model: keras.Model, x: Any, y: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The arguments of one of Keras' methods by name, without the first three."""
+    bound = inspect.signature(function).bind(model, x, y, *args, **kwargs).arguments
+    others = bound.pop("kwargs", {})
+    return {**{name: value for name, value in bound.items() if name not in ("self", "x", "y")}, **others}
 
 
 def variables(model: RetinaNet) -> dict:

@@ -114,6 +114,8 @@ def train(
         raise InputError(f"config={config!r} must be a Config, such as presets['mini'].")
     if verbose not in (None, 0, 1, 2):
         raise InputError(f"verbose={verbose!r} must be 0, 1 or 2.")
+    if not isinstance(callbacks, Sequence) or not all(isinstance(one, keras.callbacks.Callback) for one in callbacks):
+        raise InputError(f"callbacks={callbacks!r} must be a list of Keras callbacks.")
     run_dir = Path(files.local(run_dir, "run_dir")).expanduser()
     paths = {"data": data, "validation": validation, "init_weights": init_weights}
     job = open_job(config, **{name: os.fspath(path or "") for name, path in paths.items()})

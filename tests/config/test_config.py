@@ -205,6 +205,7 @@ def test_a_batch_size_flag_scales_what_no_other_flag_sets(parsed):
         ({"pixel_mean": (1.0, 2.0)}, "pixel_mean=1.0,2.0 must be 3 numbers"),
         ({"negative_iou": 0.6}, "negative_iou=0.6 must be at most positive_iou=0.5"),
         ({"resize": "squash"}, "resize='squash' is not one of 'shorter_side', 'stretch'"),
+        ({"image_size": 1200}, "image_size=1200 must be at most max_size=1000; give both"),
         ({"resize": "stretch"}, "resize=stretch makes squares: max_size=1000 must equal image_size=600"),
         ({"repeat_threshold": 1.5}, r"repeat_threshold=1.5 must lie in \[0, 1\]"),
         ({"repeat_threshold": "often"}, "repeat_threshold='often' must be of type float or 'auto'"),

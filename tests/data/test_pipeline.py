@@ -280,6 +280,13 @@ def test_crowded_images_are_never_cut_short(tmp_path):
     assert batch[1]["labels"].shape == (2, 256) and (batch[1]["labels"].numpy() >= 0).sum(1).tolist() == [130, 0]
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_batches_of_a_whole_split_are_counted(shards, batch_size):
+    """Else Keras 3 counts one more in the means of its losses."""
+    data = pipeline.load(shards, **{**SMALL, "batch_size": batch_size}, training=False)
+    assert int(data.cardinality()) == sum(1 for _ in data)
+
+
 def test_a_pattern_without_shards_is_named(tmp_path):
     with pytest.raises(InputError, match="no file matches .*none-\\*"):
         pipeline.load(str(tmp_path / "none-*"))
@@ -290,6 +297,11 @@ def test_a_pattern_without_shards_is_named(tmp_path):
     [
         ({"max_size": 20}, "image_size=30"),
         ({"batch_size": 3, "shard": (0, 2)}, "multiple of the 2 workers"),
+        ({"shard": (2, 2)}, r"shard=\(2, 2\) must be"),
+        ({"shard": (-1, 2)}, r"shard=\(-1, 2\) must be"),
+        ({"size_multiple": 0}, "size_multiple=0 must be above 0"),
+        ({"start_step": -1}, "start_step=-1 must be at least 0"),
+        ({"pixel_mean": (1, 2, 3, 4)}, r"pixel_mean=\(1, 2, 3, 4\) must be three numbers"),
         ({"shard_by": "rows"}, "shard_by=rows"),
         ({"on_bad_record": "ignore"}, "on_bad_record=ignore"),
         ({"data_service": "localhost:1"}, "grpc://HOST:PORT"),

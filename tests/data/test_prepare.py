@@ -11,16 +11,19 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from retinanet_tf.config.presets import presets
 from retinanet_tf.data.inspect.report import inspect
 from retinanet_tf.data.records.example import parse_example
 from retinanet_tf.data.records.prepare import prepare, prepare_splits
 from retinanet_tf.data.records.reader import read_records
+from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.coco import read_coco
 from retinanet_tf.data.sources.csv import read_csv
 from retinanet_tf.data.sources.labels import LabelMap
@@ -37,6 +40,37 @@ def digests(folder):
 
 def quiet(*args, **kwargs):
     return prepare(*args, progress=False, **kwargs)
+
+
+def by_hand(**columns):
+    image = ImageAnnotations(0, Path("000000.png"), **columns)
+    return Annotations("by hand", [image], LabelMap([7], ["cup"]))
+
+
+def test_annotations_by_hand_need_boxes_and_categories_alone(tmp_path):
+    Image.fromarray(picture(48, 64)).save(tmp_path / "000000.png")
+    quiet(by_hand(boxes=[[1, 2, 30, 40], [5, 5, 9, 9]], category_ids=[7, 7]), tmp_path, tmp_path / "out")
+    (record,) = read_records(str(tmp_path / "out" / "train-*"))
+    assert record.annotations.boxes.tolist() == [[1, 2, 30, 40], [5, 5, 9, 9]]
+    assert record.annotations.area.tolist() == [29 * 38, 16] and not record.annotations.iscrowd.any()
+    assert record.annotations.annotation_ids.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"boxes": [[1, 2, 3, 4.5]], "category_ids": [7, 7]},
+            r"000000.png has 1 boxes, but category_ids of shape \(2,\)",
+        ),
+        ({"boxes": [[1, 2, np.nan, 4]], "category_ids": [7]}, "000000.png of by hand has a box that is NaN"),
+        ({"boxes": [[1, 2, 30, 4]], "category_ids": [3]}, "000000.png of by hand has category id 3"),
+    ],
+)
+def test_wrong_annotations_by_hand_are_refused(tmp_path, columns, message):
+    with pytest.raises(InputError, match=message):
+        quiet(by_hand(**columns), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_shard_read_back_is_what_went_in(tmp_path):

@@ -268,6 +268,15 @@ def test_labels_are_indices_in_the_order_of_ids(tmp_path):
     assert LabelMap.load(tmp_path / "labels.json") == label_map
 
 
+@pytest.mark.parametrize(
+    ("ids", "names", "message"),
+    [([1, 2], ["a"], "2 ids and 1 names"), ([1.7], ["a"], "whole numbers"), ([1], [None], "strings as names")],
+)
+def test_ids_are_whole_and_names_are_text(ids, names, message):
+    with pytest.raises(InputError, match=message):
+        LabelMap(ids, names)
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", '[{"name": "x"}]', "nonsense", '[{"id": "1"}]'])
 def test_a_file_that_is_no_label_map(tmp_path, text):
     (tmp_path / "bad.json").write_text(text)

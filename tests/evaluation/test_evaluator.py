@@ -361,6 +361,12 @@ def test_what_is_no_detector_is_refused(dataset):
         evaluate("runs/x", dataset[0] / "val-*.tfrecord")
 
 
+@pytest.mark.parametrize("source", [3, None, {"images": []}])
+def test_what_is_no_source_is_refused(source):
+    with pytest.raises(InputError, match="the source is of type"):
+        open_source(source)
+
+
 def test_a_broken_image_is_named(dataset, tmp_path):
     folder, content = dataset
     for image in content["images"]:

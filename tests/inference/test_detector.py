@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 from small_detectors import clutter, encode, small_detector
 
+from retinanet_tf.config.presets import presets
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference.detector import Detector, batches_by_canvas, detect_all, map_ahead
@@ -244,6 +245,26 @@ def test_label_map_of_another_model_is_refused(detector):
         Detector(detector.model, LabelMap([1, 2], ["a", "b"]))
     with pytest.raises(InputError, match=r"label_map=\['a', 'b', 'c'\] must be a LabelMap"):
         Detector(detector.model, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "runs/x"}, "model='runs/x' is no RetinaNet"),
+        ({"config": presets["mini"]}, "config of type Config is no DetectConfig"),
+        ({"config": None}, "config of type NoneType is no DetectConfig"),
+        ({"image_size": 128}, "image_size=128 must be at most max_size=96; give both"),
+        ({"image_size": 0}, "image_size=0"),
+    ],
+)
+def test_wrong_arguments_are_refused_when_it_is_made(detector, arguments, message):
+    with pytest.raises(InputError, match=message):
+        Detector(**{"model": detector.model, **arguments})
+
+
+def test_a_variable_is_an_image(detector):
+    given, plain = detector(tf.Variable(clutter(0))), detector(clutter(0))
+    np.testing.assert_array_equal(given["scores"], plain["scores"])
 
 
 def test_description_and_defaults(detector):

@@ -81,9 +81,13 @@ def test_it_has_a_detectors_interface(detector):
     assert not isinstance(augmented, Detector)
 
 
-def test_sizes_must_be_positive(detector):
-    with pytest.raises(InputError, match="image_sizes=0,64"):
-        AugmentedDetector(detector, (0, 64))
+@pytest.mark.parametrize("sizes", [(0, 64), 64, [64.5], ["64"]])
+def test_sizes_must_be_whole_and_positive(detector, sizes):
+    with pytest.raises(InputError, match="image_sizes=.*must be a list of whole numbers above 0"):
+        AugmentedDetector(detector, sizes)
+    assert AugmentedDetector(detector, np.array([32, 64])).describe()["test_sizes"] == [32, 64]
+    with pytest.raises(InputError, match="must be a Detector"):
+        AugmentedDetector(AugmentedDetector(detector))
 
 
 def test_only_a_plain_detector_is_exported(detector, tmp_path):

@@ -228,9 +228,12 @@ def test_description_and_refusals(detector):
     assert tiled.describe() == {**detector.describe(), "max_detections": 40, "tiles": 64, "tile_overlap": 0.25}
     assert tiled.with_config(dataclasses.replace(tiled.config, score_threshold=0.5)).config.score_threshold == 0.5
     for options, message in (
-        ({"side": 31}, "side=31 of the tiles must be at least 32"),
+        ({"side": 31}, "side=31 of the tiles must be a whole number of at least 32"),
+        ({"side": 64.5}, "side=64.5 of the tiles must be a whole number"),
         ({"side": 64, "overlap": 1.0}, r"overlap=1 of the tiles must be in \[0, 1\)"),
         ({"side": 64, "max_detections": 0}, "max_detections=0 must be above 0"),
     ):
         with pytest.raises(InputError, match=message):
             TiledDetector(detector, **options)
+    with pytest.raises(InputError, match="must be a Detector or an AugmentedDetector"):
+        TiledDetector(tiled, 64)

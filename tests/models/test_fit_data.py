@@ -56,6 +56,21 @@ class Sequence(keras.utils.Sequence):
         return self.batch
 
 
+class Batches(keras.utils.Sequence):
+    def __init__(self, batches):
+        super().__init__()
+        self.batches, self.ended = batches, 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+    def on_epoch_end(self):
+        self.ended += 1
+
+
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(0)
@@ -175,18 +190,32 @@ def test_data_sets_of_another_structure_are_one_sentence(model, form, fault):
 
 
 @pytest.mark.parametrize("fault", ["standardized", "mean subtracted", "labels from 1", "relative", "NaN"])
-@pytest.mark.parametrize("as_generator", [False, True])
-def test_a_later_batch_is_looked_at_too(model, fault, as_generator):
+@pytest.mark.parametrize("form", ["data set", "generator", "Sequence"])
+def test_a_later_batch_is_looked_at_too(model, fault, form):
     x, y, sentence = FAULTS[fault]
     batches = [
         (images.astype(np.float32), targets(y["boxes"].astype(np.float32), y["labels"].astype(np.float32)))
         for images, y in ((IMAGES, targets()), (x, y))
     ]
     data = dataset(*batches[0]).concatenate(dataset(*batches[1]))
-    data = (batch for batch in batches) if as_generator else data
+    data = {"data set": data, "generator": (batch for batch in batches), "Sequence": Batches(batches)}[form]
     with pytest.raises(rn.InputError, match=sentence) as raised:
         model.fit(data, steps_per_epoch=2, verbose=0)
     assert "\n" not in str(raised.value)
+
+
+def test_a_sequence_may_have_lists_of_objects_and_hears_of_its_epochs(model, expected):
+    data = Batches([(IMAGES, targets(rows(BOXES), rows(LABELS)))])
+    assert losses(model, data) == pytest.approx(expected, rel=1e-5)
+    before = data.ended
+    model.fit(data, epochs=2, verbose=0)
+    assert data.ended >= before + 2
+
+
+def test_a_batch_to_test_on_is_looked_at(model):
+    x, y, sentence = FAULTS["labels from 1"]
+    with pytest.raises(rn.InputError, match=sentence):
+        model.test_on_batch(x, y)
 
 
 @pytest.mark.parametrize("element", [IMAGES, {"images": IMAGES, **targets()}, (IMAGES, BOXES, LABELS, LABELS)])

@@ -358,8 +358,8 @@ def test_stages_are_frozen_up_to_one():
     """After which a step changes neither weights nor statistics of the stages before."""
     model = small(freeze_stages=1, norm="batch")
     x, y = batch()
-    for wrong in (0, 6):
-        with pytest.raises(rn.InputError, match=f"stage={wrong} must be from 1 to 5"):
+    for wrong in (0, 6, 2.5):
+        with pytest.raises(rn.InputError, match=f"stage={wrong} must be a whole number from 1 to 5"):
             model.freeze_until(wrong)
     model.freeze_until(3)
     model.compile("sgd", loss=rn.retinanet_losses())
@@ -367,6 +367,65 @@ def test_stages_are_frozen_up_to_one():
     model.train_on_batch(x, y)
     changed = {name for name, value in variables(model).items() if (np.array(value) != before[name]).any()}
     assert {name.split("_")[0] for name in changed if name.startswith("st")} == {"stage4", "stage5"}
+
+
+@pytest.mark.parametrize("part", ["stages", "class_subnet", "all"])
+def test_what_is_frozen_stays_so_in_a_saved_model_with_its_optimizer(tmp_path, part):
+    model = small(freeze_stages=1, norm="batch")
+    if part == "stages":
+        model.freeze_until(3)
+    else:
+        (model if part == "all" else model.get_layer(part)).trainable = False
+    model.compile(keras.optimizers.Adam(1e-3), loss=rn.retinanet_losses())
+    x, y = batch()
+    if part != "all":  # of which Keras says that nothing is to train
+        model.train_on_batch(x, y)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [layer.trainable for layer in loaded.layers] == [layer.trainable for layer in model.layers]
+    whole = small(freeze_stages=1, norm="batch")
+    assert len(loaded.trainable_weights) == len(model.trainable_weights) < len(whole.trainable_weights)
+    assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations)
+    if part != "all":
+        assert loaded.train_on_batch(x, y) == pytest.approx(model.train_on_batch(x, y), rel=1e-4)
+        for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_arguments_by_position_are_keras_own():
+    model = small()
+    model.compile("sgd", loss=rn.retinanet_losses())
+    x, y = batch()
+    history = model.fit(x, y, 1, 2, 0, None, 0.0, (x, {name: list(value) for name, value in y.items()}))
+    assert len(history.history["loss"]) == 2 and "val_loss" in history.history
+    with pytest.raises(TypeError):
+        model.compile("sgd", rn.retinanet_losses(), {"class_logits": 2.0})
+
+
+def test_weights_of_the_losses_are_by_name():
+    model, (x, y) = small(weight_decay=0.0), batch()
+    model.compile("sgd", rn.retinanet_losses(), loss_weights={"class_logits": 2.0, "box_deltas": 0.0})
+    found = model.test_on_batch(x, y, return_dict=True)
+    assert found["loss"] == pytest.approx(2.0 * found["class_logits_loss"], rel=1e-5)
+    for wrong in ([2.0, 0.0], 2.0, {"boxes": 1.0}):
+        with pytest.raises(rn.InputError, match="loss_weights=.* must be a dictionary with 'class_logits' or"):
+            model.compile("sgd", rn.retinanet_losses(), loss_weights=wrong)
+
+
+def test_channels_first_is_refused_in_a_sentence():
+    keras.backend.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(rn.InputError, match="set_image_data_format"):
+            small()
+    finally:
+        keras.backend.set_image_data_format("channels_last")
+
+
+@pytest.mark.parametrize("config", ["mini", 3, None])
+def test_what_is_no_configuration_is_refused(config):
+    with pytest.raises(rn.InputError, match="must be a Config"):
+        rn.RetinaNet.from_config(config)
+    assert rn.RetinaNet.from_config({"num_classes": 3, **TINY_NETWORK}).config.num_classes == 3
 
 
 def test_a_copy_by_its_configuration_trains():

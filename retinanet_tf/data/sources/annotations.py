@@ -1,5 +1,6 @@
 """Annotations of a dataset, of any format: images with boxes, in numpy."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from reprlib import repr as shown
@@ -37,6 +38,22 @@ class ImageAnnotations:
     area: np.ndarray = field(default_factory=lambda: np.zeros(0))
     iscrowd: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     annotation_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __post_init__(self) -> None:
+        """Makes arrays of lists; areas, crowd marks and ids that are left out are the boxes', False and 1 to N."""
+        self.file_name = os.fspath(self.file_name)
+        self.boxes = np.asarray(self.boxes, np.float64).reshape(-1, 4)
+        count = len(self.boxes)
+        left_out = {"area": np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1)}
+        left_out |= {"iscrowd": np.zeros(count, bool), "annotation_ids": np.arange(1, count + 1)}
+        types = {"category_ids": np.int64, "area": np.float64, "iscrowd": bool, "annotation_ids": np.int64}
+        for column, dtype in types.items():
+            values = np.asarray(getattr(self, column), dtype)
+            if not len(values) and column in left_out:
+                values = left_out[column]
+            if values.shape != (count,):
+                raise InputError(f"{self.file_name} has {count} boxes, but {column} of shape {values.shape}.")
+            setattr(self, column, values)
 
     def __len__(self) -> int:
         """N, the number of objects."""

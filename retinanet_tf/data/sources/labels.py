@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from reprlib import repr as shown
 
 import numpy as np
@@ -38,9 +39,11 @@ class LabelMap:
     """
 
     def __init__(self, ids: Sequence[int], names: Sequence[str]):
-        """ids: K different integers; names: K strings, in the same order. Raises InputError if an id repeats."""
+        """ids: K different integers; names: K strings, in the same order. Raises InputError for anything else."""
         if len(ids) != len(names):
-            raise ValueError(f"{len(ids)} ids and {len(names)} names")
+            raise InputError(f"a label map of {len(ids)} ids and {len(names)} names; each category has one of both.")
+        if not all(isinstance(i, Integral) for i in ids) or not all(isinstance(n, str) for n in names):
+            raise InputError(f"a label map has whole numbers as ids and strings as names, not {ids!r} and {names!r}.")
         pairs = sorted(zip((int(i) for i in ids), (str(n) for n in names), strict=True))
         for (first, _), (second, name) in zip(pairs, pairs[1:], strict=False):
             if first == second:
