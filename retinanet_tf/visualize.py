@@ -193,6 +193,9 @@ def training_curves(history: Mapping[str, Sequence[float]] | str | os.PathLike, 
     """
     columns = _read_history(history) if isinstance(history, str | os.PathLike) else dict(history)
     epochs = np.asarray(columns.pop("epoch", range(len(next(iter(columns.values()), [])))), float) + 1
+    counted = columns.pop("step", None)
+    times, unit = (epochs, "epoch") if counted is None else (np.asarray(counted, float), "step")
+    columns = {key: values for key, values in columns.items() if np.isfinite(np.asarray(values, float)).any()}
     if not len(epochs):
         raise InputError("there is no finished epoch to plot.")
     groups = {
@@ -208,7 +211,7 @@ def training_curves(history: Mapping[str, Sequence[float]] | str | os.PathLike, 
             values = np.asarray(columns[key], float)
             finite = np.isfinite(values)
             axes.plot(
-                epochs[finite],
+                times[finite],
                 values[finite],
                 color=np.array(class_colour(index)) / 255 * 0.85,
                 linestyle="--" if key.startswith("val_") and title == "loss" else "-",
@@ -217,7 +220,7 @@ def training_curves(history: Mapping[str, Sequence[float]] | str | os.PathLike, 
                 markersize=3,
                 label=key,
             )
-        axes.set(xlabel="epoch", title=title)
+        axes.set(xlabel=unit, title=title)
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8, frameon=False)
     return save_figure(figure, path)

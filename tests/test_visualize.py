@@ -187,6 +187,15 @@ def test_training_curves_of_a_csv_log(figures, tmp_path):
     }
 
 
+def test_training_curves_of_a_job_are_over_steps_and_of_what_was_measured(figures, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("epoch,AP,loss,step,val_loss\n0,NA,2.0,250,NA\n1,NA,1.0,400,\n")
+    visualize.training_curves(log, tmp_path / "training.png")
+    (axes,) = figures[0].axes
+    assert axes.get_xlabel() == "step" and [line.get_label() for line in axes.lines] == ["loss"]
+    assert axes.lines[0].get_xydata().tolist() == [[250, 2], [400, 1]]
+
+
 @pytest.mark.parametrize(("content", "message"), [(None, "log.csv"), ("epoch,loss\n", "no finished epoch")])
 def test_logs_without_an_epoch_are_refused(content, message, tmp_path):
     if content:

@@ -77,7 +77,8 @@ def main() -> int:
     files = f"{len(predictions.pictures) - videos} images" + (f" and {videos} videos" if videos else "")
     by_class = f" ({_by_class(drawn)})" if drawn else ""
     print(f"{sum(drawn.values())} detections with a score of {min_score:g} or more{by_class} on {files}")
-    print(f"{_OUTPUT.value}: {', '.join(['contact_sheet.jpg', 'pictures/', 'detections.json', *predictions.saved])}")
+    sheet = ["contact_sheet.jpg", "pictures/"] if predictions.pictures else []
+    print(f"{_OUTPUT.value}: {', '.join([*sheet, 'detections.json', *predictions.saved])}")
     for note in predictions.notes:
         print(printable(note))
     for path, reason in predictions.unreadable:

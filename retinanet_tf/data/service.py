@@ -1,5 +1,7 @@
 """tf.data service: other processes or machines decode and augment, the trainer receives finished batches."""
 
+import socket
+
 import tensorflow as tf
 
 from retinanet_tf.errors import InputError
@@ -31,7 +33,13 @@ def distributed(dataset: tf.data.Dataset, address: str) -> tf.data.Dataset:
 
     Steps are handed out in blocks, so no two workers make the same batch; their order is not deterministic.
     """
-    _without_protocol(address)
+    host, _, port = _without_protocol(address).rpartition(":")
+    try:  # TensorFlow would wait without a word
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"data_service={address}: no dispatcher answers there ({error}); `retinanet data-service` starts one."
+        ) from None
     return dataset.apply(
         tf.data.experimental.service.distribute(
             processing_mode=tf.data.experimental.service.ShardingPolicy.DYNAMIC, service=address
@@ -42,5 +50,5 @@ def distributed(dataset: tf.data.Dataset, address: str) -> tf.data.Dataset:
 def _without_protocol(address: str) -> str:
     protocol, _, rest = address.partition("://")
     if protocol != "grpc" or ":" not in rest:
-        raise InputError(f"data_service={address} must look like grpc://HOST:PORT.")
+        raise InputError(f"the dispatcher {address} must look like grpc://HOST:PORT.")
     return rest

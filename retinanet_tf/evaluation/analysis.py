@@ -241,10 +241,10 @@ class Analysis:
         lines.append(f"{'all':<24} {totals.sum():>7} {ap:>6} {ap50:>6} | {_columns(self.best)}")
         if self.best is None:
             lines.append(f"no detection finds an object; what follows is for scores of {self.threshold:g} or more")
-        lines += ["", f"{'errors (IoU 0.5)':<24}   count  of score ≥ {self.threshold:<6.3g} AP50 lost"]
+        lines += ["", f"{'errors (IoU 0.5)':<24}  of score ≥ {self.threshold:<6.3g} of all scores  AP50 lost"]
         for index, (kind, count) in enumerate(self.errors.counts.items()):
             at_threshold, cost = self.error_counts[index, self.level], percent(self.errors.costs[kind])
-            lines.append(f"{kind:<24} {count:>7}  {at_threshold:>17} {cost:>9}  {MEANINGS[kind]}")
+            lines.append(f"{kind:<24} {at_threshold:>18} {count:>14} {cost:>10}  {MEANINGS[kind]}")
         if self.errors.beyond_limit:
             lines.append(self.limit_note())
         return "\n".join([*lines, "", *self._confusion_lines()])

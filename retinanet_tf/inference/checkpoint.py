@@ -76,7 +76,7 @@ def load_config(checkpoint: str | os.PathLike) -> Config:
             raise InputError(f"{checkpoint} is one file of a run; give its folder, {folder}.")
         raise InputError(
             f"{path} doesn't exist, or its folder can't be read: {checkpoint} is neither a training job's run_dir nor "
-            "what import_weights wrote, nor a name that `retinanet models` lists."
+            "what `retinanet import-weights` wrote, nor a name that `retinanet models` lists."
         )
     record = read_json(path)
     with refusing(f"{path} doesn't describe a detector"):

@@ -1,5 +1,6 @@
 """Keras callbacks of a training job: progress, checkpoints, SIGTERM, NaN detection, evaluation."""
 
+import csv
 import math
 import signal
 import threading
@@ -109,10 +110,10 @@ class Progress(keras.callbacks.Callback):
     def _print(self, logs: dict[str, float], end: str) -> None:
         self._printed = time.perf_counter()
         losses = ", ".join(f"{name.removesuffix('_loss')} {logs[name]:.4g}" for name in LOSSES if name in logs)
-        text = (
-            f"step {self.step} of {self.total}: {losses}, learning rate {float(self.rate(self.step - 1)):.3g}, "
-            f"{self.batch_size / self._seconds:.3g} images/s, {duration((self.total - self.step) * self._seconds)} left"
-        )
+        text = f"step {self.step} of {self.total}: {losses}, learning rate {float(self.rate(self.step - 1)):.3g}"
+        if self._timed > UNTIMED + 1 or self.step == self.total:
+            left = duration((self.total - self.step) * self._seconds)
+            text += f", {self.batch_size / self._seconds:.3g} images/s, {left} left"
         print(f"{text:<110}" if self.verbose == 1 else text, end=end, flush=True)
 
 
@@ -195,9 +196,18 @@ class EpochLog(keras.callbacks.CSVLogger):
     def __init__(self, path: str, columns: Sequence[str]):
         super().__init__(path, append=True)
         self.columns = columns
+        self.keys: list[str] | None = None
 
     def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, {**dict.fromkeys(self.columns, math.nan), **(logs or {})})
+        logs = {**dict.fromkeys(self.columns, math.nan), **(logs or {})}
+        if self.keys is None:  # else Keras adds a column val_NAME to each
+            self.keys = self._columns_of_file() or sorted(logs)
+        super().on_epoch_end(epoch, {**dict.fromkeys(self.keys, math.nan), **logs})
+
+    def _columns_of_file(self) -> list[str]:
+        """Those of the job's earlier processes."""
+        with open(self.filename, newline="") as file:
+            return [name for name in next(csv.reader(file), []) if name != "epoch"]
 
 
 class EvaluateAndKeep(keras.callbacks.Callback):

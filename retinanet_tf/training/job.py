@@ -74,6 +74,8 @@ def _check_evaluations(config: Config, validation: str, source: Source | None) -
             raise InputError(f"{patience} counts evaluations: it needs validation data and eval_steps above 0.")
         if train.validation_loss:
             raise InputError("validation_loss is part of evaluations: it needs validation data and eval_steps above 0.")
+    if train.eval_steps and not validation:
+        logging.warning("eval_steps=%d without validation data: nothing is evaluated.", train.eval_steps)
     if train.patience and source and all(row["iscrowd"] for row in source.instances["annotations"]):
         raise InputError(f"{patience} needs an AP, but {source.name} has no object that counts; set patience=0.")
 

@@ -207,7 +207,7 @@ def test_a_published_checkpoint_as_the_guide_has_it(forked, folder):
     eight = documents.commands(documents.block_after(DEVICES, "Many devices, long jobs"))[0]
     for command, changes, said in (
         (fine_tune, (), "--init_weights=weights/tv\n"),
-        (recipe, (), "2500 steps of 4 images on 1 device(s); adamw"),
+        (recipe, ("--data=data/train-*.tfrecord", "--validation="), "2500 steps of 4 images on 1 device(s); adamw"),
         (eight, ("--num_classes=3", "--init_weights="), "90000 steps of 16 images on 1 device(s); sgd"),
     ):
         status, output = forked.run(command.module, [*command.arguments, *changes, "--dry_run"], folder)

@@ -143,6 +143,31 @@ def test_planted_faults_are_found_and_counted(tmp_path):
         assert words in page
 
 
+@pytest.mark.parametrize("form", ["coco", "csv", "voc"])
+def test_swapped_corners_and_negative_sizes_are_on_the_page(tmp_path, form):
+    """In both directions and in one; the folder is whole."""
+    Image.fromarray(np.full((400, 400, 3), 90, np.uint8)).save(tmp_path / "a.jpg")
+    boxes = [[300, 300, 100, 120], [100, 50, 90, 80], [50, 90, 80, 60]]
+    if form == "coco":
+        content = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "x"}]}
+        rows = [annotation(i + 1, 1, [x1, y1, x2 - x1, y2 - y1], 1) for i, (x1, y1, x2, y2) in enumerate(boxes)]
+        (tmp_path / "a.json").write_text(json.dumps({**content, "annotations": rows}))
+    elif form == "csv":
+        lines = [",".join(map(str, ["a.jpg", *box, "x"])) for box in boxes]
+        (tmp_path / "a.csv").write_text("\n".join(["image,x1,y1,x2,y2,class", *lines]))
+    else:
+        corners = [
+            "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), b, strict=True)) for b in boxes
+        ]
+        objects = "".join(f"<object><name>x</name><bndbox>{each}</bndbox></object>" for each in corners)
+        (tmp_path / "a.xml").write_text(f"<annotation><filename>a.jpg</filename>{objects}</annotation>")
+    source = {"coco": tmp_path / "a.json", "csv": tmp_path / "a.csv", "voc": tmp_path}[form]
+    found = inspect_dataset(source, presets["mini"], tmp_path / "out", images=str(tmp_path))
+    assert sum("zero size" in error for error in found.errors) == 3
+    assert (tmp_path / "out" / "report.html").read_text().count("<figure>") == 3
+    assert (tmp_path / "out" / "report.json").exists()
+
+
 @pytest.mark.parametrize(
     "corner, sentence",
     [(90.0, ""), (150.0, "2 of 2 boxes overhang their images"), (0.9, "every box lies between 0 and 1")],

@@ -305,6 +305,7 @@ def test_a_pattern_without_shards_is_named(tmp_path):
         ({"shard_by": "rows"}, "shard_by=rows"),
         ({"on_bad_record": "ignore"}, "on_bad_record=ignore"),
         ({"data_service": "localhost:1"}, "grpc://HOST:PORT"),
+        ({"data_service": "grpc://localhost:1"}, "no dispatcher answers there .*data-service` starts one"),
     ],
 )
 def test_wrong_arguments_are_named(shards, change, message):

@@ -49,6 +49,8 @@ def test_the_run_directory_holds_everything(finished):
     record = json.loads((run_dir / "run.json").read_text())
     assert rn.Config.from_dict(record["config"]) == TINY
     assert {"tensorflow", "keras", "commit", "command"} <= set(record["made_by"])
+    header = (run_dir / "log.csv").read_text().splitlines()[0].split(",")
+    assert header[0] == "epoch" and not [name for name in header if name.startswith("val_")]
     assert len((run_dir / "log.csv").read_text().splitlines()) == 1 + TINY.train.steps // TINY.train.checkpoint_steps
 
 

@@ -190,7 +190,7 @@ def _thumbnails(inspection: Inspection, picture: Callable) -> list[tuple[np.ndar
         if pixels is None:
             continue
         size = pixels.shape[1::-1]
-        low, high = np.clip(box, 0, [*size, *size]).reshape(2, 2)
+        low, high = np.sort(np.clip(box, 0, [*size, *size]).reshape(2, 2), axis=0)  # corners may be swapped
         margin = max(24.0, 0.5 * (high - low).max())
         left, top = np.maximum(np.minimum(low, np.subtract(size, 1)) - margin, 0).astype(int)
         right, bottom = np.minimum(high + margin, size).astype(int) + 1

@@ -65,7 +65,8 @@ def find_shards(pattern: str | os.PathLike) -> list[str]:
         raise InputError(f"no file matches {pattern}; `retinanet prepare` writes NAME-00000-of-00001.tfrecord.")
     for path in files:
         if "://" not in path and not os.path.isfile(path):
-            raise InputError(f"{path} isn't a regular file; give a pattern of TFRecord files alone.")
+            example = f", such as '{os.path.join(path, 'train-*.tfrecord')}'" if os.path.isdir(path) else ""
+            raise InputError(f"{path} isn't a regular file; give a pattern of TFRecord files alone{example}.")
         if path != path.encode(errors="replace").decode():
             raise InputError(f"{printable(path)}: TensorFlow can't open paths that aren't UTF-8; rename it.")
     return files
