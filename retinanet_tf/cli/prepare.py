@@ -150,4 +150,5 @@ def _print_summary(name: str, summary: dict) -> None:
             print(f"  {count} {kind.replace('_', ' ')} {summary['meaning'][kind]}")
     for warning in summary["warnings"]:
         print(printable(f"warning: {warning}"))
-    print(f"All of them by name: {os.path.join(_OUTPUT.value, name)}.summary.json")
+    if any(summary["counts"].values()):
+        print(f"All of them by name: {os.path.join(_OUTPUT.value, name)}.summary.json")

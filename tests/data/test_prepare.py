@@ -56,6 +56,14 @@ def test_annotations_by_hand_need_boxes_and_categories_alone(tmp_path):
     assert record.annotations.annotation_ids.tolist() == [1, 2]
 
 
+def test_a_set_none_of_whose_boxes_can_be_used_is_refused(tmp_path):
+    Image.fromarray(picture(48, 64)).save(tmp_path / "000000.png")
+    boxes = [[30, 40, 1, 2], [5, 5, 5, 9], [100, 5, 120, 9]]  # swapped, without width, outside
+    with pytest.raises(InputError, match="none of the 3 boxes of by hand can be used"):
+        quiet(by_hand(boxes=boxes, category_ids=[7] * 3), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

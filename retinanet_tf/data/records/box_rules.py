@@ -9,7 +9,7 @@ from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 # Kinds of findings, each a list in summary.json, with the action.
 KINDS = {
     "clipped_boxes": "overhung their image; cut at its edge and kept",
-    "zero_size_boxes": "had no width or no height; dropped",
+    "zero_size_boxes": "had no width or no height, or swapped corners; dropped",
     "outside_boxes": "lay wholly outside their image; dropped",
     "duplicate_boxes": "repeat an earlier box of the same category on the same image; kept",
     "converted_images": "were re-encoded as plain RGB",

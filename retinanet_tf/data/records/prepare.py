@@ -277,6 +277,11 @@ def _summarise(annotations: Annotations, label_map: LabelMap, name: str, reports
         "findings": findings,
         "bytes": [report.bytes for report in reports],
     }
+    if dropped and not boxes:
+        raise InputError(
+            f"none of the {dropped} boxes of {annotations.source} can be used: they have no size, swapped corners or "
+            "no part in their image."
+        )
     if not summary["images"]:
         raise InputError(f"no image of {annotations.source} could be used; on_bad_image=stop tells why.")
     return summary
