@@ -264,6 +264,10 @@ class Report:
         lines = [f"{self.file}, {self.precision}, beside the detector on {self.pictures}:"]
         lines += ["  ".join(cells) for cells in zip(name, *others, strict=True)]
         lines += [f"{one.name}: {lack}." for one in self.comparisons[:2] if (lack := one.lack())]
+        if any(one.missing or one.extra for one in self.comparisons[2:]):
+            lines.append(
+                "The last row is only told: the file has one canvas (--fixed_shapes), the detector chooses its own."
+            )
         if self.ap and self.ap["detector"] >= 0:  # -1 where the split has no objects
             ours, theirs = 100 * self.ap["detector"], 100 * self.ap["file"]
             lines.append(f"AP {ours:.1f} of the detector, {theirs:.1f} of the file: it costs {ours - theirs:.1f}.")

@@ -38,7 +38,7 @@ OUTCOMES = {
     "png_named.jpg": ("kept", 0),
     "progressive.jpg": ("kept", 6),
     "real_bad_exif.jpg": ("jpeg", None),
-    "real_broken.png": ("no image that can be read", None),
+    "real_broken.png": ("no image that can be read, but a damaged PNG file", None),
     "real_cmyk_adobe.jpg": ("jpeg", None),
     "real_exif_orientation6.jpg": ("EXIF orientation 6", None),
     "real_gray.jpg": ("jpeg", None),

@@ -346,3 +346,8 @@ def test_a_folder_of_folders_says_which_to_give(tmp_path):
     (tmp_path / "train" / "a.xml").write_text(voc_xml("a.jpg", []))
     with pytest.raises(InputError, match="train does: give that"):
         read_source(tmp_path)
+    (tmp_path / "instances.json").write_text("{}")
+    with pytest.raises(InputError, match="COCO's annotations are a file: give .*instances.json"):
+        read_source(tmp_path)
+    with pytest.raises(InputError, match="a.jpg is a picture; give the annotations"):
+        read_source(tmp_path / "a.jpg")

@@ -6,6 +6,7 @@ from retinanet_tf.data.sources import splits, voc
 from retinanet_tf.data.sources.annotations import Annotations
 from retinanet_tf.data.sources.coco import read_coco
 from retinanet_tf.data.sources.csv import read_csv
+from retinanet_tf.data.sources.image_files import SUFFIXES
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.data.sources.yolo import is_yolo, read_yolo
 from retinanet_tf.errors import InputError
@@ -45,6 +46,8 @@ def read_source(
     if os.path.isdir(path) and split in splits.SPLITS:
         annotations, folder = splits.paper_split(path, split)
         return annotations, images or folder
+    if path.lower().endswith(SUFFIXES):
+        raise InputError(f"{path} is a picture; give the annotations, and the folder of the pictures as images.")
     if is_yolo(path):
         return read_yolo(path, split, label_map, images, names=names, upright=upright, skip_bad=skip_bad)
     if os.path.isdir(path):

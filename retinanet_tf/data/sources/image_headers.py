@@ -13,6 +13,7 @@ from retinanet_tf.data.sources.image_files import BadImage
 
 _EXIF_TAG = 0x0112
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # MPO, several JPEGs in a file, is opened as JPEG
+_BEGINNINGS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8"}
 TURNED = (5, 6, 7, 8)
 """Orientations that exchange width and height; 2 to 4 keep them."""
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError)
@@ -37,6 +38,8 @@ def open_image(file: BinaryIO, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(file, formats=_FORMATS)
     except DAMAGE:
+        if known := next((kind for kind, letters in _BEGINNINGS.items() if start.startswith(letters)), None):
+            raise BadImage(f"is no image that can be read, but a damaged {known} file") from None
         kinds = "JPEG, PNG, GIF, BMP, TIFF and WebP are"
         raise BadImage(f"is no image that can be read (it begins with {start!r}); {kinds}") from None
     if image.width * image.height > max_pixels:

@@ -63,8 +63,7 @@ def read_voc(
     if split:
         names = _listed(os.path.join(folder, "ImageSets", "Main", f"{split}.txt"), xml_folder, names)
     if not names:
-        inner = sorted(glob.glob(os.path.join(glob.escape(xml_folder), "*", "*.xml")))
-        remedy = f"{os.path.dirname(inner[0])} does: give that" if inner else "a VOC folder has Annotations/*.xml"
+        remedy = _instead(xml_folder) or "a VOC folder has Annotations/*.xml"
         raise InputError(f"{xml_folder} holds no XML annotation; {remedy}.")
     pictures = list_pictures(images)
     parsed: dict[str, tuple[ImageAnnotations, list[NamedObject]]] = {}
@@ -115,6 +114,18 @@ def _listed(path: str, xml_folder: str, names: list[str]) -> list[str]:
             raise InputError(f"{path} names {name} twice, as {found[name]!r} and as {line!r}; remove one line.")
         found[name] = line
     return list(found)
+
+
+def _instead(folder: str) -> str:
+    """What a folder without XML may have been meant to be, or ''."""
+    for pattern, sentence in (
+        ("*.json", "COCO's annotations are a file: give {}"),
+        ("*.tfrecord", "it has shards already, such as {}"),
+        (os.path.join("*", "*.xml"), "{} does: give that"),
+    ):
+        if found := sorted(glob.glob(os.path.join(glob.escape(folder), pattern))):
+            return sentence.format(os.path.dirname(found[0]) if pattern.endswith(".xml") else found[0])
+    return ""
 
 
 def _parse(path: str) -> tuple[ImageAnnotations, list[NamedObject]]:
