@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import FrameType
 from typing import Any
 
@@ -196,18 +196,14 @@ class EpochLog(keras.callbacks.CSVLogger):
     def __init__(self, path: str, columns: Sequence[str]):
         super().__init__(path, append=True)
         self.columns = columns
-        self.keys: list[str] | None = None
+        self.keys: list[str] = []
+        with suppress(FileNotFoundError), open(path, newline="") as file:  # of the job's earlier processes
+            self.keys = [name for name in next(csv.reader(file), []) if name != "epoch"]
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {**dict.fromkeys(self.columns, math.nan), **(logs or {})}
-        if self.keys is None:  # else Keras adds a column val_NAME to each
-            self.keys = self._columns_of_file() or sorted(logs)
+        self.keys = self.keys or sorted(logs)  # without keys Keras adds a column val_NAME to each
         super().on_epoch_end(epoch, {**dict.fromkeys(self.keys, math.nan), **logs})
-
-    def _columns_of_file(self) -> list[str]:
-        """Those of the job's earlier processes."""
-        with open(self.filename, newline="") as file:
-            return [name for name in next(csv.reader(file), []) if name != "epoch"]
 
 
 class EvaluateAndKeep(keras.callbacks.Callback):
