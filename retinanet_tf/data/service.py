@@ -1,10 +1,14 @@
 """tf.data service: other processes or machines decode and augment, the trainer receives finished batches."""
 
 import socket
+import time
 
 import tensorflow as tf
+from absl import logging
 
 from retinanet_tf.errors import InputError
+
+WAIT_SECONDS = 60.0
 
 
 def start_dispatcher(port: int = 0) -> tf.data.experimental.service.DispatchServer:
@@ -33,13 +37,7 @@ def distributed(dataset: tf.data.Dataset, address: str) -> tf.data.Dataset:
 
     Steps are handed out in blocks, so no two workers make the same batch; their order is not deterministic.
     """
-    host, _, port = _without_protocol(address).rpartition(":")
-    try:  # TensorFlow would wait without a word
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"data_service={address}: no dispatcher answers there ({error}); `retinanet data-service` starts one."
-        ) from None
+    _wait_for_dispatcher(address)
     return dataset.apply(
         tf.data.experimental.service.distribute(
             processing_mode=tf.data.experimental.service.ShardingPolicy.DYNAMIC, service=address
@@ -47,8 +45,25 @@ def distributed(dataset: tf.data.Dataset, address: str) -> tf.data.Dataset:
     )
 
 
+def _wait_for_dispatcher(address: str) -> None:
+    """Waits WAIT_SECONDS for a dispatcher that may be starting; TensorFlow would wait for ever, without a word."""
+    host, _, port = _without_protocol(address).rpartition(":")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise InputError(
+                    f"data_service={address}: no dispatcher answers there ({error}); `retinanet data-service` starts "
+                    "one."
+                ) from None
+            logging.log_first_n(logging.WARNING, "waiting for the dispatcher at %s (%s).", 1, address, error)
+        time.sleep(1.0)
+
+
 def _without_protocol(address: str) -> str:
     protocol, _, rest = address.partition("://")
-    if protocol != "grpc" or ":" not in rest:
+    if protocol != "grpc" or not rest.rpartition(":")[2].isdecimal():
         raise InputError(f"the dispatcher {address} must look like grpc://HOST:PORT.")
     return rest

@@ -15,7 +15,7 @@ from PIL import Image
 
 from retinanet_tf.config.config import ModelConfig
 from retinanet_tf.config.presets import presets
-from retinanet_tf.data import pipeline, transforms
+from retinanet_tf.data import pipeline, service, transforms
 from retinanet_tf.data.batching import padded_length
 from retinanet_tf.data.records.index import read_index
 from retinanet_tf.data.records.prepare import prepare
@@ -308,7 +308,8 @@ def test_a_pattern_without_shards_is_named(tmp_path):
         ({"data_service": "grpc://localhost:1"}, "no dispatcher answers there .*data-service` starts one"),
     ],
 )
-def test_wrong_arguments_are_named(shards, change, message):
+def test_wrong_arguments_are_named(shards, change, message, monkeypatch):
+    monkeypatch.setattr(service, "WAIT_SECONDS", 0.0)
     with pytest.raises(InputError, match=message):
         pipeline.load(shards, **{**SMALL, **change})
 

@@ -170,10 +170,11 @@ def _check_split(name: str, annotations: Annotations, exif: str) -> None:
         )
     if not annotations.images:
         raise InputError(f"{annotations.source} has no image.")
+    known = set(annotations.label_map.ids)
     for image in annotations.images:
         if not np.isfinite(image.boxes).all():
             raise InputError(f"image {image.file_name} of {annotations.source} has a box that is NaN or infinite.")
-        if unknown := set(image.category_ids.tolist()) - set(annotations.label_map.ids):
+        if unknown := set(image.category_ids.tolist()) - known:
             raise InputError(
                 f"image {image.file_name} of {annotations.source} has category id {min(unknown)}, which isn't among "
                 "its categories."

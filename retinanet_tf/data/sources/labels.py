@@ -44,7 +44,7 @@ class LabelMap:
             raise InputError(f"a label map of {len(ids)} ids and {len(names)} names; each category has one of both.")
         if not all(isinstance(i, Integral) for i in ids) or not all(isinstance(n, str) for n in names):
             raise InputError(f"a label map has whole numbers as ids and strings as names, not {ids!r} and {names!r}.")
-        pairs = sorted(zip((int(i) for i in ids), (str(n) for n in names), strict=True))
+        pairs = sorted(zip(map(int, ids), names, strict=True))
         for (first, _), (second, name) in zip(pairs, pairs[1:], strict=False):
             if first == second:
                 raise InputError(f"category id {first} is defined twice (again as {name!r}); give each its own id.")

@@ -1,0 +1,140 @@
+"""Saving, copying and freezing a model: what comes back, with its frozen layers and its optimizer."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_detectors import TINY_NETWORK
+from small_models import batch, images, small
+
+import retinanet_tf as rn
+from retinanet_tf.config.config import AnchorConfig
+from retinanet_tf.models.retinanet import variables
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "batch", "freeze_stages": 0, "subnet_norm": "batch"}])
+def test_saving_keeps_the_outputs(changes, tmp_path):
+    """As .keras, rebuilt without a word about its configuration, and as .weights.h5."""
+    model = small(anchors=AnchorConfig(max_level=6), **changes)
+    model.set_weights([RNG.uniform(0.01, 0.1, value.shape).astype(np.float32) for value in model.get_weights()])
+    x = images(1, 64, 96)
+    expected = model(x, training=False)
+    model.save(tmp_path / "model.keras")
+    model.save_weights(str(tmp_path / "model.weights.h5"))
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    fresh = rn.RetinaNet.from_config(model.get_config())
+    fresh.load_weights(str(tmp_path / "model.weights.h5"))
+    for other in (loaded, fresh):
+        assert other.get_config() == model.get_config()
+        for ours, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        for name, value in other(x, training=False).items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_saved_and_trains_on(two_devices, tmp_path):
+    """One step of plain model.fit on two devices; the saved file still knows losses and optimizer."""
+    with two_devices.scope():
+        model = small(normalizer="global")
+        model.compile(keras.optimizers.SGD(1e-3), loss=rn.retinanet_losses(), jit_compile=False)
+    x, y = batch()
+    history = model.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history
+    assert np.isfinite(history["loss"][0]) and history["class_logits_loss"][0] > 0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert np.isfinite(loaded.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history["loss"][0])
+
+
+def test_a_clone_is_a_retinanet_or_refused():
+    """Keras 2 takes `from_config`; Keras 3 would give a plain functional model, whose training says nothing useful."""
+    model = small()
+    try:
+        assert isinstance(keras.models.clone_model(model), rn.RetinaNet)
+    except rn.InputError as error:
+        assert "from_config" in str(error)
+    with pytest.raises(rn.InputError, match="by name"):
+        rn.RetinaNet(3, "resnet18", AnchorConfig())
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+def test_a_whole_model_as_hdf5_is_refused(tmp_path, name):
+    with pytest.raises(rn.InputError, match=f"{name}: .* save it as .keras"):
+        small().save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numpys_numbers_are_saved_as_pythons():
+    config = small(num_classes=np.int64(3), pixel_std=np.array([2.0, 2.0, 2.0])).get_config()
+    assert config == small(pixel_std=(2.0, 2.0, 2.0)).get_config()
+    assert type(config["num_classes"]) is int and type(config["pixel_std"]) is tuple
+
+
+def test_the_backbone_can_be_frozen():
+    """After which a step changes pyramid and subnets alone."""
+    model = small(freeze_stages=0, norm="batch")
+    x, y = batch()
+    assert [value.shape[1] for value in model.backbone(x)] == [8, 4, 2]
+    model.backbone.trainable = False
+    model.compile("sgd", loss=rn.retinanet_losses())
+    before = {variable: np.array(value) for variable, value in variables(model).items()}
+    model.train_on_batch(x, y)
+    changed = {name for name, value in variables(model).items() if (np.array(value) != before[name]).any()}
+    assert changed and all(name.startswith(("fpn", "class_subnet", "box_subnet")) for name in changed)
+
+
+def test_stages_are_frozen_up_to_one():
+    """After which a step changes neither weights nor statistics of the stages before."""
+    model = small(freeze_stages=1, norm="batch")
+    x, y = batch()
+    for wrong in (0, 6, 2.5):
+        with pytest.raises(rn.InputError, match=f"stage={wrong} must be a whole number from 1 to 5"):
+            model.freeze_until(wrong)
+    model.freeze_until(3)
+    model.compile("sgd", loss=rn.retinanet_losses())
+    before = {variable: np.array(value) for variable, value in variables(model).items()}
+    model.train_on_batch(x, y)
+    changed = {name for name, value in variables(model).items() if (np.array(value) != before[name]).any()}
+    assert {name.split("_")[0] for name in changed if name.startswith("st")} == {"stage4", "stage5"}
+
+
+@pytest.mark.parametrize("part", ["stages", "class_subnet", "all"])
+def test_what_is_frozen_stays_so_in_a_saved_model_with_its_optimizer(tmp_path, part):
+    model = small(freeze_stages=1, norm="batch")
+    if part == "stages":
+        model.freeze_until(3)
+    else:
+        (model if part == "all" else model.get_layer(part)).trainable = False
+    model.compile(keras.optimizers.Adam(1e-3), loss=rn.retinanet_losses())
+    x, y = batch()
+    if part != "all":  # of which Keras says that nothing is to train
+        model.train_on_batch(x, y)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [layer.trainable for layer in loaded.layers] == [layer.trainable for layer in model.layers]
+    whole = small(freeze_stages=1, norm="batch")
+    assert len(loaded.trainable_weights) == len(model.trainable_weights) < len(whole.trainable_weights)
+    assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations)
+    if part != "all":
+        assert loaded.train_on_batch(x, y) == pytest.approx(model.train_on_batch(x, y), rel=1e-4)
+        for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("config", ["mini", 3, None])
+def test_what_is_no_configuration_is_refused(config):
+    with pytest.raises(rn.InputError, match="must be a Config"):
+        rn.RetinaNet.from_config(config)
+    assert rn.RetinaNet.from_config({"num_classes": 3, **TINY_NETWORK}).config.num_classes == 3
+
+
+def test_a_copy_by_its_configuration_trains():
+    model = small()
+    copy = rn.RetinaNet.from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    x, y = batch()
+    for each in (model, copy):
+        each.compile("sgd", loss=rn.retinanet_losses())
+    assert copy.train_on_batch(x, y) == pytest.approx(model.train_on_batch(x, y))
