@@ -56,7 +56,7 @@ def classes_plot(analysis: Analysis, path: str | os.PathLike) -> Path:
     for axes in (by_recall, by_score):
         axes.set_ylim(0, 1.02)
         if axes.lines:
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(edgecolor="none", framealpha=0.9, fontsize=8)
     return save_figure(figure, path)
 
 
