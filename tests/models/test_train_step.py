@@ -1,5 +1,8 @@
 """Gradient accumulation, the biases' rate and averaged weights, each against the plain step it is made of."""
 
+import pathlib
+import subprocess
+import sys
 from functools import lru_cache
 
 import keras
@@ -168,6 +171,40 @@ def test_each_replicas_part_is_compiled(two_devices):
     for ours, theirs in zip(compiled, plain, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest)
     assert compiled_logs == pytest.approx(plain_logs, rel=1e-4)
+
+
+ON_FOUR_DEVICES = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+from test_train_step import Step, weights_after
+reduced = tf.distribute.ReductionToOneDevice()
+four = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(4)], cross_device_ops=reduced)
+step, changes = Step(bias_lr_factor=2.0), {"normalizer": "global"}
+_, before, plain, plain_logs, _ = weights_after(step, **changes)
+_, _, compiled, compiled_logs, model = weights_after(step, four, jit_compile=True, **changes)
+assert model.xla_scope == "replica"
+largest = max(np.abs(new - old).max() for new, old in zip(plain, before, strict=True))
+assert largest > 1e-3
+for ours, theirs in zip(compiled, plain, strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest)
+for name, value in plain_logs.items():
+    np.testing.assert_allclose(compiled_logs[name], value, rtol=1e-4)
+"""
+
+
+@pytest.mark.slow
+def test_four_compiled_devices_compute_what_one_does():
+    """In a process of its own, since the others have two devices."""
+    folder = pathlib.Path(__file__).parent
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(folder), str(folder.parent)]}\n{ON_FOUR_DEVICES}"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=folder.parents[1],
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
 
 
 @pytest.mark.parametrize(
