@@ -13,9 +13,9 @@ from typing import Any
 import keras
 from absl import logging
 
-from retinanet_tf.training.checkpoints import TrainingState
+from retinanet_tf.training.checkpoints import TrainingState, newest_step
 from retinanet_tf.training.patience import is_exhausted
-from retinanet_tf.training.strategies import gathered
+from retinanet_tf.training.strategies import leave_together
 
 STEPS_WITHOUT_POSITIVES = 50
 """Steps without a single positive anchor after which a warning is logged."""
@@ -148,7 +148,7 @@ class SaveState(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if self.stop.agreed:
             self.state.save(self.progress.step)
-            gathered(self.model.distribute_strategy, [0])  # nobody leaves before it is written
+            leave_together(self.model.distribute_strategy, lambda: newest_step(self.state.folder) == self.progress.step)
             print(f"\nstopped after step {self.progress.step}, which is saved; the same command resumes there.")
             self.stop.leave()
 

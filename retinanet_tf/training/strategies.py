@@ -11,6 +11,12 @@ import tensorflow as tf
 
 from retinanet_tf.errors import InputError
 
+LOST = (
+    *(tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError),
+    *(tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError),
+)
+"""What a collective operation raises when another worker has ended, is out of reach or has started again."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
@@ -138,6 +144,19 @@ def gathered(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[tu
         return [tuple(values)]
     rows = _gather(strategy, tf.constant([list(values)], tf.int64)).numpy().tolist()
     return [tuple(row) for row in rows[:: len(rows) // count]]
+
+
+def leave_together(strategy: tf.distribute.Strategy, is_written: Callable[[], bool]) -> None:
+    """Waits until all workers are here and the chief has written what it writes before, then lets them end.
+
+    The first to end closes its connections, which may reach another one before the answer it waits for: no error, if
+    `is_written`.
+    """
+    try:
+        gathered(strategy, [0])
+    except LOST:
+        if not is_written():
+            raise
 
 
 @tf.function(autograph=False)

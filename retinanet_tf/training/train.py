@@ -38,17 +38,11 @@ from retinanet_tf.training.checkpoints import TrainingState, newest_step
 from retinanet_tf.training.job import Job, announce, announce_repeats, announce_xla, open_job
 from retinanet_tf.training.loop import run_steps
 from retinanet_tf.training.optimizers import make_optimizer, make_schedule
-from retinanet_tf.training.strategies import distribute, gathered
+from retinanet_tf.training.strategies import LOST, distribute, gathered, leave_together
 from retinanet_tf.training.validation import Validation
 from retinanet_tf.visualize import training_curves
 
 Batch = tuple[tf.Tensor, dict[str, tf.Tensor]]
-
-LOST = (
-    *(tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError),
-    *(tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError),
-)
-"""What a collective operation raises when another worker has ended, is out of reach or has started again."""
 
 NAN_CAUSES = (
     "usually the learning rate is too high for the batch (lower learning_rate, lengthen warmup_steps, set clip_norm), "
@@ -182,7 +176,7 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
             training_curves(run_dir / run_directory.LOG, run_dir / "training.png")
         evaluator.finish()
         # A worker that had left would not come back if the chief had to be started again.
-        gathered(strategy, [0])
+        leave_together(strategy, lambda: (run_dir / checkpoint.WEIGHTS).exists())
     return model
 
 

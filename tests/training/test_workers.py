@@ -1,6 +1,7 @@
 """Several workers and devices, as far as one process goes: where a worker is, who may resume, one sum of gradients."""
 
 import json
+from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from small_jobs import TINY
 
 import retinanet_tf as rn
 from retinanet_tf.models.train_step import Step
-from retinanet_tf.training import run_directory
+from retinanet_tf.training import run_directory, strategies
 from retinanet_tf.training.strategies import gathered, make_strategy, slurm_cluster
 
 LABELS = rn.data.LabelMap([1], ["a"])
@@ -69,6 +70,18 @@ def test_another_number_of_workers_is_said_or_refused(tmp_path, capsys):
     start(tmp_path / "files", 2, shard_by="files")
     with pytest.raises(rn.InputError, match=r"a job of 2 worker\(s\) with shard_by=files"):
         start(tmp_path / "files", 1, shard_by="files")
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_connection_that_closes_at_the_end_is_a_loss_only_of_what_is_not_written(
+    monkeypatch, two_devices, is_written
+):
+    def lose(*_):
+        raise tf.errors.UnavailableError(None, None, "Socket closed")
+
+    monkeypatch.setattr(strategies, "gathered", lose)
+    with nullcontext() if is_written else pytest.raises(tf.errors.UnavailableError):
+        strategies.leave_together(two_devices, lambda: is_written)
 
 
 def test_one_worker_agrees_with_itself(two_devices):
