@@ -158,6 +158,14 @@ def test_a_data_sets_sample_weights_reach_every_step(step):
     assert history["class_logits_loss"] == [0.0] and history["box_deltas_loss"] == [0.0] and history["loss"][0] > 0
 
 
+def assert_same_step(before, plain, compiled):
+    """The weights after a step from `before` are equal to 1e-5 of the largest change."""
+    largest = max(np.abs(new - old).max() for new, old in zip(plain, before, strict=True))
+    assert largest > 1e-3
+    for ours, theirs in zip(compiled, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest)
+
+
 @pytest.mark.slow
 def test_each_replicas_part_is_compiled(two_devices):
     """Two devices, compiled and not: the same weights and logs."""
@@ -166,30 +174,23 @@ def test_each_replicas_part_is_compiled(two_devices):
     assert model.xla_scope == "nothing"
     _, _, compiled, compiled_logs, model = weights_after(step, two_devices, jit_compile=True, **changes)
     assert model.xla_scope == "replica"
-    largest = max(np.abs(new - old).max() for new, old in zip(plain, before, strict=True))
-    assert largest > 1e-3
-    for ours, theirs in zip(compiled, plain, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest)
+    assert_same_step(before, plain, compiled)
     assert compiled_logs == pytest.approx(plain_logs, rel=1e-4)
 
 
 ON_FOUR_DEVICES = """
-import numpy as np, tensorflow as tf
+import pytest, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-from test_train_step import Step, weights_after
+from test_train_step import Step, assert_same_step, weights_after
 reduced = tf.distribute.ReductionToOneDevice()
 four = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(4)], cross_device_ops=reduced)
 step, changes = Step(bias_lr_factor=2.0), {"normalizer": "global"}
 _, before, plain, plain_logs, _ = weights_after(step, **changes)
 _, _, compiled, compiled_logs, model = weights_after(step, four, jit_compile=True, **changes)
 assert model.xla_scope == "replica"
-largest = max(np.abs(new - old).max() for new, old in zip(plain, before, strict=True))
-assert largest > 1e-3
-for ours, theirs in zip(compiled, plain, strict=True):
-    np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest)
-for name, value in plain_logs.items():
-    np.testing.assert_allclose(compiled_logs[name], value, rtol=1e-4)
+assert_same_step(before, plain, compiled)
+assert compiled_logs == pytest.approx(plain_logs, rel=1e-4)
 """
 
 

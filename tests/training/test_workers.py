@@ -73,9 +73,7 @@ def test_another_number_of_workers_is_said_or_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("is_written", [True, False])
-def test_a_connection_that_closes_at_the_end_is_a_loss_only_of_what_is_not_written(
-    monkeypatch, two_devices, is_written
-):
+def test_a_worker_that_ends_first_is_no_loss_once_all_is_written(monkeypatch, two_devices, is_written):
     def lose(*_):
         raise tf.errors.UnavailableError(None, None, "Socket closed")
 
