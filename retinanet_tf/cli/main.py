@@ -111,7 +111,8 @@ def _parse(arguments: list[str]) -> list[str]:
         print(f"error: there is no flag --{error.flagname}.{hint} See --help.", file=sys.stderr)
     except (flags.Error, InputError) as error:
         missing = re.search(r"Flag (--\w+) must have a value other than None", str(error))
-        print(f"error: {f'{missing[1]} must have a value.' if missing else error} See --help.", file=sys.stderr)
+        sentence = f"{missing[1]} must have a value" if missing else str(error).removesuffix(".")
+        print(f"error: {sentence}. See --help.", file=sys.stderr)
     sys.exit(2)
 
 

@@ -82,7 +82,7 @@ def main() -> int:
     for note in predictions.notes:
         print(printable(note))
     for path, reason in predictions.unreadable:
-        print(printable(f"not read: {path}: {reason}"), file=sys.stderr)
+        print(printable(f"not read: {path} {reason}"), file=sys.stderr)
     return 1 if predictions.unreadable else 0
 
 

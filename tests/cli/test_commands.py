@@ -69,6 +69,7 @@ def test_help_has_defaults_presets_and_citations():
         (["train", "--data=x"], "error: --run_dir must have a value. See --help."),
         (["predict", "--model=x", "--output=y"], "error: --images must have a value. See --help."),
         (["evaluate", "--batch_size=none"], "--batch_size"),
+        (["train", "--preset=mni"], "value should be one of <paper|detectron|modern|mini>. See --help."),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence_and_status_2(arguments, message):
