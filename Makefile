@@ -45,4 +45,4 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf $(VENV) runs build

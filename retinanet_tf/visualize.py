@@ -21,6 +21,9 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.files import written_aside
 from retinanet_tf.fonts import default_font, legible
 
+TILE = 320
+"""Side of a picture on a contact sheet, pixels."""
+
 _GOLDEN = 0.618033988749895  # neighbours in class order get hues far apart
 _LEVELS = ((0.95, 0.85), (1.0, 0.6), (0.75, 0.95))  # (value, saturation), one after the other
 _LARGEST = 4096  # pixels of the longer side, up to which pictures are enlarged
@@ -136,7 +139,7 @@ def label_corner(
 def contact_sheet(
     images: Sequence[np.ndarray],
     columns: int | None = None,
-    tile: int = 320,
+    tile: int = TILE,
     gap: int = 8,
     titles: Sequence[str] | None = None,
 ) -> np.ndarray:

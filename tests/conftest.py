@@ -94,6 +94,18 @@ def two_devices():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
+@pytest.fixture
+def figures(monkeypatch):
+    """The Matplotlib figures that are saved."""
+    from matplotlib.figure import Figure
+
+    saved, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *args, **more: saved.append(figure) or save(figure, *args, **more)
+    )
+    return saved
+
+
 @pytest.fixture(scope="session")
 def forked():
     """Commands in forks of one process that has imported TensorFlow; tests of a few start theirs from nothing."""

@@ -94,11 +94,12 @@ def main() -> None:
     """Answers until stdin ends."""
     import tensorflow as tf
 
-    import retinanet_tf
+    import retinanet_tf as rn
     from retinanet_tf.inference import predict
     from retinanet_tf.pretrained import importing
 
-    assert tf and predict and importing and all(getattr(retinanet_tf, name) for name in retinanet_tf.__all__)
+    names = [(module, name) for module in (rn, rn.data, rn.pretrained) for name in module.__all__]
+    assert tf and predict and importing and all(getattr(module, name) for module, name in names)
     for line in sys.stdin:
         with tempfile.TemporaryFile() as output:
             child = os.fork() or _child(json.loads(line), output.fileno())

@@ -85,6 +85,23 @@ def strided_conv(image, kernel, stride, margin):
     return np.array([[np.tensordot(padded[y : y + k, x : x + k], kernel, 3) for x in columns] for y in rows])
 
 
+# --- Pictures ---------------------------------------------------------------------------------------------------------
+
+
+def bilinear(image, height, width):
+    """(H, W, C) → (height, width, C) with half-pixel centres, edges repeated: two matrices of weights, in float64."""
+    weights = []
+    for old, new in zip(image.shape[:2], (height, width), strict=True):
+        matrix = np.zeros((new, old))
+        for row in range(new):
+            position = (row + 0.5) * old / new - 0.5
+            below = int(np.floor(position))
+            for neighbour, share in ((below, below + 1 - position), (below + 1, position - below)):
+                matrix[row, min(max(neighbour, 0), old - 1)] += share
+        weights.append(matrix)
+    return np.einsum("yh,xw,hwc->yxc", *weights, image.astype(float))
+
+
 # --- Losses -----------------------------------------------------------------------------------------------------------
 
 

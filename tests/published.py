@@ -19,6 +19,7 @@ STAGES = {
     "resnet34": (3, 4, 6, 3),
     "resnet50": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
     "resnext50_32x4d": (3, 4, 6, 3),
     "resnext101_32x8d": (3, 4, 23, 3),
     "resnext101_64x4d": (3, 4, 23, 3),
@@ -28,6 +29,7 @@ STAGES = {
 GROUPS = {
     "resnet50": (1, 64),
     "resnet101": (1, 64),
+    "resnet152": (1, 64),
     "resnext50_32x4d": (32, 4),
     "resnext101_32x8d": (32, 8),
     "resnext101_64x4d": (64, 4),

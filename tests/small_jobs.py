@@ -1,6 +1,7 @@
-"""A job of six steps on generated shapes, for the tests of training."""
+"""A job of six steps on generated shapes, for the tests of training, and what a run directory says."""
 
 import csv
+import re
 
 from small_detectors import TINY_NETWORK
 
@@ -35,3 +36,14 @@ def log_of(run_dir):
     """Rows of log.csv, one per epoch, as dictionaries of strings."""
     with open(run_dir / "log.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def losses(run_dir):
+    """Of each epoch, the mean over its steps."""
+    return [float(row["loss"]) for row in log_of(run_dir)]
+
+
+def saved_step(run_dir):
+    """Of the newest checkpoint, 0 for none."""
+    state = run_dir / "checkpoints/checkpoint"
+    return int(re.search(r"step-(\d+)", state.read_text())[1]) if state.exists() else 0

@@ -158,14 +158,6 @@ def named(name, **options):
     return visualize.draw_detections(GREY, [[5, 60, 150, 60]], [0], names=[name], min_side=0, **options)
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The Matplotlib figures that are saved."""
-    saved, save = [], visualize.save_figure
-    monkeypatch.setattr(visualize, "save_figure", lambda figure, path: saved.append(figure) or save(figure, path))
-    return saved
-
-
 def test_training_curves_of_a_history_leave_out_nan(figures, tmp_path):
     path = visualize.training_curves(
         {"loss": [3.0, 2.0, 1.0], "val_AP": [np.nan, 0.1, 0.2]}, tmp_path / "plots" / "training.png"

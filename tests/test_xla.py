@@ -5,13 +5,19 @@ import sys
 
 import pytest
 import tensorflow as tf
-from small_detectors import small_detector
 from small_jobs import TINY
 
 import retinanet_tf as rn
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.validation import Validation
 from retinanet_tf.xla import resolve_jit_compile
+
+LABELS = rn.data.LabelMap(range(5), "abcde")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return rn.RetinaNet.from_config(TINY)
 
 
 @pytest.fixture
@@ -29,15 +35,14 @@ def pretended(monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("GPU", True), ("TPU", True), ("CPU", False)])
-def test_auto_is_for_accelerators_and_the_caller_decides(pretended, kind, expected):
+def test_auto_is_for_accelerators_and_the_caller_decides(pretended, model, kind, expected):
     pretended(kind)
     assert resolve_jit_compile() is resolve_jit_compile(None) is resolve_jit_compile("auto") is expected
     assert resolve_jit_compile(True) is resolve_jit_compile("true") is True
     assert resolve_jit_compile(False) is resolve_jit_compile("false") is False
-    label_map = rn.data.LabelMap([1, 2, 3], ["a", "b", "c"])
     for jit_compile in ("auto", True, False):
         wanted = expected if jit_compile == "auto" else jit_compile
-        assert small_detector(label_map, jit_compile=jit_compile).jit_compile is wanted
+        assert rn.Detector(model, LABELS, jit_compile=jit_compile).jit_compile is wanted
 
 
 @pytest.mark.slow
@@ -62,10 +67,7 @@ def test_other_values_are_refused(value):
 
 
 @pytest.mark.parametrize(("xla", "expected"), [("auto", True), ("true", True), ("false", False)])
-def test_a_jobs_word_reaches_its_evaluation(pretended, tmp_path, xla, expected):
+def test_a_jobs_word_reaches_its_evaluation(pretended, model, tmp_path, xla, expected):
     pretended("GPU")
-    config = TINY.replace(xla=xla)
-    model = rn.RetinaNet.from_config(config)
-    label_map = rn.data.LabelMap(list(range(5)), list("abcde"))
-    validation = Validation(config, model, label_map, tmp_path, None, Worker(), None)
+    validation = Validation(TINY.replace(xla=xla), model, LABELS, tmp_path, None, Worker(), None)
     assert validation.detector.jit_compile is expected

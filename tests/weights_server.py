@@ -49,7 +49,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             for start in range(0, len(content), 10_000):
                 self.wfile.write(content[start : start + 10_000])
                 self.wfile.flush()
-                time.sleep(0.05)
+                time.sleep(0.3)
         else:
             self.wfile.write(content)
 

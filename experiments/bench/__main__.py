@@ -3,7 +3,7 @@
     python -m experiments.bench --output=runs/bench [--images=photos] [--only=losses,train]
 
 Each benchmark is a process of its own, one after the other: nothing else should run on the machine. `accelerator`,
-`exports`, `memory` and `workers` are run by themselves. What they compare with is in the extra `bench`; a peer that
+`exports` and `workers` are run by themselves. What they compare with is in the extra `bench`; a peer that
 isn't installed is "not run". Leaves NAME_vXYZ.json for every benchmark, and bench_vXYZ.json, .md and .png of all rows:
 ours, the peer, their ratio and the limit that it is held to. Where the peer is a share of the machine (matmul peak, a
 copy of the array, bare decoding), the ratio is ours of it.

@@ -127,8 +127,7 @@ def _parameter(name: str, shape: Sequence[int], dtype: str, **value: Any) -> dic
 
 
 def _flop(model: RetinaNet, job: Job) -> float:
-    training, stages = job.kind == "train", job.config.model.freeze_stages
-    return job.config.data.batch_size * flop(model, job.height, job.width, training, stages)
+    return job.config.data.batch_size * flop(model, job.height, job.width, training=job.kind == "train")
 
 
 def describe(job: Job) -> dict[str, Any]:

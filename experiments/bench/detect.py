@@ -23,13 +23,10 @@ from retinanet_tf.config.config import AnchorConfig, DetectConfig
 from retinanet_tf.detection.anchors import anchors_by_level
 from retinanet_tf.detection.postprocess import select_detections
 from retinanet_tf.export.saved_model import export, freeze
-from retinanet_tf.inference.checkpoint import load_detector
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.retinanet import RetinaNet
 
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed calls of everything, in turns.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A trained job, whose scores on --image are decoded too.")
-_IMAGE = flags.DEFINE_string("image", None, "A picture for --checkpoint.")
 _SIDE = 512
 _CANVAS = (608, 992)  # 113,121 anchors, a photo of 3:5 at the paper's 600 pixels
 _SMALL_CANVAS = (256, 256)
@@ -45,8 +42,6 @@ def main() -> None:
     detector = Detector(model)
     _network(rows, detector, peer)
     _postprocessing(rows, peer)
-    if _CHECKPOINT.value:
-        _trained_scores(rows)
     _served(rows, detector)
     rows.write()
 
@@ -89,30 +84,6 @@ def _postprocessing(rows: Rows, peer) -> None:
     rows.add(
         _title(anchors, "a small picture"), times["ours"], "keras-hub (one class an anchor)", times.get("theirs"), 0.8
     )
-
-
-def _trained_scores(rows: Rows) -> None:
-    """The outputs of a trained network on a picture of the same size; classes that it lacks score as background."""
-    detector = load_detector(_CHECKPOINT.value)
-    picture = Image.open(_IMAGE.value).convert("RGB").resize(_CANVAS[::-1])
-    outputs = detector.levels(tf.constant(np.asarray(picture, np.float32)[None]), training=False)
-    rng = np.random.default_rng(0)
-    logits = []
-    for level in outputs["class_logits"]:
-        missing = (*level.shape[:2], _CLASSES - level.shape[2])
-        logits.append(tf.concat([level, tf.constant(rng.normal(-7.0, 0.8, missing).astype(np.float32))], axis=2))
-    config = detector.model.anchors.config
-    anchors = anchors_by_level(*_CANVAS, config)
-    size = tf.constant([_CANVAS], tf.float32)
-
-    @tf.function
-    def ours():
-        deltas = outputs["box_deltas"]
-        return select_detections(logits, deltas, anchors, tf.ones([1, 2]), size, DetectConfig(), config)
-
-    above = sum(int(tf.reduce_sum(tf.cast(tf.sigmoid(level) > 0.05, tf.int32))) for level in logits)
-    times = in_turns({"ours": ours}, _ROUNDS.value)
-    rows.add_absolute(_title(anchors, f"a trained model's scores, {above} above 0.05"), times["ours"], 15.0)
 
 
 def _title(anchors: list, name: str) -> str:

@@ -116,7 +116,7 @@ def _matmul():
 
 def _flop() -> float:
     config = _config()
-    return flop(compile_model(config), _SIDE, _SIDE, training=True, freeze_stages=config.model.freeze_stages)
+    return flop(compile_model(config), _SIDE, _SIDE, training=True)
 
 
 def _peak(make) -> float:

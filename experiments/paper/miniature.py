@@ -1,4 +1,4 @@
-"""The miniature: the paper's protocol on generated pictures that stay hard, seven minutes per row on two CPU cores.
+"""The miniature: the paper's protocol on generated pictures that stay hard.
 
 From the paper: SGD with momentum at 0.01, dropped tenfold twice, weight decay 1e-4, subnets without norm, a
 backbone trained on something else with its norms frozen and its first two stages kept. From its authors' code: a

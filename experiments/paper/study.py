@@ -206,7 +206,10 @@ def _collect(study: Study, scale: str, folder: Path) -> None:
                 found.append({**json.loads(path.read_text()), **_measured(study, path.parent)})
         rows.append({"label": row.label, "changes": dict(row.changes), "paper": list(row.paper), "runs": found})
     config = base_at(study, scale)
-    schedule = f"{config.train.steps} steps of {config.data.batch_size} images of {config.model.image_size} px"
+    steps = sorted({resolve(study, row, scale, seed=0).train.steps for row in study.rows_at(scale)})
+    schedule = (
+        f"{' or '.join(map(str, steps))} steps of {config.data.batch_size} images of {config.model.image_size} px"
+    )
     report.write(Path(OUTPUT.value) / scale, study.name, study.title, scale, schedule, rows)
 
 

@@ -11,6 +11,7 @@ from retinanet_tf.errors import InputError
 if TYPE_CHECKING:
     from retinanet_tf.inference.detector import Detector, DetectorLike
 
+_MERGES = ("nms", "fusion")  # as in test_time_augmentation.py, which imports TensorFlow
 TEST_SIZES = flags.DEFINE_list(
     "test_sizes", [], "Test-time augmentation: look at every image at these shorter sides, e.g. 400,600,800."
 )
@@ -18,7 +19,7 @@ TEST_FLIP = flags.DEFINE_boolean("test_flip", False, "Test-time augmentation: al
 TEST_MERGE = flags.DEFINE_enum(
     "test_merge",
     "nms",
-    ["nms", "fusion"],
+    _MERGES,
     "How the versions of an image are merged: by NMS over all of them, or by weighted box fusion, which averages boxes "
     "and scores.",
 )

@@ -47,6 +47,8 @@ def main() -> None:
             f"--annotations={_ANNOTATIONS.value} must be a COCO instances JSON; `retinanet prepare` makes shards of "
             "other formats for --data."
         )
+    if _IMAGES.value is not None and _DATA.value is not None:
+        raise InputError("--images is for --annotations; the shards of --data hold their images.")
     if (MODEL.value is None) == (_RESULTS.value is None):
         raise InputError("give either --model to evaluate or --results to score.")
     source: Any = _DATA.value or _ANNOTATIONS.value
@@ -57,6 +59,11 @@ def main() -> None:
     if _SUBMISSION.value and not _OUTPUT.value:
         raise InputError("--submission needs --output, the folder that its file is written to.")
     if _RESULTS.value:
+        for flag in (*detector_flags.FOR_TRAINED, _BATCH_SIZE):
+            if flag.present:
+                raise InputError(
+                    f"--{flag.name} is for --model: --results={_RESULTS.value} has its detections already."
+                )
         results = read_json(_RESULTS.value, "the file of detections")
         if not isinstance(results, list):
             raise InputError(f"{_RESULTS.value} holds no list; give detections in COCO's result format.")

@@ -16,9 +16,10 @@ _PRESET_HELP = (
 )
 
 
-def define(only: tuple[str, ...] | None = None) -> None:
+def define(only: tuple[str, ...] | None = None, preset: bool = True) -> None:
     """Defines --preset and a flag for every field of the configuration (or of the sections named in `only`)."""
-    flags.DEFINE_enum("preset", "paper", list(presets), _PRESET_HELP)
+    if preset:
+        flags.DEFINE_enum("preset", "paper", list(presets), _PRESET_HELP)
     for section in dataclasses.fields(Config):
         if only is not None and section.name not in only:
             continue

@@ -20,13 +20,15 @@ keeps the backbone of a finished job, as a start for detectors with another pyra
 from absl import flags
 
 from retinanet_tf.cli import flags as config_flags
+from retinanet_tf.config.presets import presets
+from retinanet_tf.errors import InputError
 from retinanet_tf.pretrained.names import SOURCES
 
 SOURCE = flags.DEFINE_enum("source", None, [*SOURCES, "run"], "Project that the checkpoint comes from.", required=True)
 FILE = flags.DEFINE_string("file", None, "The checkpoint, or the run_dir of --source=run.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write, or a name ending in .weights.h5.", required=True)
 LABELS = flags.DEFINE_string("labels", None, "labels.json of the checkpoint's categories, if they aren't COCO's.")
-config_flags.define(only=("model", "anchors", "assign", "loss", "detect"))
+config_flags.define(only=("model", "anchors", "assign", "loss", "detect"), preset=False)
 
 
 def main() -> None:
@@ -35,6 +37,9 @@ def main() -> None:
     from retinanet_tf.pretrained import import_weights, keep_backbone
 
     if SOURCE.value == "run":
+        for name in ("labels", *presets["paper"].flat()):
+            if name in flags.FLAGS and flags.FLAGS[name].present:
+                raise InputError(f"--{name} is for other sources; a run's backbone is kept as it is.")
         report = keep_backbone(FILE.value, OUTPUT.value)
     else:
         report = import_weights(

@@ -62,9 +62,11 @@ def main() -> int:
     from retinanet_tf.inference.predict import predict
     from retinanet_tf.inference.video import is_video
 
-    min_score = _min_score()
+    given = _given_min_score()
+    detector = _detector()
+    min_score = _best_score(detector) if given is None else given
     predictions = predict(
-        _detector(),
+        detector,
         split_list(_IMAGES.value),
         _OUTPUT.value,
         min_score=min_score,
@@ -86,18 +88,27 @@ def main() -> int:
     return 1 if predictions.unreadable else 0
 
 
-def _min_score() -> float:
-    """The number of --min_score, or what auto finds."""
+def _given_min_score() -> float | None:
+    """The number of --min_score; None for auto, once there is an evaluation to take it from."""
     if _MIN_SCORE.value == "auto":
         from retinanet_tf.evaluation.stored_threshold import stored_threshold
 
-        score, path = stored_threshold(MODEL.value or "")
-        print(f"min_score=auto: {score:g}, with the best F1 in {path}")
-        return score
+        stored_threshold(MODEL.value or "")
+        return None
     given = as_number(_MIN_SCORE.value)
     if given is None or not 0 <= given <= 1:
         raise InputError(f"--min_score={_MIN_SCORE.value} is neither a number from 0 to 1 nor auto.")
     return given
+
+
+def _best_score(detector: "DetectorLike | ImageDetector") -> float:
+    """What --min_score=auto finds for a detector."""
+    from retinanet_tf.evaluation.stored_threshold import stored_threshold
+
+    settings = detector.describe() if hasattr(detector, "describe") else None
+    score, path = stored_threshold(MODEL.value or "", settings)
+    print(f"min_score=auto: {score:g}, with the best F1 in {path}")
+    return score
 
 
 def _by_class(counts: dict[str, int]) -> str:

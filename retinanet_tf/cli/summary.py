@@ -19,7 +19,7 @@ config_flags.define(only=("model", "anchors"))
 def main() -> None:
     """Prints the tables and writes the pictures."""
     from retinanet_tf import files
-    from retinanet_tf.detection.grids import round_up
+    from retinanet_tf.detection.rounding import round_up
     from retinanet_tf.inference.detector import CANVAS_MULTIPLE
     from retinanet_tf.models.retinanet import RetinaNet
     from retinanet_tf.models.summary import count, draw, table

@@ -294,7 +294,10 @@ class TrainConfig(Section):
     )
     momentum: float = setting(0.9, "Momentum of SGD (§4.1).", "[0, 1)")
     adamw_decay: float = setting(
-        0.0, "Decoupled weight decay of 'adamw'; SGD's is the model's weight_decay.", "[0, inf)"
+        0.0,
+        "Decoupled weight decay of 'adamw', 'lamb', 'novograd', 'rectified_adam' and 'sgdw'; for the others there is "
+        "the model's weight_decay.",
+        "[0, inf)",
     )
     clip_norm: float = setting(
         0.0, "Clip gradients, weight_decay's included, to this global norm; 0 is off (authors' code).", "[0, inf)"

@@ -22,7 +22,7 @@ from retinanet_tf.data.repeat_factors import with_repeats
 from retinanet_tf.data.service import distributed
 from retinanet_tf.data.shuffle import Pools, share_of_files
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.detection.grids import round_up
+from retinanet_tf.detection.rounding import round_up
 from retinanet_tf.errors import InputError
 
 _MODEL, _DATA = ModelConfig(), DataConfig()
@@ -240,7 +240,7 @@ def canvas_arguments(config: Config) -> dict[str, Any]:
 
 def batch_shapes(config: Config, pattern: str | os.PathLike) -> list[tuple[int, int, int]]:
     """The (H, W, M) that batches of `load_for_training` can have: what a compiled step is compiled for."""
-    index = read_index(pattern)
+    index = _training_index(config, pattern)
     short, long = _training_canvas(config, index)
     pools = Pools.by_orientation(index.width, index.height, short == long)
     pictures = (4 if config.data.mosaic else 1) + (config.data.mixup > 0)
@@ -250,6 +250,11 @@ def batch_shapes(config: Config, pattern: str | os.PathLike) -> list[tuple[int, 
             longest = int(padded_length(tf.constant(pictures * index.boxes[pool].max(), tf.int32)))
             shapes += [(*canvas, 2**power) for power in range(3, longest.bit_length())]
     return shapes
+
+
+def _training_index(config: Config, pattern: str | os.PathLike) -> ShardIndex:
+    """The index of the records that `load_for_training` draws from."""
+    return read_index(pattern, (lambda *_: None) if config.data.on_bad_record == "skip" else None)
 
 
 def _longer_side(index: ShardIndex, image_size: int, max_size: int, crop: int) -> int:
@@ -269,7 +274,7 @@ def image_ids(config: Config, pattern: str | os.PathLike, step: int, shard: tupl
 
     Of a mosaic or a mixup only the first image's.
     """
-    index, _ = with_repeats(read_index(pattern), config.data.repeat_threshold)
+    index, _ = with_repeats(_training_index(config, pattern), config.data.repeat_threshold)
     batch_size, seed = config.data.batch_size, config.train.seed
     short, long = _training_canvas(config, index)
     if config.data.shard_by == "files":
@@ -278,8 +283,17 @@ def image_ids(config: Config, pattern: str | os.PathLike, step: int, shard: tupl
     reader = RecordReader(index)
     share = batch_size // shard[1]
     records = pools.draw(tf.constant([step], tf.int64), batch_size, seed)[0][0, shard[0] * share :][:share]
-    images = [from_example(reader.bytes_of(record).numpy()).annotations for record in records]
-    return [str(image.image_id) or image.file_name for image in images]
+    return [_name(reader, record) for record in records]
+
+
+def _name(reader: RecordReader, record: tf.Tensor) -> str:
+    """A record's id, or else its file name; its place if it can't be read."""
+    try:
+        image = from_example(reader.bytes_of(record).numpy()).annotations
+    except (tf.errors.OpError, ValueError):
+        path, number = reader.position(record)
+        return f"record {int(number)} of {path.numpy().decode()}"
+    return str(image.image_id) or image.file_name
 
 
 def objects_of(example: dict[str, tf.Tensor], label_map: LabelMap) -> tuple[tf.Tensor, tf.Tensor]:

@@ -60,7 +60,7 @@ def repeat_factors(present: Sequence[np.ndarray], threshold: float | str) -> Rep
         threshold: t, or 'auto': the median of the shares of the categories that occur.
     """
     lengths = [len(ids) for ids in present]
-    ids, which = np.unique(np.concatenate([*present, []]).astype(np.int64), return_inverse=True)
+    ids, which = np.unique(np.concatenate([*present, np.zeros(0, np.int64)]), return_inverse=True)
     shares = np.bincount(which, minlength=len(ids)) / max(1, len(present))
     median = float(np.median(shares)) if len(ids) else 0.0
     t = median if threshold == "auto" else float(threshold)

@@ -192,8 +192,6 @@ def _score(
     write_json(folder / "detections.json", results)
     if submission:
         write_json(folder / f"detections_test-dev2017_{submission}_results.json", results)
-    write_plots(analysis, folder)
-    write_text(folder / "evaluation.html", html_page(analysis, truth.encoded if isinstance(truth, Source) else None))
     content = {
         **analysis.to_json(),
         "images": len(truth.instances["images"]),
@@ -206,6 +204,8 @@ def _score(
         "made_by": provenance(),
     }
     write_json(folder / "metrics.json", content)
+    write_plots(analysis, folder)
+    write_text(folder / "evaluation.html", html_page(analysis, truth.encoded if isinstance(truth, Source) else None))
     return analysis
 
 

@@ -40,8 +40,7 @@ class Matching(NamedTuple):
     order: np.ndarray  # (N,) see Matches
     found: np.ndarray  # (N,) the object of the same class, −1 for none; beyond AP's limit of detections too
     ignored: np.ndarray  # (N,) bool: in a crowd
-    limited: np.ndarray  # (N,) bool: beyond AP's limit
-    kinds: np.ndarray  # (N,) the error in KINDS, RIGHT, or NOT_COUNTED where ignored or limited
+    kinds: np.ndarray  # (N,) the error in KINDS, RIGHT, or NOT_COUNTED where ignored or beyond AP's limit
     targets: np.ndarray  # (N,) the object that a classification or localisation error is about, else −1
     pairs: np.ndarray  # (P, 2) detection and object of other classes with an IoU of 0.5 or more, best first in an image
 
@@ -114,7 +113,6 @@ def match(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
         order=matches.order,
         found=found,
         ignored=ignored,
-        limited=matches.limited,
         kinds=kinds,
         targets=targets,
         pairs=np.concatenate(pairs) if pairs else np.zeros((0, 2), int),
@@ -187,7 +185,6 @@ class Outcomes(NamedTuple):
     background. A detection's begins at the highest level that it reaches; an object's at L, above all.
     """
 
-    levels: np.ndarray  # (L,) rising least scores
     events: np.ndarray  # (E, 5): image, true class, predicted class (K for background), level, +1 or −1 at and below it
     detections: dict[int, list[tuple[int, int]]]  # the histories of detections that aren't ignored
     objects: dict[int, list[tuple[int, int]]]  # of objects that aren't crowds
@@ -227,7 +224,7 @@ def outcomes(matching: Matching, levels: np.ndarray) -> Outcomes:
     for one in np.flatnonzero((finders >= 0) & ~matching.ignored_objects).tolist():
         level = int(found_at[one])
         objects[one] = [entry for entry in objects[one] if entry[0] > level] + [(level, int(finders[one]))]
-    return Outcomes(levels, _events(matching, detections, objects), detections, objects)
+    return Outcomes(_events(matching, detections, objects), detections, objects)
 
 
 def _pair_across(

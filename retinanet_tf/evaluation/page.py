@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from retinanet_tf.data.sources.image_headers import quiet_pillow
 from retinanet_tf.evaluation.analysis import MEANINGS, Analysis
 from retinanet_tf.evaluation.coco import METRICS
 from retinanet_tf.evaluation.matching import KINDS
@@ -100,7 +101,7 @@ def page_data(analysis: Analysis) -> dict[str, Any]:
 
 def thumbnail(encoded: bytes) -> tuple[str, tuple[int, int]]:
     """A small JPEG of an encoded image as a data URL, and the image's (width, height)."""
-    with Image.open(io.BytesIO(encoded)) as image:
+    with quiet_pillow(), Image.open(io.BytesIO(encoded)) as image:
         small = image.convert("RGB")
     size = small.size
     small.thumbnail((_SIDE, _SIDE))

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.synthetic.scenes import draw_scene
 from retinanet_tf.errors import InputError
@@ -23,6 +21,7 @@ from retinanet_tf.export.frozen_graph import Shape, file_shape
 from retinanet_tf.export.quiet import quiet
 from retinanet_tf.files import make_folder, write_json
 from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.images import to_image
 from retinanet_tf.inference.saved_model import SavedModelDetector
 from retinanet_tf.provenance import provenance
 from retinanet_tf.runtime.exported import ExportedDetector
@@ -56,12 +55,12 @@ def export(
     width of the picture's part of each, and gives `boxes` `(B, D, 4)` float32 xyxy in pixels of the canvas, `scores`
     `(B, D)` float32, `labels` `(B, D)` int32 class indices (−1 where empty) and `num_detections` `(B,)` int32.
     `retinanet_tf.runtime.exported.ExportedDetector` runs it without TensorFlow. Labels, preprocessing and thresholds
-    are in the file's metadata. Every export is run beside the detector before it gets its name, and PATH.parity.json,
-    of a SavedModel its assets.extra/parity.json, tells the differences.
+    are in the file's metadata. Every export is run beside the detector before it gets its name (of a SavedModel the
+    signature image_tensor), and PATH.parity.json, of a SavedModel its assets.extra/parity.json, tells the differences.
 
     Args:
         detector: a trained detector, without test-time augmentation.
-        path: 'saved_model': folder of the versions; else the file, which may not exist.
+        path: 'saved_model': folder of the versions; else the file, which must not exist yet.
         format: 'saved_model', 'onnx' or 'litert'.
         precision: of the network: 'float32'; 'float16' or 'bfloat16' for a SavedModel; 'float16' (weights alone) or
             'int8' (weights and activations) for LiteRT.
@@ -206,14 +205,15 @@ def _check(detector: Detector, path: Path, format: str, precision: str, calibrat
 
 def _calibration(pattern: str | os.PathLike) -> Iterator[np.ndarray]:
     """The pictures of the first records."""
-    for record in itertools.islice(read_records(pattern), CALIBRATION_IMAGES):
-        yield _decoded(record.encoded)
+    for index, record in enumerate(itertools.islice(read_records(pattern), CALIBRATION_IMAGES)):
+        yield _decoded(record.encoded, index)
 
 
 def _pictures(source: Source | None, calibration: str | os.PathLike | None) -> tuple[list[np.ndarray], str]:
     """Pictures to compare on, and where they come from: those of a user's data, or generated ones."""
     if source is not None:
-        return [_decoded(one) for one in itertools.islice(source.encoded(), PARITY_IMAGES)], f" of {source.name}"
+        pictures = itertools.islice(source.encoded(), PARITY_IMAGES)
+        return [_decoded(one, index) for index, one in enumerate(pictures)], f" of {source.name}"
     if calibration is not None:
         return list(itertools.islice(_calibration(calibration), PARITY_IMAGES)), f" of {os.fspath(calibration)}"
     scenes = [draw_scene((28, number), 320, 12, (16, 160)).image for number in range(PARITY_IMAGES)]
@@ -221,8 +221,8 @@ def _pictures(source: Source | None, calibration: str | os.PathLike | None) -> t
     return [scene[:, 40:280] if number % 2 else scene[40:280] for number, scene in enumerate(scenes)], ", generated"
 
 
-def _decoded(encoded: bytes) -> np.ndarray:
-    return decode_image(tf.constant(encoded)).numpy()
+def _decoded(encoded: bytes, index: int) -> np.ndarray:
+    return to_image(encoded, index).numpy()
 
 
 def _padding(detector: Detector) -> list[int]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from retinanet_tf.detection.grids import round_up
 from retinanet_tf.detection.postprocess import select_detections
+from retinanet_tf.detection.rounding import round_up
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference.detector import CANVAS_MULTIPLE, Detector
 

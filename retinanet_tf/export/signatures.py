@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from retinanet_tf.data import transforms
-from retinanet_tf.detection.grids import round_up
+from retinanet_tf.detection.rounding import round_up
 from retinanet_tf.export import image_decoding as decoding
 from retinanet_tf.inference.detector import CANVAS_MULTIPLE, PREPARED_SPEC, Detector, Prepared, empty_detections
 

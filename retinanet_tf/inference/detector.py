@@ -15,8 +15,8 @@ import tensorflow as tf
 from retinanet_tf.config.config import Config, DetectConfig
 from retinanet_tf.data import transforms
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.detection.grids import round_up
 from retinanet_tf.detection.postprocess import select_detections
+from retinanet_tf.detection.rounding import round_up
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference.images import to_image, to_images
 from retinanet_tf.models.retinanet import RetinaNet
@@ -83,7 +83,7 @@ class Detector(tf.Module):
             on accelerators. Batches are then filled up to a power of two, which bounds the number of sizes.
 
     Raises:
-        InputError: the label map is none, or of another number of classes than the model; a size is out of range.
+        InputError: `label_map` is no LabelMap, or of another number of classes than the model; a size is out of range.
     """
 
     def __init__(
@@ -263,6 +263,7 @@ def detect_all(
         InputError: an image that doesn't decode, named by its index.
     """
     batch_size *= tf.distribute.get_strategy().num_replicas_in_sync
+    batch_size = min(batch_size, getattr(detector, "largest_batch", batch_size))
     prepared = map_ahead(lambda item: detector.prepare(to_image(item[1], item[0])), enumerate(images))
     for indices, batch in batches_by_canvas(prepared, batch_size):
         answer = {name: value.numpy() for name, value in detector.detect_prepared(batch).items()}

@@ -21,7 +21,7 @@ from retinanet_tf.inference.results import MIN_SCORE, to_results
 from retinanet_tf.inference.video import SUFFIXES as VIDEO_SUFFIXES
 from retinanet_tf.inference.video import is_video, read_frames, video_writer
 from retinanet_tf.patterns import existing_folder, matching
-from retinanet_tf.visualize import contact_sheet, draw_detections, save_image
+from retinanet_tf.visualize import TILE, contact_sheet, draw_detections, save_image
 
 if TYPE_CHECKING:
     from retinanet_tf.inference.detector import DetectorLike
@@ -135,9 +135,7 @@ def predict(
     write_json(output / _RESULTS, flat)
     if done:
         sheet = done[:_SHEET_SIZE]
-        pictures = [
-            found.first_frames[path] if is_video(path) else np.asarray(Image.open(targets[path])) for path in sheet
-        ]
+        pictures = [found.first_frames[path] if is_video(path) else _thumbnail(targets[path]) for path in sheet]
         save_image(contact_sheet(pictures, titles=list(map(os.path.basename, sheet))), output / _SHEET)
     return Predictions(
         flat,
@@ -148,6 +146,13 @@ def predict(
         found.notes,
         write_annotations(save, output, [found.annotated[path] for path in done if save], detector.label_map),
     )
+
+
+def _thumbnail(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        picture.draft("RGB", (2 * TILE, 2 * TILE))
+        picture.thumbnail((TILE, TILE))
+        return np.asarray(picture)
 
 
 class _Found:

@@ -32,6 +32,8 @@ class AugmentedDetector:
         InputError: a size isn't positive, or another `merge`.
     """
 
+    largest_batch = 1  # a whole picture each, whatever its size: those of equal ones needn't wait for each other
+
     def __init__(self, detector: Detector, image_sizes: Sequence[int] = (), flip: bool = True, merge: str = "nms"):
         if merge not in MERGES:
             raise InputError(f"merge={merge!r} is not one of {', '.join(MERGES)}.")

@@ -50,6 +50,8 @@ class TiledDetector:
         InputError: a value out of range.
     """
 
+    largest_batch = 1  # a whole picture each, whatever its size: those of equal ones needn't wait for each other
+
     def __init__(
         self,
         detector: Detector | AugmentedDetector,

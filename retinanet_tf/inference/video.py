@@ -44,8 +44,9 @@ def read_frames(path: str | os.PathLike) -> Iterator[Frame]:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             step = float(1 / stream.average_rate) if stream.average_rate else step
+            start = float((stream.start_time or 0) * stream.time_base)  # MPEG streams don't begin at 0
             for frame in container.decode(stream):
-                time = count * step if frame.time is None else frame.time
+                time = count * step if frame.time is None else frame.time - start
                 # The rotation is counter-clockwise in degrees, as that of numpy.
                 pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
                 yield Frame(np.ascontiguousarray(pixels), time)

@@ -6,8 +6,9 @@ as ignored, in classification and box regression alike.
 
 The paper leaves these open. Our reading, and the other one:
 
-- The minibatch of 128 is one image's (Faster R-CNN, whose OHEM is meant, has 128 or 256 per image; the other: 128 per
-  device).
+- The minibatch of 128 is one image's (OHEM's own code, Shrivastava et al. 2016: 128 of all images of the device).
+- An example's score is its classification loss (OHEM's own code: with its box loss).
+- One NMS runs over positives and background together (OHEM's own code: one per label).
 - Boxes compared are the anchors, as OHEM suppresses on proposals before their regression (the other: decoded boxes).
 - The normaliser divides by the examples that were selected, as a minibatch's mean does, not by the positives alone.
 

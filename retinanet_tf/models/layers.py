@@ -180,7 +180,8 @@ class PixelNormalization(keras.layers.Layer):
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], channel_order: str = "rgb", **kwargs):
-        super().__init__(**{**kwargs, "trainable": False})
+        # Autocast would round the pixels to whole levels before their mean is subtracted.
+        super().__init__(**{"autocast": False, **kwargs, "trainable": False})
         self.mean, self.std, self.channel_order = tuple(mean), tuple(std), channel_order
 
     def call(self, images):

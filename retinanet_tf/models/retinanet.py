@@ -228,6 +228,8 @@ class RetinaNet(keras.Model):
         weights *= assigned["factors"]
         if sample_weight is not None:
             weights *= tf.reshape(tf.cast(sample_weight, tf.float32), tf.shape(weights))
+        # Keras 2 would round the targets to a half-precision output's type.
+        y_pred = {**y_pred, "box_deltas": tf.cast(y_pred["box_deltas"], tf.float32)}
         return super().compute_loss(
             x=x,
             y={"class_logits": class_targets, "box_deltas": pack_box_targets(box_targets, class_targets >= 0)},

@@ -44,12 +44,12 @@ def count(model: RetinaNet, height: int, width: int) -> list[Row]:
     return [Row(part, sizes[part], work[part]) for part in PARTS]
 
 
-def flop(model: RetinaNet, height: int, width: int, training: bool = False, freeze_stages: int = 0) -> float:
+def flop(model: RetinaNet, height: int, width: int, training: bool = False) -> float:
     """Floating-point operations of the convolutions for one image of `height` × `width` pixels.
 
     Forward, and in training for layers that aren't frozen backward to kernels and to inputs; a multiply-add is two.
     """
-    frozen = ("stem", "stage2")[:freeze_stages]
+    frozen = PARTS[: model.config.freeze_stages]
     rows = count(model, height, width)
     return 2.0 * sum(row.multiply_adds * (3 if training and row.part not in frozen else 1) for row in rows)
 

@@ -17,8 +17,8 @@ class Step:
     Args:
         accumulation: parts that each device's images are cut into. They go through the network one after the other and
             their gradients add up to those of the whole: targets and the normaliser's counts are the whole batch's.
-            (Batch normalisation sees the parts alone, and with mining='ohem_1_3' and normalizer='replica' or 'global'
-            each part counts its own examples.)
+            (Batch normalisation sees the parts alone, and with mining and normalizer='replica' or 'global' each part
+            counts its own examples.)
         bias_lr_factor: factor on the biases' gradients, which with SGD is one on their learning rate (authors' code).
         average: updated after the step.
         clip_norm: longest gradient of the whole batch, 0 for any; for optimizers that don't clip the sum over the

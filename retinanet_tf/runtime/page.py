@@ -32,7 +32,7 @@ def write_page(
 
     Args:
         model: an ONNX file of `retinanet export`.
-        page: the file to write; by default the model's name with the suffix .html, which may not exist yet.
+        page: the file to write; by default the model's name with the suffix .html, which must not exist yet.
         runtime: folder with the files LIBRARY and WASM; by default `download_runtime` gets them.
 
     Returns:

@@ -165,11 +165,16 @@ class NonFiniteLoss(Exception):
 
 
 class WatchLosses(keras.callbacks.Callback):
-    """Raises `NonFiniteLoss` at the first NaN or infinite loss; warns once if no anchor is ever positive."""
+    """Raises `NonFiniteLoss` at the first NaN or infinite loss; warns once if no anchor is ever positive.
 
-    def __init__(self, progress: Progress):
+    Args:
+        progress: the job's.
+        box_weight: of the box loss, which shows whether there are positive anchors.
+    """
+
+    def __init__(self, progress: Progress, box_weight: float = 1.0):
         super().__init__()
-        self.progress, self.warned = progress, False
+        self.progress, self.warned = progress, box_weight == 0.0
 
     def on_train_batch_end(self, batch, logs=None):
         logs = logs or {}
@@ -214,6 +219,7 @@ class EvaluateAndKeep(keras.callbacks.Callback):
     Args:
         evaluate: returns the twelve numbers, and LOSSES on the validation data if they are wanted.
         keep: called with the step and the numbers when AP is the best so far.
+        record: called with both after that: an evaluation that it hasn't recorded is due again.
         progress: the job's.
         every: steps.
         best: the best AP of the job's earlier processes.
@@ -227,6 +233,7 @@ class EvaluateAndKeep(keras.callbacks.Callback):
         self,
         evaluate: Callable[[], dict[str, float]],
         keep: Callable[[int, dict[str, float]], None],
+        record: Callable[[int, dict[str, float]], None],
         progress: Progress,
         every: int,
         best: float,
@@ -236,8 +243,8 @@ class EvaluateAndKeep(keras.callbacks.Callback):
         warmup: int = 0,
     ):
         super().__init__()
-        self.evaluate, self.keep, self.progress, self.every = evaluate, keep, progress, every
-        self.best, self.weights, self.history = best, weights, list(history)
+        self.evaluate, self.keep, self.record, self.progress = evaluate, keep, record, progress
+        self.every, self.best, self.weights, self.history = every, best, weights, list(history)
         self.patience, self.warmup = patience, warmup
         self.next = ((self.history[-1][0] if self.history else 0) // every + 1) * every
 
@@ -258,6 +265,7 @@ class EvaluateAndKeep(keras.callbacks.Callback):
                 self.keep(self.progress.step, metrics)
         if math.isinf(metrics["AP"]):
             return  # another worker's to evaluate
+        self.record(self.progress.step, metrics)
         print(f"step {self.progress.step}: AP {decimal(metrics['AP'])}, AP50 {decimal(metrics['AP50'])}")
         if logs is not None:
             logs.update({f"val_{name}": metrics[name] for name in (*LOGGED_METRICS, *LOSSES) if name in metrics})

@@ -18,7 +18,7 @@ from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.resnet import variant
 from retinanet_tf.pretrained.by_name import resolve
 from retinanet_tf.pretrained.loading import check
-from retinanet_tf.training.optimizers import linear_rule_excess, make_optimizer
+from retinanet_tf.training.optimizers import DECOUPLED_DECAY, linear_rule_excess, make_optimizer
 from retinanet_tf.training.strategies import Worker, make_strategy, worker_of
 
 
@@ -86,7 +86,7 @@ def _check_combinations(config: Config, replicas: int) -> None:
         raise InputError(
             f"bias_lr_factor={train.bias_lr_factor} needs optimizer=sgd; {train.optimizer} would undo the factor."
         )
-    if train.optimizer != "sgd" and train.adamw_decay and config.model.weight_decay:
+    if train.optimizer in DECOUPLED_DECAY and train.adamw_decay and config.model.weight_decay:
         raise InputError(
             f"adamw_decay={train.adamw_decay} and weight_decay={config.model.weight_decay} would both shrink the "
             "kernels; set one of them to 0."
@@ -130,6 +130,8 @@ def announce(config: Config, replicas: int) -> None:
 
 def announce_repeats(config: Config, data: str, label_map: LabelMap) -> None:
     """Prints what repeat-factor sampling does, if it does anything."""
+    if not config.data.repeat_threshold:
+        return
     _, factors = with_repeats(read_index(data, lambda *_: None), config.data.repeat_threshold)
     if factors and (factors.images > 1.0).any():
         print(factors.sentence(label_map))

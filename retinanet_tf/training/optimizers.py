@@ -9,6 +9,8 @@ import tensorflow as tf
 from retinanet_tf.config.config import TrainConfig
 from retinanet_tf.errors import InputError
 
+DECOUPLED_DECAY = ("adamw", "lamb", "novograd", "rectified_adam", "sgdw")
+"""The optimizers that `adamw_decay` belongs to."""
 _WARMUP_START = 1 / 3
 """First warm-up learning rate as a share of the full one (authors' code)."""
 

@@ -165,7 +165,7 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
         with StopRequest() as stop:
             every = [
                 progress,
-                WatchLosses(progress),
+                WatchLosses(progress, config.loss.box_weight),
                 SaveState(state, progress, stop),
                 *evaluator.callbacks(progress, lambda: batch_of(0)),
                 *callbacks,
@@ -207,7 +207,8 @@ def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[in
             yield
     except NonFiniteLoss as error:
         if not worker.is_chief:
-            raise InputError(f"{error}; the chief worker has the details.") from None
+            ids = f" (here with the images {', '.join(_images_of(job, error.step))})" if _own_batches(config) else ""
+            raise InputError(f"{error}{ids}; the chief worker has the details.") from None
         if config.data.data_service:
             raise InputError(
                 f"{error}; data_service makes batches in an unknown order, so its images aren't known; "
@@ -231,16 +232,27 @@ def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[in
 
 def _nan_report(job: Job, run_dir: Path, step: int, newest: int, batch_of: Callable) -> str:
     """Saves the batch of a step with a NaN loss as `nonfinite_step_N.npz`; returns the error's sentence."""
-    config, worker = job.config, job.worker
-    # With shard_by=files each worker has a batch of its own.
-    shard = (worker.index, worker.count) if config.data.shard_by == "files" else (0, 1)
-    images, objects = batch_of(step, shard)
-    ids = image_ids(config, job.paths["data"], step, shard)
+    images, objects = batch_of(step, _shard_of(job))
+    ids = _images_of(job, step)
     path = run_dir / f"nonfinite_step_{step}.npz"
     with files.written_aside(path) as aside, open(aside, "wb") as file:
         np.savez(file, images=images, image_ids=np.array(ids), **objects)
     state = f"the state of step {newest} is in {run_dir / 'checkpoints'}" if newest else "no state was saved before it"
     return (
         f"the loss of step {step} became NaN or infinite, with the images {', '.join(ids)} (saved in {path}); {state}. "
+        f"{'The other workers name theirs. ' if _own_batches(job.config) and job.worker.count > 1 else ''}"
         f"Causes: {NAN_CAUSES}; then start in another run_dir."
     )
+
+
+def _own_batches(config: Config) -> bool:
+    """Whether each worker has batches of its own, whose images it can tell."""
+    return config.data.shard_by == "files" and not config.data.data_service
+
+
+def _shard_of(job: Job) -> tuple[int, int]:
+    return (job.worker.index, job.worker.count) if job.config.data.shard_by == "files" else (0, 1)
+
+
+def _images_of(job: Job, step: int) -> list[str]:
+    return image_ids(job.config, job.paths["data"], step, _shard_of(job))

@@ -19,6 +19,7 @@ from retinanet_tf.inference import checkpoint
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.ema import WeightAverage
+from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.training import run_directory
 from retinanet_tf.training.callbacks import LOGGED_METRICS, LOSSES, EpochLog, EvaluateAndKeep, Progress, decimal
@@ -53,10 +54,12 @@ class Validation:
         self.config, self.model, self.label_map, self.run_dir = config, model, label_map, run_dir
         self.source, self.worker, self.average = source, worker, average
         # Variables of several workers can only be read by all together. The chief evaluates a copy.
-        self.eval_model = RetinaNet.from_config(config) if worker.count > 1 else model
+        with precision_policy(config.train.precision):
+            self.eval_model = RetinaNet.from_config(config) if worker.count > 1 else model
         self.detector = Detector(self.eval_model, label_map, config.detect, jit_compile=config.train.xla)
         self.board: Board | None = None
         self.progress: Progress | None = None
+        self.analysed: tuple[int, Analysis] | None = None  # the last evaluation and its step
 
     def callbacks(self, progress: Progress, first_batch: Callable[[], tuple[tf.Tensor, dict]]) -> list:
         """For the loop, after `progress`: evaluation, log.csv, TensorBoard."""
@@ -67,9 +70,8 @@ class Validation:
         if evaluated:
             history = [(row["step"], row["AP"]) for row in run_directory.read_evaluations(self.run_dir, progress.step)]
             settings = (history, train.patience, train.warmup_steps)
-            callbacks.append(
-                EvaluateAndKeep(self._numbers, self._keep, progress, every, self._best(), self._weights, *settings)
-            )
+            steps = (self._numbers, self._keep, self._record)
+            callbacks.append(EvaluateAndKeep(*steps, progress, every, self._best(), self._weights, *settings))
         if self.worker.is_chief:
             names = (*LOGGED_METRICS, *(LOSSES if train.validation_loss else ()))
             columns = [f"val_{name}" for name in names] if evaluated else []
@@ -106,24 +108,31 @@ class Validation:
     def _numbers(self) -> dict[str, float]:
         if self.source is None:
             return dict.fromkeys(LOGGED_METRICS, -math.inf)
-        analysis = self._analyse(self.source)
-        numbers = analysis.metrics | (self._losses(self.source) if self.config.train.validation_loss else {})
-        if self.progress:
-            step, classes = self.progress.step, dict(zip(analysis.names, analysis.ap, strict=True))
-            rows = run_directory.read_evaluations(self.run_dir, step - 1)
+        losses = self._losses(self.source) if self.config.train.validation_loss else {}
+        return self._analyse(self.source).metrics | losses
+
+    def _record(self, step: int, numbers: dict[str, float]) -> None:
+        if self.analysed:
+            analysis, rows = self.analysed[1], run_directory.read_evaluations(self.run_dir, step - 1)
+            classes = dict(zip(analysis.names, analysis.ap, strict=True))
             rows.append({"step": step, **numbers, "per_category": classes})
             files.write_json(self.run_dir / run_directory.EVALUATIONS, rows)
-        return numbers
 
     def _losses(self, source: Source) -> dict[str, float]:
-        sizes, batch_size = canvas_arguments(self.config), self.config.data.batch_size
+        # One device has all of a batch here.
+        parts = self.model.distribute_strategy.num_replicas_in_sync * self.config.train.accumulation
+        sizes, batch_size = canvas_arguments(self.config), max(1, self.config.data.batch_size // parts)
         dataset = load(source.name, training=False, label_map=self.label_map, batch_size=batch_size, **sizes)
         losses = retinanet_losses(self.config.loss, self.label_map.unique_names)
         return validation_losses(self.eval_model, losses, self.config.loss.normalizer, dataset)
 
     def _analyse(self, source: Source) -> Analysis:
-        """The evaluation, also for TensorBoard."""
+        """The evaluation, also for TensorBoard; once for a step."""
+        step = self.progress.step if self.progress else 0
+        if self.analysed and self.analysed[0] == step:
+            return self.analysed[1]
         analysis = analyse(self.detector, source)
+        self.analysed = step, analysis
         if self.board:
             self.board.detections(self.detector, source)
             self.board.classes(dict(zip(analysis.names, analysis.ap, strict=True)))

@@ -67,10 +67,39 @@ def test_a_shard_cut_before_the_start_loses_only_what_is_missing(own):
     log = DamageLog()
     kept = read_index(own, log.add)
     assert log.records == [(str(path), 2), (str(path), 3)] and len(kept) == 10
+    # So do what names the shapes of batches and the images of a step, in a job that goes on without them.
+    config = presets["paper"].replace(image_size=30, max_size=50, max_level=5, batch_size=4)
+    for call in (pipeline.batch_shapes, lambda *arguments: pipeline.image_ids(*arguments, step=0)):
+        with pytest.raises(InputError, match="was written with"):
+            call(config, own)
+        assert call(config.replace(on_bad_record="skip"), own)
     # A scan without an index finds the same.
     (path.parent / "train.index.npz").unlink()
     log = DamageLog()
     assert len(read_index(own, log.add)) == 10 and log.records == [(str(path), 2)]
+
+
+def test_a_step_with_a_record_that_cannot_be_read_names_its_place(own):
+    path, image_id = damage(own)
+    config = presets["paper"].replace(image_size=30, max_size=50, max_level=5, batch_size=4, on_bad_record="skip")
+    named = {name for step in range(6) for name in pipeline.image_ids(config, own, step)}
+    assert f"record 2 of {path}" in named and str(image_id) not in named
+
+
+def test_incomplete_and_mixed_sets_of_shards(own, caplog):
+    """A shard that is missing is told once; a pattern of a part is a choice; two sets of one name are refused."""
+    folder = pathlib.Path(own).parent
+    read_index(str(folder / "train-0000[01]-of-00003.tfrecord"))
+    assert not caplog.records
+    (folder / "train-00001-of-00003.tfrecord").rename(folder / "other")
+    for _ in range(2):
+        assert len(read_index(own)) == 8
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder / 'train'} has 2 of its 3 shards: the others' images are missing."
+    ]
+    (folder / "other").rename(folder / "train-00001-of-00002.tfrecord")
+    with pytest.raises(InputError, match="has shards train of 2 and of 3"):
+        read_index(own)
 
 
 def test_a_shard_cut_in_the_middle_of_training_does_not_end_it(own, tmp_path):
@@ -150,7 +179,7 @@ LENGTHS = {
     "2^62": lambda *_: 2**62,
     "2^63": lambda *_: 2**63,
     "2^64-1": lambda *_: 2**64 - 1,
-    "one beyond the end": lambda index, row: index.bytes[1] - index.offset[row] - 4 + 1,
+    "one beyond the end": lambda index, row: os.path.getsize(index.files[1]) - index.offset[row] - 4 + 1,
     "into the next record": lambda index, row: index.length[row] + 7,
     "none": lambda *_: 0,
 }

@@ -1,6 +1,8 @@
 """Image files: the outcome of every awkward file of the real collection, EXIF orientation, bit depths, damage."""
 
 import io
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 
 from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.records.images import BadImage, ImagePolicy, PreparedImage, prepare_image
-from retinanet_tf.data.sources.image_headers import picture_size
+from retinanet_tf.data.sources.image_headers import picture_size, quiet_pillow
 from tests.datasets import picture
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -179,3 +181,22 @@ def test_a_cut_anywhere_is_found_by_the_default_check(share):
     data = encoded(Image.fromarray(picture(200, 150)), quality=95)
     with pytest.raises(BadImage):
         prepare_image(data[: int(len(data) * share)], (200, 150), ImagePolicy())
+
+
+def test_threads_that_overlap_leave_pillow_and_warnings_as_they_were():
+    before = [*warnings.filters], Image.MAX_IMAGE_PIXELS
+    inside, out = threading.Event(), threading.Event()
+
+    def first():
+        with quiet_pillow():
+            inside.set()
+            out.wait()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait()
+    with quiet_pillow():
+        out.set()
+        thread.join()
+        assert Image.MAX_IMAGE_PIXELS is None
+    assert ([*warnings.filters], Image.MAX_IMAGE_PIXELS) == before

@@ -169,12 +169,16 @@ def test_swapped_corners_and_negative_sizes_are_on_the_page(tmp_path, form):
 
 
 @pytest.mark.parametrize(
-    "corner, sentence",
-    [(90.0, ""), (150.0, "2 of 2 boxes overhang their images"), (0.9, "every box lies between 0 and 1")],
+    ("first", "corner", "sentence"),
+    [
+        (60.0, 90.0, ""),
+        (60.0, 150.0, "2 of 2 boxes overhang their images"),
+        (120.0, 240.0, "2 of 2 boxes overhang their images"),
+        (0.6, 0.9, "every box lies between 0 and 1"),
+    ],
 )
-def test_boxes_of_another_format_are_doubted(corner, sentence):
-    """Two boxes from (60, 60) to (90, 90): as they are, with corners taken for sides, and as shares of the image."""
-    first = 0.6 if corner < 1 else 60.0
+def test_boxes_of_another_format_are_doubted(first, corner, sentence):
+    """Two boxes: as they are, with corners taken for sides, in part or wholly outside, and as shares of the image."""
     boxes = np.array([[first, first, corner, corner]] * 2) - [[0] * 4, [0.1] * 4]
     image = ImageAnnotations(1, "a.jpg", 100, 100, boxes, np.ones(2, int), np.ones(2), np.zeros(2, bool), np.arange(2))
     found = inspect(Annotations("mine.json", [image], LabelMap([1], ["thing"])), presets["paper"])

@@ -242,13 +242,6 @@ def test_steps_take_the_two_pools_in_proportion():
     assert (counts == 4).all()
 
 
-def test_a_step_draws_the_same_records_alone_and_among_others():
-    pools = Pools.by_orientation(np.array([4] * 7 + [3] * 4), np.array([3] * 7 + [4] * 4), False)
-    together, _ = pools.draw(tf.range(20, 40, dtype=tf.int64), 4, 1)
-    alone = [pools.draw(tf.constant([step], tf.int64), 4, 1)[0][0] for step in range(20, 40)]
-    np.testing.assert_array_equal(together, alone)
-
-
 def test_flips_happen_at_their_rate_and_to_the_boxes_too(shards):
     known = identify(shards)
     plain = list(pipeline.load(shards, flip=0.0, **SMALL).take(30))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from retinanet_tf.data.records import prepare as module
 from retinanet_tf.data.records.example import parse_example
 from retinanet_tf.data.records.prepare import prepare, prepare_splits
 from retinanet_tf.data.records.reader import read_records
@@ -150,23 +152,32 @@ def test_a_second_run_replaces_the_first(tmp_path):
     assert len(list((tmp_path / "out").glob("*.tfrecord"))) == 3
 
 
-@pytest.mark.slow
+KILLED = """
+import os, signal, sys
+from retinanet_tf.data.records import shards
+from retinanet_tf.data.records.prepare import prepare
+
+def write_and_die(path, *arguments, write=shards.write_shard):
+    report = write(path, *arguments)
+    if "-00002-of-" in path:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return report
+
+shards.write_shard = write_and_die
+prepare(*sys.argv[1:], shards=5)
+"""
+
+
 def test_kill_9_leaves_the_earlier_split_and_the_next_run_starts_over(tmp_path):
-    path, images = write_coco(tmp_path, [(1200, 900)] * 24)
+    path, images = write_coco(tmp_path, SIZES)
     out, partial = tmp_path / "out", tmp_path / "out" / "train.partial"
     quiet(path, images, out, limit=1)
     before = {file: file.read_bytes() for file in out.iterdir()}
-    call = f"prepare({str(path)!r}, {str(images)!r}, {str(out)!r}, shards=24)"
-    process = subprocess.Popen([sys.executable, "-c", f"from retinanet_tf.data.records.prepare import prepare; {call}"])
-    deadline = time.time() + 300
-    while len(list(partial.glob("*.tfrecord"))) < 3 and process.poll() is None and time.time() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    if process.wait() == 0:
-        pytest.skip("the run was over before it could be killed")
-    assert partial.exists() and before == {file: file.read_bytes() for file in out.iterdir() if file != partial}
-    quiet(path, images, out, shards=24)
-    quiet(path, images, tmp_path / "fresh", shards=24)
+    killed = subprocess.run([sys.executable, "-c", KILLED, path, images, out], timeout=300, check=False)
+    assert killed.returncode == -signal.SIGKILL and len(list(partial.glob("*.tfrecord"))) == 3
+    assert before == {file: file.read_bytes() for file in out.iterdir() if file != partial}
+    quiet(path, images, out, shards=5)
+    quiet(path, images, tmp_path / "fresh", shards=5)
     names = [sorted(file.name for file in folder.iterdir()) for folder in (out, tmp_path / "fresh")]
     assert names[0] == names[1] and digests(out) == digests(tmp_path / "fresh")
 
@@ -179,13 +190,19 @@ def test_a_killed_worker_is_one_error(tmp_path, begun):
     partial = tmp_path / "out" / "train.partial"
 
     def kill():
-        while len(list(partial.glob("*"))) < begun or not multiprocessing.active_children():
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if len(list(partial.glob("*"))) >= begun and (workers := multiprocessing.active_children()):
+                return os.kill(workers[0].pid, signal.SIGKILL)
             time.sleep(0.002)
-        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
-    threading.Thread(target=kill, daemon=True).start()
-    with pytest.raises(InputError, match="worker process was killed"):
-        quiet(path, images, tmp_path / "out", shards=24, num_workers=2)
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        with pytest.raises(InputError, match="worker process was killed"):
+            quiet(path, images, tmp_path / "out", shards=24, num_workers=2)
+    finally:
+        thread.join()
     assert not (tmp_path / "out").exists()
 
 
@@ -290,3 +307,56 @@ def test_several_splits_are_written_together_or_not_at_all(tmp_path):
         with pytest.raises(InputError, match=read.images[-1].file_name):
             prepare_splits(splits, images, tmp_path / folder, progress=False)
     assert digests(tmp_path / "out") == before and not (tmp_path / "new").exists()
+
+
+def test_splits_with_other_categories_are_refused_before_anything_is_written(tmp_path):
+    """Each numbers the names that it has itself: one id is another class in each."""
+    path, images = write_coco(tmp_path, SIZES)
+    read = read_coco(path)
+    ids, names = read.label_map.ids, list(read.label_map.names)
+    splits = {
+        name: replace(read, label_map=LabelMap(ids, its), source=name)
+        for name, its in {"train": names, "val": names[::-1]}.items()
+    }
+    message = f"val has the category {ids[0]} ({names[-1]}), but train calls it {names[0]!r}"
+    with pytest.raises(InputError, match=re.escape(message)):
+        prepare_splits(splits, images, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_label_map_that_came_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    path, images = write_coco(tmp_path, SIZES)
+    write = module.write_shards
+    other = LabelMap([7], ["gnu"])
+
+    def slow(*arguments):
+        other.save(tmp_path / "out" / "labels.json")
+        return write(*arguments)
+
+    monkeypatch.setattr(module, "write_shards", slow)
+    with pytest.raises(InputError, match="labels.json of another"):
+        quiet(path, images, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["labels.json"]
+    assert LabelMap.load(tmp_path / "out" / "labels.json") == other
+
+
+def test_what_is_left_when_the_last_step_is_interrupted_is_kept(tmp_path, monkeypatch):
+    """The old shards are gone by then, so the new ones that have no name yet are not removed."""
+    path, images = write_coco(tmp_path, SIZES)
+    quiet(path, images, tmp_path / "out", shards=3)
+    rename, renamed = os.replace, []
+
+    def replace_two(source, target):
+        if str(target).endswith(".tfrecord"):
+            renamed.append(target)
+            if len(renamed) == 3:
+                raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(module.os, "replace", replace_two)
+    with pytest.raises(KeyboardInterrupt):
+        quiet(path, images, tmp_path / "out", shards=3)
+    monkeypatch.undo()
+    assert len(list((tmp_path / "out").rglob("*.tfrecord"))) == 3
+    quiet(path, images, tmp_path / "out", shards=3)
+    assert len(list((tmp_path / "out").glob("*.tfrecord"))) == 3 and not list((tmp_path / "out").glob("*.partial"))

@@ -67,6 +67,8 @@ def test_factors_by_hand():
         assert found.shares == {0: 0.5, 1: 0.5, 2: 0.125} and found.categories == {0: 1, 1: 1, 2: 2}
     assert repeat_factors(present, 0.25).images[2] == pytest.approx(math.sqrt(2))
     assert repeat_factors([np.array([], int)] * 3, "auto").images.tolist() == [1, 1, 1]
+    large = [2**53, 2**53 + 1]  # one number in float64
+    assert list(repeat_factors([np.array(large)], 1.0).shares) == large
 
 
 @pytest.mark.parametrize("threshold", [0.001, 0.1, 0.5, 1.0, "auto"])
@@ -151,8 +153,8 @@ def test_pools_share_the_steps_by_their_factors(tall_and_rare):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7])
-def test_a_step_draws_the_same_alone_and_among_others(batch_size):
-    repeat = 1 + np.random.default_rng(1).exponential(size=11)
+@pytest.mark.parametrize("repeat", [None, 1 + np.random.default_rng(1).exponential(size=11)], ids=["once", "repeated"])
+def test_a_step_draws_the_same_alone_and_among_others(repeat, batch_size):
     pools = Pools.by_orientation(np.array([4] * 7 + [3] * 4), np.array([3] * 7 + [4] * 4), False, repeat)
     draw = tf.function(lambda steps: pools.draw(steps, batch_size, 1)[0], reduce_retracing=True)
     alone = [draw(tf.constant([step], tf.int64))[0] for step in range(40)]

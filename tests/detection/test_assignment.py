@@ -75,18 +75,23 @@ def test_without_objects_everything_is_background(boxes, labels, promote):
 
 
 @pytest.mark.parametrize("promote", ["never", "above_negative", "always"])
-def test_random_images_are_the_naive_loop(promote):
+@pytest.mark.parametrize(("positive", "negative"), [(0.5, 0.4), (0.7, 0.3), (0.5, 0.5)])
+def test_random_images_are_the_naive_loop(positive, negative, promote):
     rng = np.random.default_rng(1)
 
     def some(count):
         corner = rng.integers(0, 60, (count, 2))
         return np.concatenate([corner, corner + rng.integers(5, 40, (count, 2))], 1).astype(np.float32)
 
-    anchors, boxes = some(200), np.stack([some(6), some(6)])
+    boxes = np.stack([some(6), some(6)])
+    near = np.tile(boxes[:, :, None], (1, 1, 8, 1)).reshape(-1, 4)
+    anchors = np.concatenate([some(200), near + rng.integers(-2, 3, near.shape)]).astype(np.float32)
     labels = np.array([[0, 1, 2, 3, -1, -1], [2, 2, 2, 1, 0, 5]])
-    targets = assign(anchors, tf.constant(boxes), tf.constant(labels), AssignConfig(promote=promote))
+    config = AssignConfig(positive, negative, promote)
+    targets = assign(anchors, tf.constant(boxes), tf.constant(labels), config)
+    assert np.any(targets.positive) and np.any(targets.ignored) == (negative < positive)
     for image in range(2):
-        classes, owners = oracles.assignment(anchors, boxes[image], labels[image], promote=promote)
+        classes, owners = oracles.assignment(anchors, boxes[image], labels[image], positive, negative, promote)
         np.testing.assert_array_equal(targets.class_targets[image], classes)
         for place in np.flatnonzero(classes >= 0):
             expected = oracles.deltas(boxes[image][owners[place]], anchors[place])

@@ -335,6 +335,28 @@ def test_the_newest_evaluation_gives_the_threshold(tmp_path):
         stored_threshold(tmp_path)
 
 
+def test_a_threshold_belongs_to_sizes_augmentation_and_tiles(tmp_path):
+    """Thresholds and counts of the detector don't change scores; training's own metrics.json is of the plain one."""
+    plain = {"image_size": 64, "max_size": 96, "resize": "shorter_side", "nms_iou": 0.5}
+    tiled = {**plain, "tiles": 400, "tile_overlap": 0.2}
+    contents = {
+        ".": {"threshold": 0.4},
+        "plain": {"threshold": 0.5, "detector": {**plain, "nms_iou": 0.7}},
+        "large": {"threshold": 0.6, "detector": {**plain, "image_size": 96}},
+        "tiles": {"threshold": 0.7, "detector": tiled},
+    }
+    for number, (place, content) in enumerate(contents.items()):
+        (tmp_path / place).mkdir(exist_ok=True)
+        path = tmp_path / place / "metrics.json"
+        path.write_text(json.dumps(content))
+        os.utime(path, (number, number))
+    assert stored_threshold(tmp_path, plain)[0] == 0.5 and stored_threshold(tmp_path, tiled)[0] == 0.7
+    (tmp_path / "plain/metrics.json").unlink()
+    assert stored_threshold(tmp_path, plain)[0] == 0.4
+    with pytest.raises(InputError, match=r"no evaluation with this detector's .* \(3 with others\)"):
+        stored_threshold(tmp_path, {**tiled, "tiles": 300})
+
+
 def test_without_an_evaluation_one_sentence(tmp_path):
     with pytest.raises(InputError, match="finds no evaluation in .* or give a number"):
         stored_threshold(tmp_path)

@@ -28,18 +28,6 @@ def results(request):
     return request.param
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The Matplotlib figures that are saved."""
-    saved = []
-    for module in (plots, loss_distribution):
-        save = module.save_figure
-        monkeypatch.setattr(
-            module, "save_figure", lambda figure, path, save=save: saved.append(figure) or save(figure, path)
-        )
-    return saved
-
-
 def test_mean_curve_is_the_aps():
     """Its mean over recall is AP at that IoU; a category without objects doesn't count."""
     scores = coco_scores(TRUTH, RESULTS)

@@ -25,7 +25,7 @@ from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.runtime.exported import OUTPUTS, ExportedDetector
 from tests.oracles import box_iou
 from tests.small_detectors import clutter, encode, small_detector
-from tests.small_exports import HEIGHT, LABELS, PICTURES, WIDTH, spread_out_detector, write_shards
+from tests.small_exports import HEIGHT, LABELS, PICTURES, WIDTH, exported, spread_out_detector, write_shards
 
 FLOAT32 = parity.LIMITS["float32"]
 
@@ -90,13 +90,13 @@ def test_rows_of_a_batch_are_their_own_pictures(file):
         assert (answer["boxes"] <= [width, height, width, height]).all() and (answer["boxes"] >= 0).all()
 
 
-def test_no_detection_is_an_empty_list(file, detector):
-    """A canvas whose picture has no area has all boxes at its corner: none of a class but the best is kept."""
-    batch = file.file.input_shape[0] or 2
-    answer = file.file.run(np.zeros((batch, HEIGHT, WIDTH, 3), np.uint8), np.zeros((batch, 2), np.float32))
-    for row, count in enumerate(answer["num_detections"]):
-        assert (answer["labels"][row, count:] == -1).all() and (answer["scores"][row, count:] == 0).all()
-        assert (answer["labels"][row, :count] >= 0).all()
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "format"), [("a.onnx", "onnx"), ("a.tflite", "litert")])
+def test_without_detections_an_answer_is_padding_alone(detector, tmp_path, name, format):
+    """Of a file whose score threshold nothing reaches; that it is right is shown without a threshold."""
+    silent = Detector(detector.model, LABELS, DetectConfig(score_threshold=0.999, max_detections=30), 64, 96)
+    answer = exported(silent, tmp_path / name, format, "float32", [(2, HEIGHT, WIDTH)]).file(PICTURES)
+    assert not answer["num_detections"].any() and not answer["scores"].any() and (answer["labels"] == -1).all()
 
 
 def test_predict_finds_in_image_files_what_the_run_finds(files, detector, tmp_path):

@@ -31,23 +31,9 @@ def detector():
     return rn.Detector(model, rn.data.LabelMap([3, 8], ["a", "b"]))
 
 
-def stretched(picture):
-    """Bilinear with half-pixel centres, edges repeated, as two matrices of weights: `(SIDE, SIDE, 3)`."""
-    weights = []
-    for old in picture.shape[:2]:
-        matrix = np.zeros((SIDE, old))
-        for row in range(SIDE):
-            position = (row + 0.5) * old / SIDE - 0.5
-            below = int(np.floor(position))
-            for neighbour, share in ((below, below + 1 - position), (below + 1, position - below)):
-                matrix[row, min(max(neighbour, 0), old - 1)] += share
-        weights.append(matrix)
-    return np.einsum("yh,xw,hwc->yxc", *weights, picture.astype(float)).astype(np.float32)
-
-
 def expected_detections(detector, picture):
     """By loops, from the network's outputs on the stretched picture."""
-    canvas = stretched(picture)[None]
+    canvas = oracles.bilinear(picture, SIDE, SIDE).astype(np.float32)[None]
     outputs = detector.model(canvas, training=False)
     anchors = [level.numpy() for level in detector.model.anchors.by_level(tf.constant(canvas))]
     ends = np.cumsum([len(level) for level in anchors])[:-1]

@@ -77,6 +77,14 @@ def test_frames_are_upright_and_so_are_boxes_and_the_copy(tmp_path, rotation):
     assert (tmp_path / "out" / "contact_sheet.jpg").exists()
 
 
+def test_times_are_from_the_start_of_a_stream_that_begins_later(tmp_path):
+    """An MPEG stream's first frame isn't at 0."""
+    path = write(tmp_path / "a.mts", [(64, 48)] * 10, form="mpegts")
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].start_time > 0
+    assert [round(frame.time, 3) for frame in read_frames(path)] == [tenth / 10 for tenth in TIMES]
+
+
 def test_odd_sizes_and_frames_of_another_size(tmp_path):
     write(tmp_path / "odd.avi", [(63, 47)] * 10, "ffv1")
     changing(tmp_path / "changing.mpg", [(96, 96), (128, 72), (96, 96)])

@@ -308,12 +308,40 @@ def test_what_is_out_of_range_is_refused(make, culprit):
         make()
 
 
-def test_the_configuration_chooses_the_losses():
-    chosen = losses.retinanet_losses(LossConfig(classification="focal_star", gamma=4.0, star_beta=0.0, box="giou"))
-    assert chosen["class_logits"].get_config()["beta"] == 0.0 and chosen["class_logits"].gamma == 4.0
-    assert isinstance(chosen["box_deltas"], losses.GIoULoss)
-    default = losses.retinanet_losses()
-    assert isinstance(default["class_logits"], losses.FocalLoss) and default["box_deltas"].beta == 0.11
+STAR, HINGE = {"classification": "focal_star"}, {"classification": "hinge"}
+
+
+@pytest.mark.parametrize(
+    ("output", "changes", "by_hand"),
+    [
+        ("class_logits", {}, 0.75 * 0.75**2 * math.log(4)),
+        ("class_logits", {"gamma": 1.0, "alpha": 0.4}, 0.6 * 0.75 * math.log(4)),
+        ("class_logits", {"class_alpha": "0.4"}, 0.6 * 0.75**2 * math.log(4)),
+        ("class_logits", {"classification": "cross_entropy"}, 0.75 * math.log(4)),
+        ("class_logits", STAR, 0.75 * math.log(1 + 9 / math.e) / 2),
+        ("class_logits", {**STAR, "gamma": 4.0, "star_beta": 0.0, "alpha": 0.0}, math.log(1 + 81) / 4),
+        ("class_logits", HINGE, 0.75 * 0.25),
+        ("class_logits", {**HINGE, "hinge_threshold": 0.3, "class_alpha": "0"}, 0.05),
+        ("box_deltas", {}, 0.5 - 0.055),
+        ("box_deltas", {"box_beta": 1.0, "box_weight": 3.0}, 3 * 0.5**3),
+        ("box_deltas", {"box": "l1"}, 0.5),
+        ("box_deltas", {"box": "l1", "box_weight": 2.0}, 1.0),
+        ("box_deltas", {"box": "giou"}, 1 - 1 / 3),
+        ("box_deltas", {"box": "giou", "box_weight": 2.0}, 2 - 2 / 3),
+    ],
+    ids=str,
+)
+def test_the_configuration_chooses_the_losses(output, changes, by_hand):
+    """A background anchor of foreground probability 3/4, so x_t = −ln 3; a positive half of its side beside its box."""
+    case = {
+        "class_logits": ([[-1]], tf.constant([[[math.log(3)]]])),
+        "box_deltas": (tf.constant([[[0.0, 0, 0, 0, 1]]]), tf.constant([[[0.5, 0, 0, 0]]])),
+    }
+    found = losses.retinanet_losses(LossConfig(**changes))[output].call(*case[output])
+    assert found.numpy() == pytest.approx([by_hand], rel=1e-5)
+
+
+def test_another_configuration_is_refused():
     with pytest.raises(InputError, match="takes a LossConfig, not a Config; give config.loss"):
         losses.retinanet_losses(Config())
 

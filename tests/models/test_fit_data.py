@@ -290,10 +290,16 @@ FOREIGN = {
 }
 
 
+@pytest.fixture(scope="module")
+def other():
+    """A model to compile."""
+    return rn.RetinaNet(num_classes=3, **SMALL)
+
+
 @pytest.mark.parametrize("case", FOREIGN)
-def test_losses_and_metrics_of_others_are_refused(model, case):
+def test_losses_and_metrics_of_others_are_refused(other, case):
     with pytest.raises(rn.InputError, match="retinanet_losses|evaluate"):
-        rn.RetinaNet(num_classes=3, **SMALL).compile(optimizer="sgd", **FOREIGN[case])
+        other.compile(optimizer="sgd", **FOREIGN[case])
 
 
 class Doubled(type(OURS["class_logits"])):
@@ -302,11 +308,10 @@ class Doubled(type(OURS["class_logits"])):
         return 2 * value, 2 * slope
 
 
-def test_a_loss_of_ones_own_trains(model, expected):
+def test_a_loss_of_ones_own_trains(model, other, expected):
     """A subclass by its `binary`, and the same by `loss_weights`."""
     doubled = {"loss": {**OURS, "class_logits": Doubled()}}
     for options in (doubled, {"loss": OURS, "loss_weights": {"class_logits": 2.0, "box_deltas": 1.0}}):
-        other = rn.RetinaNet(num_classes=3, **SMALL)
         other.compile("sgd", **options)
         other.set_weights(model.get_weights())
         total = losses(other, IMAGES, targets(), batch_size=3)["loss"]

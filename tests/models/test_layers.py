@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from retinanet_tf.models import layers
+from retinanet_tf.models.heads import Subnet
 
 RNG = np.random.default_rng(0)
 
@@ -80,6 +81,14 @@ def test_pixels_are_normalised_in_rgb_then_reversed():
     np.testing.assert_allclose(layer(pixel)[0, 0, 0], [3, 2, 1])
 
 
+def test_pixels_are_normalised_before_they_are_rounded():
+    """In bfloat16 200.4 would be 200, but 0.4 is 0.4 to a thousandth."""
+    layer = layers.PixelNormalization((200.0,) * 3, (1.0,) * 3, dtype="mixed_bfloat16")
+    answer = layer(tf.fill([1, 2, 2, 3], 200.4))
+    assert answer.dtype == tf.bfloat16
+    np.testing.assert_allclose(tf.cast(answer, tf.float32), 0.4, rtol=4e-3)
+
+
 def test_weight_decay_is_coupled():
     """The gradient gets weight_decay·w: Keras' L2(l) adds l·w², so it is that one with l half of it."""
     w = tf.Variable([[3.0, -2.0]])
@@ -98,6 +107,26 @@ def test_group_normalisation_has_groups_that_divide_the_channels(channels, group
     mean, variance = grouped.mean((1, 2, 4), keepdims=True), grouped.var((1, 2, 4), keepdims=True)
     expected = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(features.shape)
     np.testing.assert_allclose(layer(features), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_normalisation_of_a_subnet_has_affine_and_statistics_per_level(training):
+    """By numpy, level by level, through the same convolutions."""
+    subnet = Subnet(2, 1, depth=1, channels=4, norm="batch", init_std=0.5)
+    pyramid = [RNG.normal(level, 1 + level, (2, side, side, 3)).astype(np.float32) for level, side in enumerate((4, 2))]
+    subnet(pyramid)
+    weights = [RNG.uniform(0.5, 2, (4, 4)).astype(np.float32) for _ in pyramid]
+    for norm, values in zip(subnet.norms, weights, strict=True):
+        norm.set_weights(values)
+    kernel, (last, bias) = subnet.convs[0].get_weights()[0], subnet.predictor.get_weights()
+    for features, values, found in zip(pyramid, weights, subnet(pyramid, training=training), strict=True):
+        gamma, beta, mean, variance = values
+        maps = np.array([oracles.strided_conv(image, kernel, 1, 1) for image in features])
+        if training:
+            mean, variance = maps.mean((0, 1, 2)), maps.var((0, 1, 2))
+        maps = np.maximum((maps - mean) / np.sqrt(variance + 1e-5) * gamma + beta, 0)
+        expected = [oracles.strided_conv(image, last, 1, 1) + bias for image in maps]
+        np.testing.assert_allclose(found, np.reshape(expected, found.shape), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("strides", [1, 2])

@@ -1,10 +1,8 @@
 """Whole jobs as processes: killed and resumed bit for bit, stopped by a signal, on several devices and machines."""
 
 import contextlib
-import csv
 import json
 import random
-import re
 import shutil
 import signal
 import socket
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from batches import damage
 from job import Jobs
+from small_jobs import losses, saved_step
 
 import retinanet_tf as rn
 from retinanet_tf.data.synthetic import shapes
@@ -60,18 +59,6 @@ def succeed(job):
 
 def weights(run_dir):
     return checkpoint.load_model(run_dir).get_weights()
-
-
-def losses(run_dir):
-    """Of each epoch, the mean over its steps."""
-    with open(run_dir / "log.csv", newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
-
-
-def saved_step(run_dir):
-    """Of the newest checkpoint, 0 for none."""
-    state = run_dir / "checkpoints/checkpoint"
-    return int(re.search(r"step-(\d+)", state.read_text())[1]) if state.exists() else 0
 
 
 def wait_for_step(job, run_dir, step):

@@ -41,17 +41,40 @@ def test_patience_of_two(values, ends):
 
 
 def test_no_weights_are_the_best_without_an_object_that_counts(capsys):
-    progress, kept, values = SimpleNamespace(step=0), [], iter([-1.0, -1.0, 0.0, 0.0, 0.2])
+    progress, kept, recorded, values = SimpleNamespace(step=0), [], [], iter([-1.0, -1.0, 0.0, 0.0, 0.2])
     evaluation = EvaluateAndKeep(
         lambda: dict.fromkeys(METRICS, next(values)),
         lambda step, metrics: kept.append((step, metrics["AP"])),
+        lambda step, metrics: recorded.append(step),
         *(progress, 1, -math.inf, nullcontext),
     )
     for progress.step in range(1, 6):
         evaluation.on_epoch_end(progress.step - 1, {})
-    assert kept == [(3, 0.0), (5, 0.2)]
+    assert kept == [(3, 0.0), (5, 0.2)] and recorded == [1, 2, 3, 4, 5]
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:3] == ["step 2: AP —, AP50 —", "step 3: AP 0.000, AP50 0.000"]
+
+
+def test_an_evaluation_that_ends_before_it_is_recorded_comes_again():
+    """The best weights were kept, or not: nothing is lost, and equal numbers are kept once."""
+    progress, kept, recorded = SimpleNamespace(step=2), [], []
+
+    def after_restart(best, keep, record=lambda step, metrics: recorded.append(step)):
+        settings = (progress, 2, best, nullcontext)
+        EvaluateAndKeep(lambda: dict.fromkeys(METRICS, 0.2), keep, record, *settings).on_train_begin()
+
+    def interrupted(step, metrics):
+        raise KeyboardInterrupt
+
+    def keep(step, metrics):
+        kept.append(step)
+
+    for arguments in ((-math.inf, interrupted), (-math.inf, keep, interrupted)):
+        with pytest.raises(KeyboardInterrupt):
+            after_restart(*arguments)
+    assert (kept, recorded) == ([2], [])
+    after_restart(0.2, keep)
+    assert (kept, recorded) == ([2], [2])
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from retinanet_tf.inference import checkpoint
 from retinanet_tf.training import callbacks, run_directory, tensorboard
 from retinanet_tf.training.optimizers import make_schedule
 
-pytestmark = pytest.mark.slow
 LABELS = rn.data.LabelMap([1], ["a"])
 
 
@@ -33,7 +32,7 @@ def jobs_data(shards):
     return {"data": str(shards / "train-*.tfrecord"), "validation": str(shards / "val-*.tfrecord")}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("whole", marks=pytest.mark.slow)])
 def finished(jobs_data, tmp_path_factory):
     """The directory and the model of an uninterrupted run."""
     run_dir = tmp_path_factory.mktemp("run") / "whole"

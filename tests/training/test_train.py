@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from batches import damage
-from small_jobs import TINY, log_of, write_shards
+from small_jobs import TINY, log_of, losses, write_shards
 
 import retinanet_tf as rn
 from retinanet_tf.data.pipeline import load_for_training
@@ -19,7 +19,6 @@ from retinanet_tf.training.optimizers import linear_rule_excess
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.train import readable_failures
 
-pytestmark = pytest.mark.slow
 FOUR_STEPS = TINY.replace(
     **{"steps": 4, "checkpoint_steps": 1, "eval_steps": 0, "subnet_norm": "none"},
     **{"mining": "ohem", "normalizer": "image", "box": "giou", "ema_decay": 0.9, "accumulation": 2},
@@ -37,6 +36,7 @@ def data_of(shards):
     return str(shards / "train-*.tfrecord")
 
 
+@pytest.mark.slow
 def test_a_nan_loss_names_the_images_and_is_not_saved(shards, tmp_path):
     """A learning rate of 1e38: the job stops at that step and names the images, which are those of that step."""
     # The class bias alone goes to some 1e37 after one step, and the losses of all anchors add up to infinity.
@@ -64,12 +64,7 @@ def test_a_nan_loss_names_the_images_and_is_not_saved(shards, tmp_path):
         np.testing.assert_allclose(areas, np.sort((exact[:, 2:] - exact[:, :2]).prod(axis=1)), rtol=1e-3)
 
 
-def losses(run_dir):
-    """Of each epoch."""
-    return [float(row["loss"]) for row in log_of(run_dir)]
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("float32", marks=pytest.mark.slow)])
 def plain_losses(shards, tmp_path_factory):
     """Losses of four steps in float32, not compiled."""
     run_dir = tmp_path_factory.mktemp("plain") / "run"
@@ -106,6 +101,7 @@ def test_xla_computes_the_same_job(shards, plain_losses, tmp_path, capsys):
     assert "XLA compiles the step, for at most 1 shapes: canvases 64x64, room for 8 objects" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_optimizers_of_tensorflow_addons_by_name(shards, tmp_path):
     job = {"data": data_of(shards), "run_dir": str(tmp_path / "run"), "verbose": 0}
     config = FOUR_STEPS.replace(optimizer="lookahead_sgd", steps=2)
@@ -118,6 +114,7 @@ def test_optimizers_of_tensorflow_addons_by_name(shards, tmp_path):
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 
+@pytest.mark.slow
 def test_rare_classes_are_repeated_and_weighed_by_name(shards, tmp_path, capsys):
     names = rn.data.LabelMap.load(shards / "labels.json").names
     rare = {"class_alpha": f"{names[3]}=0.75", "repeat_threshold": 1.0}
@@ -146,6 +143,7 @@ def test_settings_that_exclude_each_other(shards, tmp_path, changes, sentence):
         rn.train(TINY.replace(strategy="mirrored", **changes), data=data_of(shards), run_dir=str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_damaged_record_ends_the_job_with_its_name(shards, tmp_path):
     """One bit of an image: one sentence with file and number; what was saved before it stays."""
     copy = tmp_path / "shards"
@@ -191,6 +189,13 @@ def test_anchors_that_never_match_are_warned_of_once(caplog):
             watch.on_train_batch_end(batch, {"loss": 1.0, "box_deltas_loss": 0.0})
             assert ("no anchor matched any object in 50 steps" in caplog.text) == (batch >= 49)
     assert caplog.text.count("no anchor matched") == 1
+
+
+def test_without_a_box_loss_nothing_is_known_of_anchors(caplog):
+    watch = callbacks.WatchLosses(callbacks.Progress(100, 0, 4, lambda step: 0.0), box_weight=0.0)
+    for batch in range(60):
+        watch.on_train_batch_end(batch, {"loss": 1.0, "box_deltas_loss": 0.0})
+    assert "no anchor matched" not in caplog.text
 
 
 def test_memory_too_small_for_a_step_is_a_sentence(tmp_path):

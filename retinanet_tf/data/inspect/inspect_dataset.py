@@ -46,7 +46,6 @@ def inspect_dataset(
     *,
     images: str | None = None,
     split: str | None = None,
-    label_map: LabelMap | None = None,
 ) -> Inspection:
     """Inspects a dataset and writes `output/report.html`, `report.txt`, `report.json` and `samples.jpg`.
 
@@ -56,7 +55,6 @@ def inspect_dataset(
         output: a folder, made if missing.
         images: the folder of the images if `data` is annotations; without images only annotations are inspected.
         split: see `read_source`.
-        label_map: see `read_source`; for shards it replaces the labels.json beside them.
 
     Returns:
         The inspection; problems of the data are its `errors`.
@@ -69,12 +67,12 @@ def inspect_dataset(
     sheets: list[tuple[str, np.ndarray]] = []
     with files.output_folder(output, "output folder"), tempfile.TemporaryDirectory() as scratch:
         if os.path.isdir(data) or str(data).lower().endswith((".json", ".csv", ".yaml", ".yml")):
-            annotations, folder = read_source(data, split, label_map, images)
+            annotations, folder = read_source(data, split, images=images)
             picture = _picture_reader(folder)
             if folder is not None:
                 pattern = _prepare_some(annotations, folder, scratch)
         else:
-            annotations, damaged, picture = _from_shards(str(data), label_map)
+            annotations, damaged, picture = _from_shards(str(data))
             folder, pattern = None, None if damaged else str(data)
         inspection = inspect(annotations, config, folder)
         inspection.errors[:0] = damaged
@@ -89,12 +87,12 @@ def inspect_dataset(
     return inspection
 
 
-def _from_shards(pattern: str, label_map: LabelMap | None) -> tuple[Annotations, list[str], Callable]:
+def _from_shards(pattern: str) -> tuple[Annotations, list[str], Callable]:
     """Annotations, errors and a reader of pictures. A damaged record ends the reading of its file.
 
     Images without a name are called by their place: ids and names of other tools' records may be missing or repeat.
     """
-    label_map = labels_beside(pattern, label_map)
+    label_map = labels_beside(pattern)
     images: list[ImageAnnotations] = []
     errors, places, names = [], dict[str, tuple[str, int]](), Counter[str]()
     for path in find_shards(pattern):

@@ -50,14 +50,14 @@ def inspect(annotations: Annotations, config: Config, images: str | None = None)
         images: the image folder; with it every file's header is checked against its annotation.
     """
     report = Inspection(annotations.source, warnings=list(annotations.warnings))
-    if wrong := shares_of_image(annotations):
-        report.errors.append(wrong)
+    if shares := shares_of_image(annotations):
+        report.errors.append(shares)
     cleaned = []
     for image in tqdm(annotations.images, unit="image", disable=None, delay=2):
         if _set_size(image, images, annotations.exif or "stop", report):
             cleaned.append(_clean(image, report))
-    clipped = sum(reason == "clipped boxes" for reason, *_ in report.suspicious)
-    if doubt := doubt_format(clipped, annotations.num_boxes):
+    wrong = sum(reason in ("clipped boxes", "zero size boxes", "outside boxes") for reason, *_ in report.suspicious)
+    if doubt := doubt_format(wrong, annotations.num_boxes):
         report.warnings.insert(0, doubt)
     _count(annotations, report)
     _rare(annotations, config, report)

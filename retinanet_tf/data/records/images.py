@@ -32,6 +32,8 @@ _UNDONE = {
     8: Image.Transpose.ROTATE_270,
 }
 
+_QUALITY = 95  # of converted JPEG files
+
 
 @dataclass(frozen=True)
 class ImagePolicy:
@@ -43,14 +45,12 @@ class ImagePolicy:
             that the boxes were drawn on the upright picture, "stored" on the stored one.
         max_pixels: larger images are refused before they are decoded.
         allow_outside: also reads files outside the image folder, which names can lead to.
-        quality: of converted JPEG files.
     """
 
     verify: str = "decode"
     exif: str = "stop"
     max_pixels: int = 100_000_000
     allow_outside: bool = False
-    quality: int = 95
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
             image = image.transpose(_UNDONE[orientation])
         pixels = _to_rgb(image)
         out, form = io.BytesIO(), "jpeg" if lossy else "png"
-        options = {"quality": policy.quality, "subsampling": 0} if lossy else {"compress_level": 6}
+        options = {"quality": _QUALITY, "subsampling": 0} if lossy else {"compress_level": 6}
         pixels.save(out, form, exif=b"", icc_profile=None, **options)
         return PreparedImage(out.getvalue(), form, *pixels.size, changed, exif)
 

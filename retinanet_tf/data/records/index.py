@@ -2,12 +2,14 @@
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from tqdm import tqdm
 
 from retinanet_tf.data.records.example import from_example, split_shard_name
@@ -24,14 +26,13 @@ VERSION = 3  # of NAME.index.npz; shards with an index of another version are sc
 class ShardIndex:
     """N records in the order of their files.
 
-    files: paths. bytes: each file's size. shard, number: (N,) int64, a record's file and its place in that file.
+    files: paths. shard, number: (N,) int64, a record's file and its place in that file.
     offset, length: (N,) int64, where its payload lies. width, height: (N,) int64 pixels.
     boxes: (N,) int64, objects that are no crowd.
     repeat: (N,) float64, how many times an epoch of training has the record, at least 1.
     """
 
     files: list[str]
-    bytes: np.ndarray
     shard: np.ndarray
     number: np.ndarray
     offset: np.ndarray
@@ -48,7 +49,7 @@ class ShardIndex:
     def select(self, keep: np.ndarray) -> "ShardIndex":
         """The same files with only some records."""
         columns = ("shard", "number", "offset", "length", "width", "height", "boxes", "repeat")
-        return ShardIndex(self.files, self.bytes, *(getattr(self, column)[keep] for column in columns))
+        return ShardIndex(self.files, *(getattr(self, column)[keep] for column in columns))
 
 
 def find_shards(pattern: str | os.PathLike) -> list[str]:
@@ -69,7 +70,35 @@ def find_shards(pattern: str | os.PathLike) -> list[str]:
             raise InputError(f"{path} isn't a regular file; give a pattern of TFRecord files alone{example}.")
         if path != path.encode(errors="replace").decode():
             raise InputError(f"{printable(path)}: TensorFlow can't open paths that aren't UTF-8; rename it.")
+    _check_sets(files)
     return files
+
+
+def _check_sets(files: list[str]) -> None:
+    """Refuses shards of two sets of one name, and warns of one whose other files don't exist."""
+    totals: dict[tuple[str, str], Counter[int]] = {}
+    for path in files:
+        if shard := split_shard_name(path):
+            totals.setdefault((os.path.dirname(path), shard[0]), Counter())[shard[2]] += 1
+    for (folder, name), found in totals.items():
+        if len(found) > 1:
+            raise InputError(
+                f"{folder or '.'} has shards {name} of {' and of '.join(map(str, sorted(found)))}: several sets of one "
+                "name, whose images would count twice; delete all but one, or narrow the pattern."
+            )
+        [(total, count)] = found.items()
+        if count < total:
+            there = len(matching(os.path.join(folder, f"{name}-?????-of-{total:05d}.tfrecord")))
+            if there < total:
+                _warn(
+                    f"{os.path.join(folder, name)} has {there} of its {total} shards: the others' images are missing."
+                )
+
+
+@functools.cache
+def _warn(sentence: str) -> None:
+    """Once for each sentence: the shards of a job are listed several times."""
+    logging.warning("%s", sentence)
 
 
 def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], object] | None = None) -> ShardIndex:
@@ -82,7 +111,7 @@ def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], objec
     """
     files = find_shards(pattern)
     load = functools.cache(_load)
-    parts, sizes = [], []
+    parts = []
     with tqdm(files, unit="shard", desc="reading shards' index", disable=None, leave=False, delay=2) as bar:
         for path in bar:
             size = tf.io.gfile.stat(path).length
@@ -107,7 +136,6 @@ def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], objec
                         f"without {lost} with on_bad_record=skip."
                     )
                 on_damage(path, number)
-            sizes.append(size)
             parts.append(rows)
     rows = np.concatenate(parts)
     if not len(rows):
@@ -115,7 +143,7 @@ def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], objec
     shard = np.repeat(np.arange(len(files)), [len(part) for part in parts])
     number, offset, length, width, height, boxes = rows.T
     ones = np.ones(len(rows))
-    return ShardIndex(files, np.array(sizes), shard, number, offset, length, width, height, boxes, ones)
+    return ShardIndex(files, shard, number, offset, length, width, height, boxes, ones)
 
 
 def read_categories(index: ShardIndex) -> list[np.ndarray]:

@@ -17,8 +17,8 @@ from retinanet_tf.data.records.shards import ShardReport, write_shards
 from retinanet_tf.data.sources import read_source
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.image_files import BadImage, find_image
-from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.detection.grids import round_up
+from retinanet_tf.data.sources.labels import ONE_MAP, LabelMap
+from retinanet_tf.detection.rounding import round_up
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import make_folder, output_folder, write_json
 
@@ -137,25 +137,29 @@ def prepare_splits(
     folder, output = os.fspath(images), os.fspath(output)
     for name, annotations in splits.items():
         _check_split(name, annotations, exif)
+    label_map = _shared_label_map(splits, output)
     if not os.path.isdir(folder):
         raise InputError(f"the image folder {folder} doesn't exist.")
     if on_bad_image == "stop":
         for annotations in splits.values():
             _find_files(annotations.images, folder, annotations.source, allow_outside)
-    summaries = {}
+    summaries, published = {}, False
     with output_folder(output, "output folder"):
         try:
             for name, annotations in splits.items():
                 policy = ImagePolicy(verify, annotations.exif or exif, max_pixels, allow_outside)
                 summaries[name] = _write_split(
-                    name, annotations, folder, output, policy, shards, num_workers, on_bad_image, progress
+                    name, annotations, label_map, folder, output, policy, shards, num_workers, on_bad_image, progress
                 )
+            _publish_labels(label_map, output)
+            published = True
             for name in splits:
                 _publish(_partial(output, name), output, name)
         except OSError as error:
             raise InputError(f"{output} can't be written: {error.strerror or error}.") from None
         finally:
-            for name in splits:
+            # What hasn't got its name yet when this is interrupted is all that is left of the split.
+            for name in () if published else splits:
                 shutil.rmtree(_partial(output, name), ignore_errors=True)
     return summaries
 
@@ -192,6 +196,7 @@ def _partial(output: str, name: str) -> str:
 def _write_split(
     name: str,
     annotations: Annotations,
+    label_map: LabelMap,
     folder: str,
     output: str,
     policy: ImagePolicy,
@@ -203,7 +208,6 @@ def _write_split(
     """Writes everything of a split to its partial folder and returns the summary."""
     chosen, partial = annotations.images, _partial(output, name)
     shards = min(shards or round_up(len(chosen), _IMAGES_PER_SHARD) // _IMAGES_PER_SHARD, len(chosen), 99999)
-    label_map = _shared_label_map(output, annotations)
     shutil.rmtree(partial, ignore_errors=True)
     make_folder(partial)
     jobs = {
@@ -214,8 +218,6 @@ def _write_split(
     options = {"name": name, "shards": shards, "on_bad_image": on_bad_image, **asdict(policy)}
     summary = {**_summarise(annotations, label_map, name, reports), "settings": options}
     _write_index(os.path.join(partial, f"{name}.index.npz"), reports)
-    if not os.path.exists(os.path.join(output, "labels.json")):
-        label_map.save(os.path.join(partial, "labels.json"))
     write_json(os.path.join(partial, f"{name}.summary.json"), summary)
     return summary
 
@@ -232,20 +234,18 @@ def _find_files(images: list[ImageAnnotations], folder: str, source: str, allow_
             ) from None
 
 
-def _shared_label_map(output: str, annotations: Annotations) -> LabelMap:
-    """The label map of the folder, which must have the categories of the annotations; without one, theirs."""
-    path = os.path.join(output, "labels.json")
-    if not os.path.exists(path):
-        return annotations.label_map
-    shared = LabelMap.load(path)
+def _shared_label_map(splits: Mapping[str, Annotations], output: str) -> LabelMap:
+    """The label map of the folder, or of the first split in a new one, whose categories all splits must have."""
+    written, first = written_labels(output), next(iter(splits.values()))
+    shared, owner = (written, os.path.join(output, "labels.json")) if written else (first.label_map, first.source)
     names = dict(zip(shared.ids, shared.names, strict=True))
-    for category, name in zip(annotations.label_map.ids, annotations.label_map.names, strict=True):
-        if names.get(category) != name:
-            there = f"calls it {names[category]!r}" if category in names else "doesn't have it"
-            raise InputError(
-                f"{annotations.source} has the category {category} ({name}), but {path} {there}; splits in one folder "
-                "share their categories, so choose another output folder, or prepare the split with all of them first."
-            )
+    for annotations in splits.values():
+        for category, name in zip(annotations.label_map.ids, annotations.label_map.names, strict=True):
+            if names.get(category) != name:
+                there = f"calls it {names[category]!r}" if category in names else "doesn't have it"
+                raise InputError(
+                    f"{annotations.source} has the category {category} ({name}), but {owner} {there}; {ONE_MAP}."
+                )
     return shared
 
 
@@ -300,6 +300,14 @@ def _write_index(path: str, reports: list[ShardReport]) -> None:
     )
 
 
+def _publish_labels(label_map: LabelMap, output: str) -> None:
+    """Writes labels.json, which another `prepare` of the same new folder may have written meanwhile."""
+    if (written := written_labels(output)) is None:
+        label_map.save(os.path.join(output, "labels.json"))
+    elif written != label_map:
+        raise InputError(f"{output} got the labels.json of another `retinanet prepare` meanwhile; run this one again.")
+
+
 def _publish(partial: str, output: str, name: str) -> None:
     """Replaces the split `name`: its old files go first, and the summary comes last."""
     for other in [f"{name}.summary.json", f"{name}.index.npz", *os.listdir(output)]:
@@ -309,3 +317,4 @@ def _publish(partial: str, output: str, name: str) -> None:
                 os.remove(os.path.join(output, other))
     for other in sorted(os.listdir(partial), key=lambda other: (other.endswith(".summary.json"), other)):
         os.replace(os.path.join(partial, other), os.path.join(output, other))
+    os.rmdir(partial)

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.data.sources.labels import ONE_MAP, LabelMap
 from retinanet_tf.errors import InputError
 
 
@@ -122,7 +122,7 @@ def with_categories(
         label_map = LabelMap(range(1, len(names) + 1), names)
     for name in names:
         if label_map.names.count(name) != 1:
-            fault = "has under several ids" if name in label_map.names else "lacks"
+            fault = "has under several ids" if name in label_map.names else f"lacks; {ONE_MAP}"
             raise InputError(f"{source} has objects named {name!r}, which the label map {fault}.")
     id_of = dict(zip(label_map.names, label_map.ids, strict=True))
     count = 0

@@ -18,7 +18,7 @@ from retinanet_tf.data.sources.annotations import (
     without_repeats,
 )
 from retinanet_tf.data.sources.image_files import SUFFIXES, list_pictures, unified
-from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.data.sources.labels import ONE_MAP, LabelMap
 from retinanet_tf.data.sources.shares import PLAINLY_PIXELS, to_pixels
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_text
@@ -113,8 +113,10 @@ def read_csv(
                 raise InputError(
                     f"{line} has the box {box}; Open Images' boxes are shares of the picture, from 0 to 1."
                 )
-            if not row["class"] or (label_map is not None and row["class"] not in label_map.names):
-                raise InputError(f"{line} has class {row['class']!r}, which is empty or not in the label map.")
+            if not row["class"]:
+                raise InputError(f"{line} has class '', which is empty.")
+            if label_map is not None and row["class"] not in label_map.names:
+                raise InputError(f"{line} has class {row['class']!r}, which the label map lacks; {ONE_MAP}.")
             crowd = is_marked(f"{line} marks a crowd by", row.get("crowd", ""))
             objects.append(NamedObject(row["class"], box, crowd))
     rows = list(found.values())

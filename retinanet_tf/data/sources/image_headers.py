@@ -2,9 +2,10 @@
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 from PIL import Image
@@ -43,7 +44,8 @@ def open_image(file: BinaryIO, max_pixels: int) -> Image.Image:
         kinds = "JPEG, PNG, GIF, BMP, TIFF and WebP are"
         raise BadImage(f"is no image that can be read (it begins with {start!r}); {kinds}") from None
     if image.width * image.height > max_pixels:
-        raise BadImage(f"has {image.width}x{image.height} pixels, more than max_pixels={max_pixels}")
+        size = f"{image.width}x{image.height}"
+        raise BadImage(f"has {size} pixels, more than max_pixels={max_pixels}; cut it into parts")
     return image
 
 
@@ -65,11 +67,26 @@ def stored_size(image: Image.Image) -> tuple[int, int]:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Turns off Pillow's own limit, which would refuse what max_pixels allows, and its warnings, which name no file."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
+    """Turns off Pillow's own limit, which would refuse what max_pixels allows, and its warnings, which name no file.
+
+    Both belong to the process, so of several threads the first turns them off, and the last one on again.
+    """
+    global _users
+    with _LOCK:
+        if not _users:
+            _RESTORE.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            _RESTORE.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
-            yield
+            Image.MAX_IMAGE_PIXELS = None
+        _users += 1
+    try:
+        yield
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        with _LOCK:
+            _users -= 1
+            if not _users:
+                _RESTORE.close()
+
+
+_LOCK, _RESTORE = threading.Lock(), ExitStack()
+_users = 0  # threads that are in `quiet_pillow`

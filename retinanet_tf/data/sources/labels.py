@@ -12,6 +12,11 @@ import numpy as np
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_json, write_json
 
+ONE_MAP = (
+    "splits in one folder share the categories of its labels.json: choose another output folder, or prepare the split "
+    "with all of them first"
+)
+"""What to do about a category that a label map lacks."""
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what no file name and no UTF-8 holds
 
 

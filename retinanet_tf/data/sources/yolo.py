@@ -21,7 +21,7 @@ from retinanet_tf.data.sources.annotations import (
     without_repeats,
 )
 from retinanet_tf.data.sources.image_files import SUFFIXES
-from retinanet_tf.data.sources.labels import LabelMap, is_name
+from retinanet_tf.data.sources.labels import ONE_MAP, LabelMap, is_name
 from retinanet_tf.data.sources.shares import PLAINLY_PIXELS, to_pixels
 from retinanet_tf.data.sources.yolo_names import NAME_LISTS, class_names
 from retinanet_tf.data.sources.yolo_pictures import Pictures, folder_pictures, listed_pictures, pictures_of
@@ -123,9 +123,10 @@ def read_yolo(
             raise InputError(f"the name of the file {picture} isn't UTF-8; rename it.")
         for line in lines:
             if line.category not in classes:
+                remedy = f"; {ONE_MAP}" if source == "the label map" else ""
                 raise InputError(
                     f"{line.where} has class {line.category}, but {source} names {len(classes)} classes "
-                    f"({min(classes)} to {max(classes)})."
+                    f"({min(classes)} to {max(classes)}){remedy}."
                 )
         found.append((ImageAnnotations(number, name), [NamedObject(unique[i], box) for _, i, box in lines]))
     warnings += filter(None, [without_repeats(found), _orphans(label_files)])

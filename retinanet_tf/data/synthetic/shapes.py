@@ -64,7 +64,7 @@ def generate(
         empty_share: share of pictures without any shape.
         min_visible: shapes that would show less than this share of their area are not painted.
         processes: worker processes.
-        style: "shapes", or "lookalikes", which stays hard: see `styles.STYLES`.
+        style: one of `styles.STYLES`; "lookalikes" stays hard.
 
     Returns:
         {"train": Split, "val": Split}.
