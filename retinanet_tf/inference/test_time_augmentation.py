@@ -32,7 +32,7 @@ class AugmentedDetector:
         InputError: a size isn't positive, or another `merge`.
     """
 
-    largest_batch = 1  # a whole picture each, whatever its size: those of equal ones needn't wait for each other
+    largest_batch = 1  # a larger one gains nothing, and holds whole pictures until it is full
 
     def __init__(self, detector: Detector, image_sizes: Sequence[int] = (), flip: bool = True, merge: str = "nms"):
         if merge not in MERGES:

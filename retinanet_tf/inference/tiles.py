@@ -50,7 +50,7 @@ class TiledDetector:
         InputError: a value out of range.
     """
 
-    largest_batch = 1  # a whole picture each, whatever its size: those of equal ones needn't wait for each other
+    largest_batch = 1  # a larger one gains nothing, and holds whole pictures until it is full
 
     def __init__(
         self,
