@@ -117,6 +117,8 @@ class Validation:
             classes = dict(zip(analysis.names, analysis.ap, strict=True))
             rows.append({"step": step, **numbers, "per_category": classes})
             files.write_json(self.run_dir / run_directory.EVALUATIONS, rows)
+            if step < self.config.train.steps:
+                self.analysed = None  # `finish` needs the last one alone, and each holds all detections
 
     def _losses(self, source: Source) -> dict[str, float]:
         # One device has all of a batch here.
