@@ -4,7 +4,8 @@
     python -m experiments.paper.losses --scale=mini --rows=… --seeds=1,2     (the rows that decide)
 
 Not in the paper, which has one rate for all. OHEM's loss is the mean over its minibatch, where the others divide by the
-positives, some ten times fewer: another divisor is another rate, so mining is tried at larger ones.
+positives, some ten times fewer: another divisor is another rate, so mining is tried at larger ones. Cross entropy is
+steep where it begins (experiments.paper.curvature), so it is tried with a prior near its minimum too.
 """
 
 from experiments.paper import study
@@ -27,6 +28,8 @@ LOSSES = {
     "OHEM, batch 512": {"mining": "ohem", "mining_examples": 512, **MINED},
     "OHEM 1:3, batch 128": {"mining": "ohem_1_3", "mining_examples": 128, **MINED},
     "OHEM 1:3, batch 512": {"mining": "ohem_1_3", "mining_examples": 512, **MINED},
+    "CE, α = .25, π = .0001": {"gamma": 0.0, "alpha": 0.25, "prior": 1e-4},
+    "CE, α = .75, π = .0001": {"gamma": 0.0, "alpha": 0.75, "prior": 1e-4},
 }
 STUDY = study.Study(
     "losses",
