@@ -16,6 +16,7 @@ MINI_LOSSES = {
     "FL, γ = .5, α = .5, rate 0.04": {"gamma": 0.5, "alpha": 0.5, "learning_rate": 0.04},
     "FL, γ = 1, α = .25, rate 0.08": {"gamma": 1.0, "learning_rate": 0.08},
     "FL, γ = 2, α = .25, rate 0.04": {"learning_rate": 0.04},
+    "CE, α = .75, π = .0001, rate 0.02": {"gamma": 0.0, "alpha": 0.75, "prior": 1e-4, "learning_rate": 0.02},
 }
 
 
