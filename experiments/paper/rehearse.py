@@ -5,8 +5,8 @@
 Everything is the paper's but what needs its hardware and its weights: one image per step instead of 16 (the learning
 rate by the linear rule), fresh weights where ImageNet's belong, and with --shrink smaller images. Jobs of one network
 share it and begin with the same weights, so that their first losses can be compared. Finished jobs are in the result,
-OUTPUT/paper/rehearsal.json, and aren't repeated; --tables takes a few. Keras 3 keeps the graphs of
-each job's step (the 70th didn't fit into 24 GB): start again what ends for lack of memory.
+OUTPUT/paper/rehearsal.json, and aren't repeated; --tables takes a few. Keras 3 keeps the graphs of each job's step (the
+70th didn't fit into 24 GB): start again what ends for lack of memory.
 """
 
 import importlib
