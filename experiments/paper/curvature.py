@@ -62,7 +62,7 @@ def main() -> None:
     """Prints the table and writes OUTPUT/mini/curvature.json."""
     found = {}
     print("| loss | slope at π | curvature at π | best constant score | curvature there |\n|---|---|---|---|---|")
-    for label, changes in LOSSES.items():
+    for label, (changes, _) in LOSSES.items():
         if "mining" in changes:
             continue
         config = miniature.BASE.replace(**changes)

@@ -11,33 +11,34 @@ steep where it begins (experiments.paper.curvature), so it is tried with a prior
 from experiments.paper import study
 from retinanet_tf.cli.main import run
 
-RATES = (0.005, 0.01, 0.02, 0.04, 0.08)
-MINING_RATES = (0.01, 0.04, 0.16)
 MINED = {"classification": "cross_entropy", "alpha": 0.5, "mining_nms": 0.5}
-LOSSES = {
-    "CE, α = .25": {"gamma": 0.0, "alpha": 0.25},
-    "CE, α = .5": {"gamma": 0.0, "alpha": 0.5},
-    "CE, α = .75": {"gamma": 0.0, "alpha": 0.75},
-    "FL, γ = .5, α = .5": {"gamma": 0.5, "alpha": 0.5},
-    "FL, γ = 1, α = .25": {"gamma": 1.0},
-    "FL, γ = 2, α = .25": {},
-    "FL, γ = 5, α = .25": {"gamma": 5.0},
-    "FL*, γ = 2, β = 1": {"classification": "focal_star", "star_beta": 1.0},
-    "FL*, γ = 4, β = 0": {"classification": "focal_star", "gamma": 4.0, "star_beta": 0.0},
-    "OHEM, batch 128": {"mining": "ohem", "mining_examples": 128, **MINED},
-    "OHEM, batch 512": {"mining": "ohem", "mining_examples": 512, **MINED},
-    "OHEM 1:3, batch 128": {"mining": "ohem_1_3", "mining_examples": 128, **MINED},
-    "OHEM 1:3, batch 512": {"mining": "ohem_1_3", "mining_examples": 512, **MINED},
-    "CE, α = .25, π = .0001": {"gamma": 0.0, "alpha": 0.25, "prior": 1e-4},
-    "CE, α = .75, π = .0001": {"gamma": 0.0, "alpha": 0.75, "prior": 1e-4},
+LOSSES: dict[str, tuple[dict, tuple[float, ...]]] = {
+    "CE, α = .25": ({"gamma": 0.0, "alpha": 0.25}, (0.005, 0.01)),
+    "CE, α = .5": ({"gamma": 0.0, "alpha": 0.5}, (0.005, 0.01)),
+    "CE, α = .75": ({"gamma": 0.0, "alpha": 0.75}, (0.005, 0.01, 0.02)),
+    "CE, α = .25, π = .0001": ({"gamma": 0.0, "alpha": 0.25, "prior": 1e-4}, (0.02, 0.04, 0.08)),
+    "CE, α = .5, π = .0001": ({"gamma": 0.0, "alpha": 0.5, "prior": 1e-4}, (0.02, 0.04, 0.08)),
+    "CE, α = .75, π = .0001": ({"gamma": 0.0, "alpha": 0.75, "prior": 1e-4}, (0.01, 0.02, 0.04)),
+    "FL, γ = .5, α = .5": ({"gamma": 0.5, "alpha": 0.5}, (0.01, 0.02, 0.04, 0.08)),
+    "FL, γ = 1, α = .25": ({"gamma": 1.0}, (0.02, 0.04, 0.08, 0.16)),
+    "FL, γ = 2, α = .25": ({}, (0.01, 0.02, 0.04, 0.08)),
+    "FL, γ = 5, α = .25": ({"gamma": 5.0}, (0.005, 0.01, 0.02, 0.04)),
+    "FL*, γ = 2, β = 1": ({"classification": "focal_star", "star_beta": 1.0}, (0.04, 0.08, 0.16)),
+    "FL*, γ = 4, β = 0": ({"classification": "focal_star", "gamma": 4.0, "star_beta": 0.0}, (0.01, 0.02, 0.04)),
+    "OHEM, batch 128": ({"mining": "ohem", "mining_examples": 128, **MINED}, (0.01, 0.16, 0.64)),
+    "OHEM, batch 512": ({"mining": "ohem", "mining_examples": 512, **MINED}, (0.16, 0.64)),
+    "OHEM, batch 2048": ({"mining": "ohem", "mining_examples": 2048, **MINED}, (0.16, 0.64)),
+    "OHEM 1:3, batch 128": ({"mining": "ohem_1_3", "mining_examples": 128, **MINED}, (0.01, 0.04, 0.16, 0.64)),
+    "OHEM 1:3, batch 512": ({"mining": "ohem_1_3", "mining_examples": 512, **MINED}, (0.16, 0.64)),
 }
+"""Settings and learning rates of each loss: its best rate, half and twice of it."""
 STUDY = study.Study(
     "losses",
     "The losses, each at several learning rates",
     tuple(
         study.Row(f"{label}, rate {rate:g}", {**changes, "learning_rate": rate})
-        for label, changes in LOSSES.items()
-        for rate in (MINING_RATES if "mining" in changes else RATES)
+        for label, (changes, rates) in LOSSES.items()
+        for rate in rates
     ),
 )
 
