@@ -188,33 +188,30 @@ def save_image(image: np.ndarray, path: str | os.PathLike) -> Path:
     return path
 
 
-def training_curves(history: Mapping[str, Sequence[float]] | str | os.PathLike, path: str | os.PathLike) -> Path:
-    """Plots losses (and AP, learning rate where present) over the epochs as a picture file; returns its path.
+def training_curves(log: str | os.PathLike, path: str | os.PathLike) -> Path:
+    """Plots the losses of a run's log.csv, AP and the learning rate over the steps as a picture file; returns its path.
 
-    `history` is what Keras' History holds (`history.history`) or the path of a CSVLogger's file. Epochs without a
-    value (an empty cell, NaN) are bridged.
+    Epochs without a value (an empty cell, NaN) are bridged.
     """
-    columns = _read_history(history) if isinstance(history, str | os.PathLike) else dict(history)
-    epochs = np.asarray(columns.pop("epoch", range(len(next(iter(columns.values()), [])))), float) + 1
-    counted = columns.pop("step", None)
-    times, unit = (epochs, "epoch") if counted is None else (np.asarray(counted, float), "step")
-    columns = {key: values for key, values in columns.items() if np.isfinite(np.asarray(values, float)).any()}
-    if not len(epochs):
+    columns = _read_history(log)
+    steps = np.asarray(columns.pop("step", ()))
+    columns = {key: values for key, values in columns.items() if np.isfinite(values).any()}
+    if not len(steps):
         raise InputError("there is no finished epoch to plot.")
     groups = {
         "loss": [key for key in columns if key.endswith("loss")],
         "AP": [key for key in columns if _METRIC.match(key)],
-        "learning rate": [key for key in columns if key in ("lr", "learning_rate")],
+        "learning rate": [key for key in columns if key == "learning_rate"],
     }
     groups = {title: keys for title, keys in groups.items() if keys}
     figure = new_figure(4.6 * len(groups), 3.4)
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
     for axes, (title, keys) in zip(panels, groups.items(), strict=True):
         for index, key in enumerate(keys):
-            values = np.asarray(columns[key], float)
+            values = np.asarray(columns[key])
             finite = np.isfinite(values)
             axes.plot(
-                times[finite],
+                steps[finite],
                 values[finite],
                 color=np.array(class_colour(index)) / 255 * 0.85,
                 linestyle="--" if key.startswith("val_") and title == "loss" else "-",
@@ -223,7 +220,7 @@ def training_curves(history: Mapping[str, Sequence[float]] | str | os.PathLike, 
                 markersize=3,
                 label=key,
             )
-        axes.set(xlabel=unit, title=title)
+        axes.set(xlabel="step", title=title)
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8, frameon=False)
     return save_figure(figure, path)

@@ -158,28 +158,26 @@ def named(name, **options):
     return visualize.draw_detections(GREY, [[5, 60, 150, 60]], [0], names=[name], min_side=0, **options)
 
 
-def test_training_curves_of_a_history_leave_out_nan(figures, tmp_path):
-    path = visualize.training_curves(
-        {"loss": [3.0, 2.0, 1.0], "val_AP": [np.nan, 0.1, 0.2]}, tmp_path / "plots" / "training.png"
-    )
-    loss, precision = (axes.lines[0].get_xydata().tolist() for axes in figures[0].axes)
-    assert loss == [[1, 3], [2, 2], [3, 1]] and precision == [[2, 0.1], [3, 0.2]]
+def test_training_curves_leave_out_what_is_missing(figures, tmp_path):
+    log = tmp_path / "log.csv"
+    rows = ("0,,2.0,0.01,100,nan", "1,0.4,1.0,0.001,200,0.1", "2,NA,0.5,0.001,250,0.2")
+    log.write_text("\n".join(["epoch,AP,loss,learning_rate,step,val_AP", *rows]))
+    path = visualize.training_curves(log, tmp_path / "plots" / "training.png")
+    curves = {
+        f"{axes.get_title()}: {line.get_label()}": line.get_xydata().tolist()
+        for axes in figures[0].axes
+        for line in axes.lines
+    }
+    assert curves == {
+        "loss: loss": [[100, 2], [200, 1], [250, 0.5]],
+        "AP: AP": [[200, 0.4]],
+        "AP: val_AP": [[200, 0.1], [250, 0.2]],
+        "learning rate: learning_rate": [[100, 0.01], [200, 0.001], [250, 0.001]],
+    }
     assert [file.name for file in path.parent.iterdir()] == ["training.png"]
 
 
-def test_training_curves_of_a_csv_log(figures, tmp_path):
-    log = tmp_path / "log.csv"
-    log.write_text("epoch,AP,loss,lr\n0,,2.0,0.01\n1,0.4,1.0,0.001\n2,NA,0.5,0.001\n")
-    visualize.training_curves(log, tmp_path / "training.png")
-    curves = {axes.get_title(): axes.lines[0].get_xydata().tolist() for axes in figures[0].axes}
-    assert curves == {
-        "loss": [[1, 2], [2, 1], [3, 0.5]],
-        "AP": [[2, 0.4]],
-        "learning rate": [[1, 0.01], [2, 0.001], [3, 0.001]],
-    }
-
-
-def test_training_curves_of_a_job_are_over_steps_and_of_what_was_measured(figures, tmp_path):
+def test_training_curves_show_what_was_measured_alone(figures, tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("epoch,AP,loss,step,val_loss\n0,NA,2.0,250,NA\n1,NA,1.0,400,\n")
     visualize.training_curves(log, tmp_path / "training.png")

@@ -8,6 +8,7 @@ import tensorflow as tf
 from small_jobs import TINY
 
 import retinanet_tf as rn
+from retinanet_tf.training.callbacks import Progress
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.validation import Validation
 from retinanet_tf.xla import resolve_jit_compile
@@ -69,5 +70,6 @@ def test_other_values_are_refused(value):
 @pytest.mark.parametrize(("xla", "expected"), [("auto", True), ("true", True), ("false", False)])
 def test_a_jobs_word_reaches_its_evaluation(pretended, model, tmp_path, xla, expected):
     pretended("GPU")
-    validation = Validation(TINY.replace(xla=xla), model, LABELS, tmp_path, None, Worker(), None)
+    progress = Progress(6, 0, 4, lambda step: 0.1)
+    validation = Validation(TINY.replace(xla=xla), model, LABELS, tmp_path, None, Worker(), None, progress)
     assert validation.detector.jit_compile is expected

@@ -122,4 +122,4 @@ def main() -> None:
         names = ["serving_default (encoded images)", "image_tensor", "tf_example", *map(fixed_name, shapes)]
         print(f"{path}: signatures {', '.join(names)}")
     elif runtime:
-        print(write_page(output, runtime=runtime.name))
+        print(write_page(output, runtime.name))

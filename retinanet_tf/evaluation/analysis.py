@@ -189,10 +189,7 @@ class Analysis:
         return {
             **self.metrics,
             "per_category": dict(zip(self.names, self.scores.per_category.values(), strict=True)),
-            "threshold": self.best.score if self.best else None,
-            "F1": self.best.f1 if self.best else None,
-            "precision": self.best.precision if self.best else None,
-            "recall": self.best.recall if self.best else None,
+            **_threshold_row(self.best),
             "classes": [self._class_row(index) for index in range(len(self.names))],
             "errors": {
                 "AP50": errors.ap50,
@@ -215,15 +212,15 @@ class Analysis:
                 "counts": confusion.tolist(),
             },
             "precision_at_recall": {
-                "recall": _rounded(self.scores.recalls),
+                "recall": rounded(self.scores.recalls),
                 "iou": 0.5,
-                "classes": dict(zip(self.names, map(_rounded, self.precision), strict=True)),
+                "classes": dict(zip(self.names, map(rounded, self.precision), strict=True)),
             },
             "F1_at_score": {
                 "score": self.levels.tolist(),
-                "all": _rounded(self.f1["all"]),
-                "mean": _rounded(self.f1["mean"]),
-                "classes": dict(zip(self.names, map(_rounded, self.f1["classes"]), strict=True)),
+                "all": rounded(self.f1["all"]),
+                "mean": rounded(self.f1["mean"]),
+                "classes": dict(zip(self.names, map(rounded, self.f1["classes"]), strict=True)),
             },
         }
 
@@ -286,10 +283,7 @@ class Analysis:
             "detections": int(of_class.sum()),
             "AP": self.ap[index],
             "AP50": self.ap50[index],
-            "threshold": best.score if best else None,
-            "F1": best.f1 if best else None,
-            "precision": best.precision if best else None,
-            "recall": best.recall if best else None,
+            **_threshold_row(best),
         }
 
     def _ranked(self, index: int | None) -> tuple[np.ndarray, np.ndarray, int]:
@@ -315,11 +309,16 @@ def percent(value: float | None) -> str:
     return "—" if value is None else f"{100 * value:.1f}"
 
 
+def _threshold_row(best: Threshold | None) -> dict[str, float | None]:
+    return dict(zip(("threshold", "F1", "precision", "recall"), best or (None,) * 4, strict=True))
+
+
 def _columns(best: Threshold | None) -> str:
     if best is None:
         return f"{'—':>7} {'—':>6} {'—':>10} {'—':>7}"
     return f"{percent(best.f1):>7} {best.score:>6.3f} {percent(best.precision):>10} {percent(best.recall):>7}"
 
 
-def _rounded(values: Any) -> list[float] | None:
-    return None if values is None else np.round(values, 4).tolist()
+def rounded(values: Any, digits: int = 4) -> list[float] | None:
+    """Numbers for a JSON file; None stays."""
+    return None if values is None else np.round(np.asarray(values, float), digits).tolist()

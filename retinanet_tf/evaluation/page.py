@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from retinanet_tf.data.sources.image_headers import quiet_pillow
-from retinanet_tf.evaluation.analysis import MEANINGS, Analysis
+from retinanet_tf.evaluation.analysis import MEANINGS, Analysis, rounded
 from retinanet_tf.evaluation.coco import METRICS
 from retinanet_tf.evaluation.matching import KINDS
 from retinanet_tf.evaluation.plots import mean_precision
@@ -84,10 +84,13 @@ def page_data(analysis: Analysis) -> dict[str, Any]:
             for kind, counts in zip(KINDS, analysis.error_counts, strict=True)
         ],
         "curves": {
-            "recalls": _short(analysis.scores.recalls),
-            "precision": [_short(curve) for curve in analysis.precision],
-            "mean": _short(mean) if any(totals) else None,
-            "f1": {"all": _short(analysis.f1["all"]), "classes": [_short(one) for one in analysis.f1["classes"]]},
+            "recalls": rounded(analysis.scores.recalls, 3),
+            "precision": [rounded(curve, 3) for curve in analysis.precision],
+            "mean": rounded(mean, 3) if any(totals) else None,
+            "f1": {
+                "all": rounded(analysis.f1["all"], 3),
+                "classes": [rounded(one, 3) for one in analysis.f1["classes"]],
+            },
         },
         "matrix": _matrix(outcomes.events),
         "listed": listed,
@@ -208,7 +211,3 @@ def _matrix(events: np.ndarray) -> list[list[int]]:
         [*cell, *(value for item in sorted(levels.items(), reverse=True) if item[1] for value in item)]
         for cell, levels in sorted(changes.items())
     ]
-
-
-def _short(values: Any) -> list[float] | None:
-    return None if values is None else np.round(np.asarray(values, float), 3).tolist()

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 from retinanet_tf.export.frozen_graph import Shape, detection_graph
 from retinanet_tf.export.quiet import quiet
@@ -27,16 +28,8 @@ def convert(detector: Detector, shape: Shape) -> tuple[bytes, dict[str, Any]]:
         import tf2onnx
     function = detection_graph(detector, shape)
     # Without the copies of the graph by which tf2onnx would go on after an error in one of its optimizers, silently.
-    before = os.environ.get("TF2ONNX_CATCH_ERRORS")
-    os.environ["TF2ONNX_CATCH_ERRORS"] = "FALSE"
-    try:
-        with quiet():
-            model, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
-    finally:
-        if before is None:
-            del os.environ["TF2ONNX_CATCH_ERRORS"]
-        else:
-            os.environ["TF2ONNX_CATCH_ERRORS"] = before
+    with quiet(), mock.patch.dict(os.environ, TF2ONNX_CATCH_ERRORS="FALSE"):
+        model, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
     for value in [*model.graph.input, *model.graph.output]:
         if value.type.tensor_type.shape.dim[0].dim_param:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"

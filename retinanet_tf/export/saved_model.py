@@ -23,6 +23,7 @@ from retinanet_tf.data.sources.labels import is_name
 from retinanet_tf.errors import InputError
 from retinanet_tf.export import image_decoding as decoding
 from retinanet_tf.export.frozen_graph import Shape, check_shape, shape_name
+from retinanet_tf.export.quiet import quiet
 from retinanet_tf.export.signatures import SIGNATURES, ServedDetector
 from retinanet_tf.files import make_folder, write_json
 from retinanet_tf.inference.detector import Detector
@@ -220,25 +221,20 @@ def freeze(detector: Detector) -> Callable[[tf.Tensor], dict[str, list[tf.Tensor
     module = tf.Module(name="network")
     keys = [(name, level) for name, levels in detector.levels.output.items() for level in range(len(levels))]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="canvases")])
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="canvases")], autograph=False)
     def network(canvases):
         outputs = detector.levels(canvases, training=False)
         return {f"{name}_{level}": outputs[name][level] for name, level in keys}
 
     concrete = network.get_concrete_function()
     module.state = list(concrete.variables)
-    v1, logger = tf.compat.v1, tf.get_logger()
-    log_level = logger.level
-    logger.setLevel(logging.ERROR)  # no advice on how to replace TensorFlow 1
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            tf.saved_model.save(module, folder, signatures=concrete)
-            with tf.Graph().as_default() as graph, v1.Session() as session:
-                signature = v1.saved_model.load(session, ["serve"], folder).signature_def["serving_default"]
-                names = sorted({tensor.name.split(":")[0] for tensor in signature.outputs.values()})
-                constant = v1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), names)
-    finally:
-        logger.setLevel(log_level)
+    v1 = tf.compat.v1
+    with quiet(), tempfile.TemporaryDirectory() as folder:  # no advice on how to replace TensorFlow 1
+        tf.saved_model.save(module, folder, signatures=concrete)
+        with tf.Graph().as_default() as graph, v1.Session() as session:
+            signature = v1.saved_model.load(session, ["serve"], folder).signature_def["serving_default"]
+            names = sorted({tensor.name.split(":")[0] for tensor in signature.outputs.values()})
+            constant = v1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), names)
     wrapped = v1.wrap_function(lambda: tf.import_graph_def(constant, name=""), [])
     tensor_of = wrapped.graph.get_tensor_by_name
     outputs = {key: tensor_of(tensor.name) for key, tensor in signature.outputs.items()}

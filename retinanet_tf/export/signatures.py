@@ -104,6 +104,7 @@ class ServedDetector(tf.Module):
         feature = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
         return self.serving_default(tf.io.parse_example(tf_example, feature)["image/encoded"])
 
+    @tf.autograph.experimental.do_not_convert
     def _detect(self, batch: Prepared) -> dict[str, tf.Tensor]:
         return self._detector.select(self._network(batch.canvas), *batch)
 
@@ -111,6 +112,7 @@ class ServedDetector(tf.Module):
         sides = self._detector.image_size, self._detector.max_size, self._detector.resize
         return round_up(tf.stack(transforms.resized_shape(size[0], size[1], *sides)), CANVAS_MULTIPLE)
 
+    @tf.autograph.experimental.do_not_convert
     def _decoded(self, encoded: tf.Tensor, size: tf.Tensor, index: tf.Tensor) -> Prepared:
         return self._detector.prepare(decoding.check_decoded(decoding.decode(encoded), size, index))
 

@@ -114,7 +114,9 @@ class Detector(tf.Module):
         outputs = {name: model.get_layer(name).input for name in ("class_logits", "box_deltas")}
         self.levels = keras.Model(model.input, outputs, name="levels")
         self.jit_compile = resolve_jit_compile(jit_compile)
-        self._compiled = tf.function(functools.partial(self._detect, static_shapes=True), jit_compile=True)
+        self._compiled = tf.function(
+            functools.partial(self._detect, static_shapes=True), jit_compile=True, autograph=False
+        )
         self.image_size = model.config.image_size if image_size is None else image_size
         self.resize = model.config.resize
         if max_size is None:
@@ -199,7 +201,8 @@ class Detector(tf.Module):
             tf.TensorSpec([None, None, None, 3], tf.float32),
             tf.TensorSpec([None, 2], tf.float32),
             tf.TensorSpec([None, 2], tf.float32),
-        ]
+        ],
+        autograph=False,
     )
     def _traced(self, canvases, scales, sizes):
         return self._detect(canvases, scales, sizes)

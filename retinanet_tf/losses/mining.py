@@ -25,8 +25,6 @@ from retinanet_tf.losses.classification import ClassificationLoss
 
 _NEVER = -1.0
 """Score of ignored anchors, below every loss."""
-_MOST_ANCHORS = 2**24
-"""Bound on A where its size isn't known when the graph is built."""
 
 
 class Minibatch(NamedTuple):
@@ -60,7 +58,8 @@ def ohem(
             as many negatives as positives. An image without positives counts as if it had one, so its background
             teaches.
         static_shapes: choose by a loop over the whole batch, for XLA: its own NMS takes a minute to compile for 10^5
-            anchors and seconds to run. On a CPU without XLA TensorFlow's kernel, image by image, is faster.
+            anchors and seconds to run. Without a ratio TensorFlow's kernel, image by image, is faster on a CPU without
+            XLA; with a ratio the loop is always taken.
 
     Returns:
         `(B, A)` int32, class targets with −2 wherever an anchor was not selected.
@@ -72,18 +71,17 @@ def ohem(
     class_targets = tf.cast(class_targets, tf.int32)
     losses = tf.where(class_targets == IGNORED, _NEVER, tf.stop_gradient(tf.cast(losses, tf.float32)))
     boxes = tf.cast(boxes, tf.float32)
-    if static_shapes:
+    if static_shapes or ratio is not None:
         chosen = _greedy(class_targets >= 0, losses, boxes, num_examples, nms_threshold, ratio)
         return tf.where(chosen, class_targets, IGNORED)
     boxes = tf.broadcast_to(boxes, tf.concat([tf.shape(losses), [4]], 0))
 
     def of_image(image):
         targets, scores, corners = image
-        if ratio is None:
-            chosen = _as_mask(_suppress(corners, scores, num_examples, nms_threshold), scores)
-        else:
-            chosen = _balanced(targets, scores, corners, num_examples, nms_threshold, ratio)
-        return tf.where(chosen, targets, IGNORED)
+        # Intersection over union doesn't change when x and y are exchanged, so xyxy may stand for the kernel's yxyx.
+        chosen = tf.image.non_max_suppression(corners, scores, num_examples, nms_threshold, score_threshold=_NEVER / 2)
+        mask = tf.scatter_nd(chosen[:, None], tf.ones_like(chosen), tf.shape(scores)) > 0
+        return tf.where(mask, targets, IGNORED)
 
     signature = tf.TensorSpec(class_targets.shape[1:], tf.int32)
     return tf.map_fn(of_image, (class_targets, losses, boxes), fn_output_signature=signature)
@@ -149,30 +147,13 @@ def _check(num_examples, nms_threshold, ratio):
         raise InputError(f"ratio={ratio} must be above 0: it is the number of negatives for each positive.")
 
 
-def _suppress(corners, scores, limit, threshold):
-    if scores.shape[0] is not None:
-        limit = min(limit, scores.shape[0])  # XLA's kernel slices as many as it is asked for.
-    # Intersection over union doesn't change when x and y are exchanged, so xyxy may stand for the operation's yxyx.
-    return tf.image.non_max_suppression(corners, scores, limit, threshold, score_threshold=_NEVER / 2)
-
-
-def _as_mask(indices, scores):
-    """Indices into `scores` `(A,)` → `(A,)` bool."""
-    return tf.scatter_nd(indices[:, None], tf.ones_like(indices), tf.shape(scores)) > 0
-
-
-def _share(num_examples, ratio):
-    """Positives at most of a minibatch."""
-    return max(1, int(num_examples / (1.0 + ratio)))
-
-
 def _greedy(positive, scores, corners, num_examples, threshold, ratio):
     """Mask `(B, A)` of the hardest survivors, found one per turn in all images at once.
 
     `positive` is `(B, A)` bool, `corners` `(A, 4)` or `(B, A, 4)`. With a ratio the turns go on until the positives'
     share is full or no positive is left, and there are enough negatives.
     """
-    share = num_examples if ratio is None else _share(num_examples, ratio)
+    share = num_examples if ratio is None else max(1, int(num_examples / (1.0 + ratio)))
     # An image without positives takes as many negatives as if it had one.
     enough = 0 if ratio is None else max(num_examples - share, min(int(ratio), num_examples))
     x1, y1, x2, y2 = tf.unstack(tf.broadcast_to(corners, [*tf.unstack(tf.shape(scores)), 4]), axis=-1)
@@ -221,35 +202,3 @@ def _greedy(positive, scores, corners, num_examples, threshold, ratio):
     positives = tf.minimum(counts[:, 1:], share)
     negatives = tf.cast(ratio * tf.maximum(tf.cast(positives, tf.float32), 1.0), tf.int32)
     return ranks < tf.where(positive, share, tf.minimum(negatives, num_examples - positives))
-
-
-def _balanced(targets, scores, corners, num_examples, threshold, ratio):
-    """Mask `(A,)` of the hardest survivors, positives to negatives 1:ratio.
-
-    Suppression works from the highest loss down, so its first survivors are final however many are requested. Each
-    further attempt requests four times as many, until the positives' share is full or no positive can follow, and
-    there are enough negatives: exact, at a small part of the cost of suppressing 10^5 anchors to the end. The limits
-    are constants, as XLA demands.
-    """
-    share = _share(num_examples, ratio)
-    total = targets.shape[0] or _MOST_ANCHORS
-    easiest = tf.reduce_min(tf.where(targets >= 0, scores, scores.dtype.max))
-
-    def attempt(limit):
-        survivors = _suppress(corners, scores, limit, threshold)
-        positive = tf.gather(targets, survivors) >= 0
-        positives = tf.boolean_mask(survivors, positive)
-        negatives = tf.boolean_mask(survivors, ~positive)
-        kept_positives = positives[:share]
-        wanted = tf.cast(ratio * tf.maximum(tf.cast(tf.size(kept_positives), tf.float32), 1.0), tf.int32)
-        kept_negatives = negatives[: tf.minimum(wanted, num_examples - tf.size(kept_positives))]
-        chosen = _as_mask(kept_positives, scores) | _as_mask(kept_negatives, scores)
-        if limit >= total:
-            return chosen
-        # All examples of at least the easiest positive's loss have been looked at.
-        passed = tf.reduce_min(tf.gather(scores, survivors)) < easiest
-        enough = tf.size(negatives) >= num_examples - share
-        finished = (tf.size(survivors) < limit) | (((tf.size(positives) >= share) | passed) & enough)
-        return tf.cond(finished, lambda: chosen, lambda: attempt(4 * limit))
-
-    return attempt(2 * num_examples)

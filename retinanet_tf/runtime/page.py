@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from importlib import resources
 from pathlib import Path
 
@@ -23,36 +22,30 @@ LIBRARY, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 _LARGEST = 350 * 2**20  # a browser's longest text, in base64, is about 512 million letters
 
 
-def write_page(
-    model: str | os.PathLike, page: str | os.PathLike | None = None, runtime: str | os.PathLike | None = None
-) -> Path:
+def write_page(model: str | os.PathLike, runtime: str | os.PathLike) -> Path:
     """Writes an HTML page with an exported detector in it: it needs no server, loads nothing and sends nothing.
 
     A picture that is dropped on it, or the camera's, is shown with boxes and names; a slider sets the least score.
 
     Args:
         model: an ONNX file of `retinanet export`.
-        page: the file to write; by default the model's name with the suffix .html, which must not exist yet.
-        runtime: folder with the files LIBRARY and WASM; by default `download_runtime` gets them.
+        runtime: folder with the files LIBRARY and WASM, as `download_runtime` gets them.
 
     Returns:
-        The page's path.
+        The page's path: the model's name with the suffix .html, which must not exist yet.
 
     Raises:
-        InputError: the model isn't such a file or too large, npm is missing or fails, or the page can't be written.
+        InputError: the model isn't such a file or too large, a file of the runtime is missing, or the page can't be
+            written.
     """
     if not is_onnx(model):
         raise InputError(f"{os.fspath(model)} can't be run by a page; export with format='onnx'.")
-    target = Path(page) if page is not None else new_page(model)
+    target = new_page(model)
     metadata = ExportedDetector(model).metadata
     content = read_bytes(model, "the exported detector")
     if len(content) > _LARGEST:
         raise InputError(f"{os.fspath(model)} has more than {_LARGEST >> 20} MiB, too much for a page.")
-    if runtime is None:
-        with tempfile.TemporaryDirectory() as folder:
-            library, wasm = _read(download_runtime(folder))
-    else:
-        library, wasm = _read(Path(runtime))
+    library, wasm = (read_bytes(Path(runtime, name), "onnxruntime-web's") for name in (LIBRARY, WASM))
     needed = {name: metadata[name] for name in ("labels", "input", "preprocessing")}
     text = resources.files("retinanet_tf.runtime").joinpath("page.html").read_text(encoding="utf-8")
     parts = {
@@ -74,11 +67,7 @@ def new_page(model: str | os.PathLike) -> Path:
     return page
 
 
-def _read(folder: Path) -> list[bytes]:
-    return [read_bytes(folder / name, "onnxruntime-web's") for name in (LIBRARY, WASM)]
-
-
-def download_runtime(folder: str) -> Path:
+def download_runtime(folder: str | os.PathLike) -> None:
     """Downloads PACKAGE by `npm pack` and puts its files LIBRARY and WASM into a folder; InputError if it can't."""
     npm = shutil.which("npm")
     if npm is None:
@@ -94,4 +83,3 @@ def download_runtime(folder: str) -> Path:
             file = archive.extractfile(f"package/dist/{name}")
             assert file is not None
             Path(folder, name).write_bytes(file.read())
-    return Path(folder)

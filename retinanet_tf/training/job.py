@@ -56,13 +56,13 @@ def open_job(config: Config, *, data: str, validation: str = "", init_weights: s
     make_optimizer(config.train)
     retinanet_losses(config.loss, label_map.unique_names)
     _check_combinations(config, strategy.num_replicas_in_sync)
-    load_for_training(config, data)
-    if init_weights:
-        check(config.model, config.anchors, resolve(init_weights))
     source = open_validation(validation) if validation and worker.is_chief else None
     if source:
         category_ids(label_map, source.label_map, source.name)
     _check_evaluations(config, validation, source)
+    load_for_training(config, data)
+    if init_weights:
+        check(config.model, config.anchors, resolve(init_weights))
     paths = {"data": data, "validation": validation, "init_weights": init_weights}
     return Job(config, paths, strategy, worker, label_map, source)
 

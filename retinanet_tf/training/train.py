@@ -159,15 +159,15 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
                 announce(config, strategy.num_replicas_in_sync)
                 announce_repeats(config, data, job.label_map)
                 announce_xla(config, data, model.xla_scope)
-        evaluator = Validation(config, model, job.label_map, run_dir, job.source, worker, average)
-        damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
         progress = Progress(total, done, config.data.batch_size, make_schedule(config.train), verbose)
+        evaluator = Validation(config, model, job.label_map, run_dir, job.source, worker, average, progress)
+        damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
         with StopRequest() as stop:
             every = [
                 progress,
                 WatchLosses(progress, config.loss.box_weight),
                 SaveState(state, progress, stop),
-                *evaluator.callbacks(progress, lambda: batch_of(0)),
+                *evaluator.callbacks(lambda: batch_of(0)),
                 *callbacks,
             ]
             batches = distribute(strategy, lambda shard: load_for_training(config, data, done, damage_log, shard))

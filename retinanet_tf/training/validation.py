@@ -39,6 +39,7 @@ class Validation:
         source: validation data; None for none, and on workers other than the chief.
         worker: this process; only the chief evaluates and writes, with weights that all workers read together.
         average: of the weights, evaluated in their place.
+        progress: counts the job's steps.
     """
 
     def __init__(
@@ -50,21 +51,21 @@ class Validation:
         source: Source | None,
         worker: Worker,
         average: WeightAverage | None,
+        progress: Progress,
     ):
         self.config, self.model, self.label_map, self.run_dir = config, model, label_map, run_dir
-        self.source, self.worker, self.average = source, worker, average
+        self.source, self.worker, self.average, self.progress = source, worker, average, progress
         # Variables of several workers can only be read by all together. The chief evaluates a copy.
         with precision_policy(config.train.precision):
             self.eval_model = RetinaNet.from_config(config) if worker.count > 1 else model
         self.detector = Detector(self.eval_model, label_map, config.detect, jit_compile=config.train.xla)
         self.board: Board | None = None
-        self.progress: Progress | None = None
         self.analysed: tuple[int, Analysis] | None = None  # the last evaluation and its step
 
-    def callbacks(self, progress: Progress, first_batch: Callable[[], tuple[tf.Tensor, dict]]) -> list:
-        """For the loop, after `progress`: evaluation, log.csv, TensorBoard."""
+    def callbacks(self, first_batch: Callable[[], tuple[tf.Tensor, dict]]) -> list:
+        """For the loop, after its `progress`: evaluation, log.csv, TensorBoard."""
         callbacks: list[keras.callbacks.Callback] = []
-        train, self.progress = self.config.train, progress
+        train, progress = self.config.train, self.progress
         every = train.eval_steps
         evaluated = every and (self.source or self.worker.count > 1)
         if evaluated:
@@ -130,7 +131,7 @@ class Validation:
 
     def _analyse(self, source: Source) -> Analysis:
         """The evaluation, also for TensorBoard; once for a step."""
-        step = self.progress.step if self.progress else 0
+        step = self.progress.step
         if self.analysed and self.analysed[0] == step:
             return self.analysed[1]
         analysis = analyse(self.detector, source)

@@ -51,23 +51,21 @@ def test_masks_are_those_of_the_naive_reference(mode, ratio, examples, threshold
         np.testing.assert_array_equal(ours, expected_masks(seed, positives, examples, threshold, ratio))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_positives_of_low_loss_are_found_below_many_negatives(mode):
+def test_positives_of_low_loss_are_found_below_many_negatives():
     """1:3 looks as far down as needed: the positives here are the easiest of all survivors."""
     targets, losses, boxes = problem(9, anchors=600, positives=0.05)
     losses = np.where(targets >= 0, losses * 1e-3, losses + 1.0).astype(np.float32)
-    ours = ohem(targets, losses, boxes, 8, 0.5, 3.0, **MODES[mode])
+    ours = ohem(targets, losses, boxes, 8, 0.5, 3.0)
     for image in range(len(targets)):
         expected = oracles.hard_examples(targets[image], losses[image], boxes[image], 8, 0.5, 3.0)
         np.testing.assert_array_equal(ours[image], expected)
         assert (expected >= 0).sum() == 2 and (expected == -1).sum() == 6
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("ratio", [None, 3.0])
-def test_xla_chooses_the_same_anchors(ratio, mode):
+def test_xla_chooses_the_same_anchors(ratio):
     targets, losses, boxes = (tf.constant(part) for part in problem(3, anchors=100, positives=0.1))
-    compiled = tf.function(partial(ohem, num_examples=16, ratio=ratio, **MODES[mode]), jit_compile=True)
+    compiled = tf.function(partial(ohem, num_examples=16, ratio=ratio, static_shapes=True), jit_compile=True)
     np.testing.assert_array_equal(compiled(targets, losses, boxes), ohem(targets, losses, boxes, 16, ratio=ratio))
 
 

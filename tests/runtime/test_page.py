@@ -10,7 +10,7 @@ from PIL import Image
 from retinanet_tf.errors import InputError
 from retinanet_tf.runtime import page as module
 from retinanet_tf.runtime.exported import ExportedDetector
-from retinanet_tf.runtime.page import write_page
+from retinanet_tf.runtime.page import download_runtime, write_page
 from tests.browser import CHROMIUM, Browser
 from tests.exported_files import METADATA, write_onnx
 from tests.small_detectors import clutter
@@ -80,23 +80,23 @@ def test_only_onnx_has_a_page(forked):
 
 def test_what_can_be_no_page_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="export with format='onnx'"):
-        write_page(tmp_path / "a.tflite")
+        write_page(tmp_path / "a.tflite", tmp_path)
     write_onnx(tmp_path / "a.onnx")
     with pytest.raises(InputError, match=r"ort.wasm.bundle.min.mjs can't be read"):
         write_page(tmp_path / "a.onnx", runtime=tmp_path)
     (tmp_path / "a.html").write_text("mine")
     with pytest.raises(InputError, match="a.html exists; choose another name"):
-        write_page(tmp_path / "a.onnx")
+        write_page(tmp_path / "a.onnx", tmp_path)
     (tmp_path / "a.html").unlink()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="npm isn't installed"):
-        write_page(tmp_path / "a.onnx")
+        download_runtime(tmp_path)
     npm = Path(tmp_path, "npm")
     npm.write_text("#!/bin/sh\necho offline >&2\nexit 1\n")
     npm.chmod(0o755)
     with pytest.raises(InputError, match="npm can't download it: offline"):
-        write_page(tmp_path / "a.onnx")
+        download_runtime(tmp_path)
     monkeypatch.setattr(module, "_LARGEST", 10)
     with pytest.raises(InputError, match="too much for a page"):
-        write_page(tmp_path / "a.onnx")
+        write_page(tmp_path / "a.onnx", tmp_path)
     assert not (tmp_path / "a.html").exists()

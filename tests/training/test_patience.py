@@ -102,9 +102,9 @@ def test_evaluations_are_remembered_after_kills(model, tmp_path, monkeypatch, ca
         """The callbacks of a process that resumes after a step, and what its epochs do."""
         progress = Progress(6, step, 4, lambda step: 0.1)
         source = SimpleNamespace(instances={"images": []}, encoded=lambda: iter(()))
-        evaluator = validation.Validation(config, model, label_map, tmp_path, source, Worker(), None)
+        evaluator = validation.Validation(config, model, label_map, tmp_path, source, Worker(), None, progress)
         zeros = (tf.zeros([1, 64, 64, 3]), {"boxes": tf.zeros([1, 8, 4]), "labels": -tf.ones([1, 8], tf.int32)})
-        callbacks = keras.callbacks.CallbackList(evaluator.callbacks(progress, lambda: zeros), model=model)
+        callbacks = keras.callbacks.CallbackList(evaluator.callbacks(lambda: zeros), model=model)
         model.stop_training = False
         callbacks.on_train_begin()
 
