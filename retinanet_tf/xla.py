@@ -20,8 +20,12 @@ def resolve_jit_compile(jit_compile: bool | str | None = "auto") -> bool:
         return jit_compile in (True, "true")
     if jit_compile not in ("auto", None):
         raise InputError(f"jit_compile={jit_compile!r} must be True, False or 'auto'.")
-    accelerators = [device for device in tf.config.list_physical_devices() if device.device_type != "CPU"]
-    return bool(accelerators) and not _is_deterministic()
+    return has_accelerator() and not _is_deterministic()
+
+
+def has_accelerator() -> bool:
+    """Whether TensorFlow sees a GPU or TPU: one that `tf.config.set_visible_devices` hides doesn't count."""
+    return any(device.device_type != "CPU" for device in tf.config.get_visible_devices())
 
 
 def _is_deterministic() -> bool:

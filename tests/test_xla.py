@@ -1,7 +1,9 @@
 """What is compiled with XLA: accelerators, not CPUs, unless the caller says otherwise."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -13,6 +15,7 @@ from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.validation import Validation
 from retinanet_tf.xla import resolve_jit_compile
 
+ROOT = Path(__file__).resolve().parents[1]
 LABELS = rn.data.LabelMap(range(5), "abcde")
 
 
@@ -29,7 +32,7 @@ def pretended(monkeypatch):
         devices = [tf.config.PhysicalDevice("/physical_device:CPU:0", "CPU")]
         devices.append(tf.config.PhysicalDevice(f"/physical_device:{kind}:0", kind))
         monkeypatch.setattr(
-            tf.config, "list_physical_devices", lambda of=None: [d for d in devices if of in (None, d[1])]
+            tf.config, "get_visible_devices", lambda of=None: [d for d in devices if of in (None, d[1])]
         )
 
     return pretend
@@ -51,7 +54,7 @@ def test_deterministic_operations_are_not_compiled_by_default():
     program = """
 import tensorflow as tf
 from retinanet_tf.xla import resolve_jit_compile
-tf.config.list_physical_devices = lambda: [tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
+tf.config.get_visible_devices = lambda: [tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
 tf.random.set_seed(1)
 before = resolve_jit_compile()
 tf.config.experimental.enable_op_determinism()
@@ -73,3 +76,36 @@ def test_a_jobs_word_reaches_its_evaluation(pretended, model, tmp_path, xla, exp
     progress = Progress(6, 0, 4, lambda step: 0.1)
     validation = Validation(TINY.replace(xla=xla), model, LABELS, tmp_path, None, Worker(), None, progress)
     assert validation.detector.jit_compile is expected
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_compiled_once_for_each_canvas(tmp_path):
+    """Two canvases and lengths of targets up to 8, over two epochs: XLA writes down what it compiles."""
+    program = """
+import os, sys
+import keras, numpy as np, tensorflow as tf
+import retinanet_tf as rn
+from tests.small_detectors import TINY_NETWORK
+
+def batches():
+    for number, length in enumerate((3, 5, 8, 1)):
+        height, width = ((32, 64), (64, 32))[number % 2]
+        boxes = np.tile(np.float32([4, 4, 20, 20]), (2, length, 1))
+        yield np.full((2, height, width, 3), 9, np.float32), {"boxes": boxes, "labels": np.zeros((2, length), np.int32)}
+
+class Count(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        counts.append(sum(name.endswith("before_optimizations.txt") for name in os.listdir(sys.argv[1])))
+
+spec = {"boxes": tf.TensorSpec((2, None, 4)), "labels": tf.TensorSpec((2, None), tf.int32)}
+data = tf.data.Dataset.from_generator(batches, output_signature=(tf.TensorSpec((2, None, None, 3)), spec))
+model, counts = rn.RetinaNet(num_classes=2, **TINY_NETWORK), []
+model.compile("sgd", rn.retinanet_losses(), jit_compile=True)
+model.fit(data, epochs=2, verbose=0, callbacks=[Count()])
+print(*counts)
+"""
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    first, second, *others = map(int, run.stdout.split())
+    assert 0 < first < second and others == [second] * 6

@@ -53,14 +53,22 @@ class BoxLoss(keras.losses.Loss):
         if not 0.0 <= weight < math.inf:
             raise InputError(f"box_weight={weight} must be 0 or more, and finite.")
         self.weight = float(weight)
-        self._fused_sums = fused(self._sums)
+        self._fused_sums, self._fused_slopes = fused(self._sums), fused(self._slopes)
 
     def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
         """Losses `(...)` of positive anchors, from `(..., 4)` each."""
         raise TypeError(f"{type(self).__name__} is abstract; use SmoothL1Loss, L1Loss or GIoULoss.")
 
     def call(self, y_true, y_pred):
-        return self._fused_sums(tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred))
+        targets = tf.convert_to_tensor(y_true)
+
+        # The gradient is a function of its own. That of a function inside a compiled step with open shapes takes its
+        # arguments, the network's weights with them, for constants: XLA would compile the step anew at each step.
+        @tf.custom_gradient
+        def of_deltas(deltas):
+            return self._fused_sums(targets, deltas), lambda upstream: self._fused_slopes(targets, deltas, upstream)
+
+        return of_deltas(tf.convert_to_tensor(y_pred))
 
     def _sums(self, y_true, y_pred):
         targets, positive = unpack_box_targets(y_true)
@@ -70,6 +78,13 @@ class BoxLoss(keras.losses.Loss):
         )
         losses = tf.where(positive, self.per_box(targets, deltas), 0.0)
         return self.weight * tf.reduce_sum(losses, axis=1)
+
+    def _slopes(self, y_true, y_pred, upstream):
+        """Gradient `(B, A, 4)` of sums whose own gradient is `upstream` `(B,)`."""
+        with tf.GradientTape() as tape:
+            tape.watch(y_pred)
+            sums = self._sums(y_true, y_pred)
+        return tape.gradient(sums, y_pred, upstream)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "weight": self.weight}

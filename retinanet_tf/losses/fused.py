@@ -11,5 +11,5 @@ def fused(kernel: Callable) -> Callable:
     A GPU's elementwise kernels run at memory speed by themselves, and XLA needs CUDA's libdevice there, which pip
     installations often lack.
     """
-    compiled = not tf.config.list_physical_devices("GPU")
+    compiled = not tf.config.get_visible_devices("GPU")
     return tf.function(kernel, jit_compile=compiled or None)

@@ -45,7 +45,7 @@ def checked(x: Any, y: Any = None, sample_weight: Any = None, *, num_classes: in
     if isinstance(x, tf.data.Dataset):
         return _checked_dataset(x, num_classes), y
     if isinstance(x, types.GeneratorType):
-        return (_checked_arrays(*_parts(batch), num_classes=num_classes) for batch in x), y
+        return (_checked_batch(batch, num_classes) for batch in x), y
     if isinstance(x, keras.utils.Sequence):
         return _CheckedSequence(x, num_classes), y
     if batches:  # distributed data sets, and what else Keras knows
@@ -187,6 +187,16 @@ def _padded(values: Any, name: str) -> tf.Tensor:
     return tf.ensure_shape(values.to_tensor(_EMPTY[name], shape=shape), (None, None, *ROW[name]))
 
 
+def _lengthened(y: Mapping[str, Any]) -> dict[str, Any]:
+    """Targets whose M differs by batch with more padding, so that few lengths occur: a step is compiled for each."""
+    if isinstance(y["labels"], tf.RaggedTensor):
+        return dict(y)
+    objects = tf.shape(y["labels"])[1]
+    more = [0, padded_length(objects) - objects]
+    boxes = tf.pad(y["boxes"], [[0, 0], more, [0, 0]])
+    return {**y, "boxes": boxes, "labels": tf.pad(y["labels"], [[0, 0], more], constant_values=_EMPTY["labels"])}
+
+
 def _checked_dataset(dataset: tf.data.Dataset, num_classes: int) -> tf.data.Dataset:
     images, y, *_ = _parts(dataset.element_spec)
     check_structure(images, y)
@@ -195,7 +205,7 @@ def _checked_dataset(dataset: tf.data.Dataset, num_classes: int) -> tf.data.Data
         weighted = {**y, **({"sample_weight": weights[0]} if weights else {})}
         fault = _fault(images[:, ::_STRIDE, ::_STRIDE], tf.shape(images)[2:0:-1], weighted, num_classes)
         with tf.control_dependencies([_refuse(fault)]):
-            return (tf.identity(images), dense(y), *weights)
+            return (tf.identity(images), dense(_lengthened(y)), *weights)
 
     return dataset.map(check, num_parallel_calls=1)
 
@@ -218,6 +228,11 @@ def _checked_arrays(x: Any, y: Any, sample_weight: Any = None, *, num_classes: i
         return x, dense(y)
 
 
+def _checked_batch(batch: Any, num_classes: int) -> tuple[Any, dict[str, Any]]:
+    x, y = _checked_arrays(*_parts(batch), num_classes=num_classes)
+    return x, _lengthened(y)
+
+
 class _CheckedSequence(keras.utils.Sequence):
     """A Sequence with checked batches; the first is checked at once."""
 
@@ -231,7 +246,7 @@ class _CheckedSequence(keras.utils.Sequence):
         return len(self._sequence)
 
     def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
-        return _checked_arrays(*_parts(self._sequence[index]), num_classes=self._num_classes)
+        return _checked_batch(self._sequence[index], self._num_classes)
 
     def on_epoch_end(self) -> None:
         self._sequence.on_epoch_end()

@@ -271,8 +271,9 @@ class RetinaNet(keras.Model):
 
         jit_compile='auto' compiles on accelerators (`retinanet_tf.xla`): the whole step on one device, on several each
         replica's part, which is assignment, forward pass, losses and gradients. A step compiles once for each canvas
-        and length M of the targets; `data.load` makes few. Two cases of several replicas can't be compiled in parts:
-        norm='batch' or subnet_norm='batch', and mining with normalizer='global'. `xla_scope` says what is compiled.
+        and length M of the targets; `data.load` makes few, and `fit` pads M to a power of two. Two cases of several
+        replicas can't be compiled in parts: norm='batch' or subnet_norm='batch', and mining with normalizer='global'.
+        `xla_scope` says what is compiled.
 
         (Variables that are created while the step is traced would make TensorFlow trace it a second time.)
 

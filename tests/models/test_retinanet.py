@@ -249,7 +249,7 @@ def test_an_unknown_backbone_is_refused_by_name():
 def test_plain_compile_compiles_on_accelerators_only(monkeypatch, kind, scope):
     """The caller's word stands on both."""
     devices = [tf.config.PhysicalDevice(f"/physical_device:{kind}:0", kind)]
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda of=None: devices)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda of=None: devices)
     model = small()
     for arguments, expected in (({}, scope), ({"jit_compile": True}, "step"), ({"jit_compile": False}, "nothing")):
         model.compile(optimizer="sgd", loss=rn.retinanet_losses(), **arguments)
