@@ -25,8 +25,8 @@ from retinanet_tf.cli.main import run
 from retinanet_tf.export.formats import SUFFIXES, export_file, export_saved_model
 from retinanet_tf.export.parity import DifferentAnswers
 from retinanet_tf.export.saved_model import EXTRA
-from retinanet_tf.inference.checkpoint import load_detector
 from retinanet_tf.inference.detector import Detector
+from retinanet_tf.pretrained.by_name import load_detector
 
 EXPORTS = (
     ("saved_model", "float32"),

@@ -25,10 +25,10 @@ from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.evaluation.coco import coco_scores
 from retinanet_tf.evaluation.source import open_source
 from retinanet_tf.inference.box_fusion import FUSION_IOU, average, overlap
-from retinanet_tf.inference.checkpoint import load_detector
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.results import to_results
 from retinanet_tf.inference.tiles import TiledDetector, Window
+from retinanet_tf.pretrained.by_name import load_detector
 
 _MODEL = flags.DEFINE_string("model", None, "Run directory.", required=True)
 _DATA = flags.DEFINE_string("data", None, "Pattern of the split's shards.", required=True)

@@ -5,7 +5,9 @@ import json
 import os
 import re
 import secrets
+import signal
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -84,6 +86,26 @@ def output_folder(path: str | os.PathLike, flag: str = "the output folder") -> I
             with suppress(OSError):  # it isn't empty
                 os.rmdir(path)
         raise
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM inside the block raises SystemExit with 143, so that what is half written is removed.
+
+    In the main thread, and unless the program has a handler of its own.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _exit(number: int, _) -> None:
+    raise SystemExit(128 + number)
 
 
 def read_text(path: str | os.PathLike, what: str) -> str:

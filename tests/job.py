@@ -43,7 +43,7 @@ class Jobs:
         self.server.wait(timeout=60)
 
     def start(self, run_dir, shards, environment=None, **changes):
-        """A job that trains JOB with `changes`."""
+        """A job that trains JOB with `changes`, which may also hold init_weights."""
         output = Path(f"{run_dir}-{time.monotonic_ns()}.txt")
         request = {"run_dir": str(run_dir), "shards": str(shards), "output": str(output), "changes": changes}
         return Job(self, self.ask(environment=environment or {}, **request), output)
@@ -91,9 +91,11 @@ def _run(request):
         from retinanet_tf.cli.main import run
         from tests.small_detectors import TINY_NETWORK
 
-        config = rn.Config().replace(**{**TINY_NETWORK, **JOB, **request["changes"]})
+        changes = {**TINY_NETWORK, **JOB, **request["changes"]}
+        init_weights = changes.pop("init_weights", "")
+        config = rn.Config().replace(**changes)
         data = f"{request['shards']}/train-*.tfrecord"
-        paths = {"data": data, "validation": data if config.train.eval_steps else None}
+        paths = {"data": data, "validation": data if config.train.eval_steps else None, "init_weights": init_weights}
         run(lambda: rn.train(config, **paths, run_dir=request["run_dir"], verbose=2) and None)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)

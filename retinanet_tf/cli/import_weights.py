@@ -14,7 +14,8 @@ If it has more class outputs than labels.json has categories, each category's id
 
     retinanet import-weights --source=run --file=runs/mine --output=weights/mine
 
-keeps the backbone of a finished job, as a start for detectors with another pyramid, other subnets or classes.
+keeps the backbone of a finished job, or of a published detector by its name, as a start for detectors with another
+pyramid, other subnets or classes.
 """
 
 from absl import flags
@@ -25,7 +26,7 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.pretrained.names import SOURCES
 
 SOURCE = flags.DEFINE_enum("source", None, [*SOURCES, "run"], "Project that the checkpoint comes from.", required=True)
-FILE = flags.DEFINE_string("file", None, "The checkpoint, or the run_dir of --source=run.", required=True)
+FILE = flags.DEFINE_string("file", None, "The checkpoint; for --source=run a run_dir or published name.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write, or a name ending in .weights.h5.", required=True)
 LABELS = flags.DEFINE_string("labels", None, "labels.json of the checkpoint's categories, if they aren't COCO's.")
 config_flags.define(only=("model", "anchors", "assign", "loss", "detect"), preset=False)

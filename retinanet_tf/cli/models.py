@@ -133,9 +133,9 @@ def _value(entry: Entry) -> str:
 
 
 def _digest(entry: Entry) -> str:
-    if entry.has_md5sum:
-        return "its MD5 at the URL with .md5sum at the end"
-    return entry.digest or "none published; the tensors are checked"
+    algorithm, url = entry.digest_url
+    said = f"the {algorithm.upper()} that {url} says" if url else "none known; the tensors are checked"
+    return entry.digest or said
 
 
 def _megabytes(entry: Entry) -> str:

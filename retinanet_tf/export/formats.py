@@ -19,7 +19,7 @@ from retinanet_tf.evaluation.source import Source, open_validation
 from retinanet_tf.export import litert_file, onnx_file, parity, saved_model
 from retinanet_tf.export.frozen_graph import Shape, file_shape
 from retinanet_tf.export.quiet import quiet
-from retinanet_tf.files import make_folder, write_json
+from retinanet_tf.files import ended_by_sigterm, make_folder, output_folder, write_json
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.images import to_image
 from retinanet_tf.inference.saved_model import SavedModelDetector
@@ -150,9 +150,12 @@ def export_file(
         target.write_bytes(content)
         write_metadata(target, metadata(of, format, precision, shape, facts))
 
-    make_folder(path.parent)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
+        with (
+            ended_by_sigterm(),
+            output_folder(path.parent),
+            tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder,
+        ):
             aside, probe = Path(folder, path.name), Path(folder, "probe", path.name)
             probe.parent.mkdir()
             write(detector, aside)

@@ -7,9 +7,7 @@ import math
 import os
 import re
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +23,7 @@ from retinanet_tf.export import image_decoding as decoding
 from retinanet_tf.export.frozen_graph import Shape, check_shape, shape_name
 from retinanet_tf.export.quiet import quiet
 from retinanet_tf.export.signatures import SIGNATURES, ServedDetector
-from retinanet_tf.files import make_folder, write_json
+from retinanet_tf.files import ended_by_sigterm, output_folder, write_json
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
@@ -104,9 +102,8 @@ def export(
     images = list(warmup_images) or _generated_images(detector, max_pixels)
     _check_images(images, max_pixels)
     exported = with_precision(detector, precision)
-    make_folder(directory.parent)
     try:
-        with _written_aside(directory) as aside:
+        with ended_by_sigterm(), output_folder(directory.parent), _written_aside(directory) as aside:
             frozen = freeze(exported)
             served = ServedDetector(detector, frozen, max_pixels)
             signatures = {name: getattr(served, name).get_concrete_function() for name in SIGNATURES}
@@ -158,11 +155,6 @@ def _written_aside(directory: Path) -> Iterator[Path]:
     # Its name isn't a number, so a server doesn't take it for a version.
     aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     lock = _lock(aside)
-    ends_at_once = (
-        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if ends_at_once:
-        signal.signal(signal.SIGTERM, _exit)
     try:
         yield aside
         os.chmod(aside, 0o755)
@@ -171,12 +163,6 @@ def _written_aside(directory: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
         if lock is not None:
             os.close(lock)
-        if ends_at_once:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _exit(number: int, _) -> None:
-    raise SystemExit(128 + number)
 
 
 def _lock(folder: Path) -> int | None:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from retinanet_tf.config.config import Config
 from retinanet_tf.config.presets import presets
+from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.inference.detector import Detector
-from retinanet_tf.pretrained import loading
+from retinanet_tf.models.retinanet import RetinaNet
+from retinanet_tf.pretrained import importing, loading
 from retinanet_tf.pretrained.download import install
+from retinanet_tf.pretrained.loading import Report
 from retinanet_tf.pretrained.zoo import ZOO, find
 
 
@@ -46,6 +49,37 @@ def load_detector(model: str | os.PathLike) -> Detector:
         InputError: there is none of these, or it can't be read or downloaded, or it is a backbone alone.
     """
     return checkpoint.load_detector(resolve(model))
+
+
+def initialize(model: RetinaNet, path: str | os.PathLike, label_map: LabelMap | None = None) -> Report:
+    """Initializes a model from an imported checkpoint or a run; one that isn't finished gives its newest checkpoint.
+
+    An ImageNet checkpoint fills only the backbone. If the categories differ, the last class convolution keeps its
+    initial values and the report says so.
+
+    Args:
+        model: the network to fill.
+        path: a published name, a folder written by `import_weights`, or a run directory.
+        label_map: the model's categories; without it only their number is compared.
+
+    Raises:
+        InputError: the checkpoint was made for another network, each differing setting named with both values; or it
+            can't be read or downloaded.
+    """
+    return loading.initialize(model, resolve(path), label_map)
+
+
+def keep_backbone(model: str | os.PathLike, output: str | os.PathLike) -> Report:
+    """Writes the backbone of a detector, to start jobs with another pyramid, other subnets or classes.
+
+    Args:
+        model: a finished job's directory, a published name, or imported weights.
+        output: as of `import_weights`; the result works as an ImageNet backbone does.
+
+    Raises:
+        InputError: there is no finished run, or it can't be read or downloaded.
+    """
+    return importing.keep_backbone(resolve(model), output)
 
 
 def starting_config(model: str | os.PathLike, preset: str = "") -> Config:

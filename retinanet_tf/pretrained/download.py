@@ -39,9 +39,11 @@ def fetch(entry: Entry) -> Path:
     bar = tqdm(total=expected, desc=entry.name, unit="B", unit_scale=True, mininterval=0.5)
     with files.written_aside(path) as aside, bar:
         try:
-            digest = _published_md5(entry) if entry.has_md5sum else entry.digest
+            digest = entry.digest or _published_digest(entry)
             pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20, timeout=TIMEOUT)(entry.url, aside, None)
-        except requests.RequestException as error:
+        except OSError as error:
+            if error.errno and not isinstance(error, requests.RequestException):
+                raise  # the disk's; requests gives its own, such as one of a missing CA bundle, no number
             raise InputError(
                 f"{entry.name} can't be downloaded ({_reason(error)}); fetch {entry.url} by other means and put it at "
                 f"{path}."
@@ -92,21 +94,28 @@ def _unpacked(file: Path, member: str, folder: str) -> Path:
         return Path(archive.extract(member, folder))
 
 
-def _published_md5(entry: Entry) -> str:
-    """The digest in the file beside the weights; '' with a warning where the server has none."""
-    url = f"{entry.url}.md5sum"
+def _published_digest(entry: Entry) -> str:
+    """The digest that the server says of the weights; '' with a warning where it has none, '' where none is known."""
+    algorithm, url = entry.digest_url
+    if not url:
+        return ""
     answer = requests.get(url, timeout=TIMEOUT)
     if answer.status_code == requests.codes.not_found:
         logging.warning("%s isn't there: the tensors of %s are checked, but no digest.", url, entry.name)
         return ""
     answer.raise_for_status()
-    first = re.match(r"\s*([0-9a-fA-F]{32})\b", answer.text)
-    if not first:
+    if algorithm == "md5":
+        found = re.match(r"\s*([0-9a-fA-F]{32})\b", answer.text)
+    else:
+        rows = answer.json() if answer.text.startswith("[") else []
+        (oid,) = [row.get("lfs", {}).get("oid", "") for row in rows if row.get("path") == entry.filename] or [""]
+        found = re.fullmatch(r"([0-9a-f]{64})", oid)
+    if not found:
         raise InputError(
-            f"{url} doesn't begin with an MD5, so {entry.name} can't be checked; try again, or fetch {entry.url} by "
-            f"other means and put it at {published_file(entry)}."
+            f"{url} gives no {algorithm.upper()}, so {entry.name} can't be checked; try again, or fetch {entry.url} "
+            f"by other means and put it at {published_file(entry)}."
         )
-    return f"md5:{first[1].lower()}"
+    return f"{algorithm}:{found[1].lower()}"
 
 
 def _check_digest(entry: Entry, digest: str, path: str | os.PathLike, fault: str, remedy: str) -> None:
@@ -129,9 +138,9 @@ def _check_tensors(entry: Entry, folder: Path) -> None:
         raise InputError(f"its tensors are another network's: {', '.join(differing)}.")
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: OSError) -> str:
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.Timeout):
         return f"the server is silent for {TIMEOUT:g} seconds"
-    return type(error).__name__
+    return type(error).__name__ if isinstance(error, requests.RequestException) else str(error)

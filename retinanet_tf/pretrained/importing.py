@@ -28,6 +28,8 @@ from retinanet_tf.provenance import provenance
 
 COCO = LabelMap.load(Path(__file__).with_name("labels") / "coco.json")
 """COCO's 80 categories, whose ids run from 1 to 90 with gaps."""
+COCO_COLUMNS = (80, 91)
+"""Class outputs per anchor of detectors of COCO: its categories, or its ids with torchvision's background."""
 
 _COCO_SIZES = {"image_size": 800, "max_size": 1333}
 _BASE: dict[str, dict] = {
@@ -81,6 +83,12 @@ def describe(architecture: Architecture, source: str, tensors: dict[str, np.ndar
                 changes[field] = tuple(round(float(value), 4) for value in stored.ravel()[::-1])
     if architecture.detects:
         changes |= {"num_classes": architecture.class_columns, **architecture.head_settings()}
+        has_anchors = any(name.startswith("anchor_generator.cell_anchors") for name in tensors)
+        if architecture.class_columns not in COCO_COLUMNS and not has_anchors:
+            architecture.notes.append(
+                f"the anchors' sizes aren't in the file: {source}'s usual ones are taken; if it was trained with "
+                "others, give anchor_multiplier, anchor_scales and anchor_ratios."
+            )
         if source == "torchvision":
             first_version = changes["subnet_norm"] == "none"
             changes["box"] = "l1" if first_version else "giou"
@@ -100,7 +108,7 @@ def default_label_map(columns: int, file: str) -> LabelMap:
     Raises:
         InputError: another number of outputs: the categories aren't in the file.
     """
-    if columns in (80, 91):
+    if columns in COCO_COLUMNS:
         return COCO
     raise InputError(
         f"{file} has {columns} class outputs per anchor, but not their names: give labels, a labels.json such as "
@@ -239,15 +247,7 @@ def _check_anchors(config: Config, architecture: Architecture, tensors: dict[str
 
 
 def keep_backbone(run_dir: str | os.PathLike, output: str | os.PathLike) -> Report:
-    """Writes the backbone of a finished job, to start jobs with another pyramid, other subnets or classes.
-
-    Args:
-        run_dir: the job's directory, or imported weights.
-        output: as of `import_weights`; the result works as an ImageNet backbone does.
-
-    Raises:
-        InputError: there is no finished run.
-    """
+    """`by_name.keep_backbone` of a folder."""
     config, model = checkpoint.load_config(run_dir), checkpoint.load_model(run_dir)
     names = list(variables(model))
     kept = {name: name for name in names if name.startswith(BACKBONE_LAYERS)}

@@ -124,19 +124,7 @@ def check(network: ModelConfig, anchors: AnchorConfig, path: str | os.PathLike) 
 
 
 def initialize(model: RetinaNet, path: str | os.PathLike, label_map: LabelMap | None = None) -> Report:
-    """Initializes a model from an imported checkpoint or a run; one that isn't finished gives its newest checkpoint.
-
-    An ImageNet checkpoint fills only the backbone. If the categories differ, the last class convolution keeps its
-    initial values and the report says so.
-
-    Args:
-        model: the network to fill.
-        path: a folder written by `import_weights`, or a run directory.
-        label_map: the model's categories; without it only their number is compared.
-
-    Raises:
-        InputError: the checkpoint was made for another network; each differing setting is named with both values.
-    """
+    """`by_name.initialize` from a folder."""
     check(model.config, model.anchors.config, path)
     backbone_only = checkpoint.import_kind(path) == "backbone"
     notes = []

@@ -5,7 +5,7 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +102,22 @@ def _safetensors(content: bytes) -> dict[str, np.ndarray]:
 
 def _unwrapped(content: Any) -> Mapping:
     """The mapping with the weights in what a program saved."""
-    for _ in range(len(_CONTAINERS)):
-        inner = [content[key] for key in _CONTAINERS if key in content] if isinstance(content, Mapping) else []
-        content = next((value for value in inner if isinstance(value, Mapping) and value), content)
-    values = list(content.values()) if isinstance(content, Mapping) else [content]
-    if isinstance(content, Mapping) and any(isinstance(value, (np.ndarray, torch_files.Tensor)) for value in values):
-        return content
+    mappings = list(_mappings(content))
+    for mapping in mappings:
+        if any(isinstance(value, (np.ndarray, torch_files.Tensor)) for value in mapping.values()):
+            return mapping
+    values = [content, *(value for mapping in mappings for value in mapping.values())]
     for kind in (type(value) for value in values if isinstance(value, torch_files.Foreign)):
         raise InputError(f"it holds an object of {kind.__module__}.{kind.__name__}; save its state_dict() instead")
     raise InputError("it holds no tensors by name")
+
+
+def _mappings(content: Any) -> Iterator[Mapping]:
+    """The mappings in which the weights may be, the innermost first."""
+    if isinstance(content, Mapping):
+        for key in _CONTAINERS:
+            yield from _mappings(content.get(key))
+        yield content
 
 
 def _named(tensors: Mapping[Any, np.ndarray]) -> dict[str, np.ndarray]:

@@ -62,6 +62,20 @@ class Entry:
         return bool(self.labels)
 
     @property
+    def digest_url(self) -> tuple[str, str]:
+        """The algorithm of a digest that the server knows and where it says it; ('', '') if nothing is known of one.
+
+        Hugging Face's API lists a folder's large files with their SHA-256.
+        """
+        if self.has_md5sum:
+            return "md5", f"{self.url}.md5sum"
+        hub, _, path = self.url.partition("/resolve/")
+        if not path:
+            return "", ""
+        server = urlsplit(hub)
+        return "sha256", f"{server.scheme}://{server.netloc}/api/models{server.path}/tree/{path.partition('/')[0]}"
+
+    @property
     def filename(self) -> str:
         """The file's name at its origin."""
         return PurePosixPath(urlsplit(self.url).path).name

@@ -132,9 +132,9 @@ def worker_of(strategy: tf.distribute.Strategy) -> Worker:
 
 def _place(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> Worker:
     cluster = resolver.cluster_spec()
-    chiefs = cluster.num_tasks("chief") if "chief" in cluster.jobs else 0
+    chiefs, workers = (cluster.num_tasks(job) if job in cluster.jobs else 0 for job in ("chief", "worker"))
     index = resolver.task_id if resolver.task_type == "chief" else chiefs + resolver.task_id
-    return Worker(index, chiefs + cluster.num_tasks("worker"))
+    return Worker(index, chiefs + workers)
 
 
 def gathered(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[tuple[int, ...]]:

@@ -30,8 +30,7 @@ from retinanet_tf.models.fit_data import readable_faults
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.models.train_step import Step
-from retinanet_tf.pretrained.by_name import resolve
-from retinanet_tf.pretrained.loading import initialize
+from retinanet_tf.pretrained.by_name import initialize
 from retinanet_tf.training import run_directory
 from retinanet_tf.training.callbacks import NonFiniteLoss, Progress, SaveState, StopRequest, WatchLosses
 from retinanet_tf.training.checkpoints import TrainingState, newest_step
@@ -133,10 +132,14 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
     with readable_failures(job, run_dir, batch_of):
         finished = (run_dir / checkpoint.WEIGHTS).exists()
         if worker.count > 1:
-            sizes = [tf.io.gfile.stat(path).length for path in find_shards(data)]
-            checksums = [zlib.crc32(text.encode()) for text in (flagfile(config), repr(sizes))]
-            names = ("the settings' checksum", "the checksum of the shards' sizes", "the newest checkpoint's step")
-            _agree(job, dict(zip(names, (*checksums, newest_step(run_dir / "checkpoints")), strict=True)))
+            shards = [tf.io.gfile.stat(path).length for path in find_shards(data)], job.label_map.to_json()
+            checksums = [zlib.crc32(text.encode()) for text in (flagfile(config), repr(shards))]
+            facts = {
+                "the settings' checksum": checksums[0],
+                "the checksum of the shards' sizes and labels": checksums[1],
+                "the newest checkpoint's step": newest_step(run_dir / "checkpoints"),
+            }
+            _agree(job, facts)
         if finished:
             print(f"{run_dir}: this run is finished; its result is used as it is.")
             return checkpoint.load_model(run_dir)
@@ -146,13 +149,20 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
             average = model.step.average
             state = TrainingState(run_dir / "checkpoints", model, average, worker.is_chief)
             done = state.restore()
-            _agree(job, {"the step of the newest readable checkpoint": done})
-            if done:
-                print(f"{run_dir}: resuming after {done} of {total} steps.")
-            elif job.paths["init_weights"]:
-                print(initialize(model, resolve(job.paths["init_weights"]), job.label_map))
-                if average:
-                    average.restart()
+        # Outside of the scope, where each worker reads its own file: inside, building a network waits for the others.
+        if done:
+            print(f"{run_dir}: resuming after {done} of {total} steps.")
+        elif job.paths["init_weights"]:
+            print(initialize(model, job.paths["init_weights"], job.label_map))
+            if average:
+                average.restart()
+        if worker.count > 1:
+            beginning = zlib.crc32(b"".join(weights.tobytes() for weights in model.get_weights()))
+            facts = {
+                "the step of the newest readable checkpoint": done,
+                "the checksum of the weights to start from": beginning,
+            }
+            _agree(job, facts)
         if worker.is_chief:
             run_directory.trim_log(run_dir, done)
             if done < total:
@@ -187,8 +197,8 @@ def _agree(job: Job, facts: dict[str, int]) -> None:
         if len(set(values)) > 1:
             found = ", ".join(f"{value} on worker {index}" for index, value in enumerate(values))
             raise InputError(
-                f"the workers of strategy=multi_worker disagree on {what} ({found}); they need the same flags and the "
-                "same data, and run_dir must be on storage that all of them share."
+                f"the workers of strategy=multi_worker disagree on {what} ({found}); they need the same flags, "
+                "data and init_weights, and run_dir must be on storage that all of them share."
             )
 
 

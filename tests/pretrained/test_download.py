@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import hashlib
+import json
 import socket
 
 import pytest
@@ -48,8 +49,8 @@ def test_a_digest_in_a_file_of_its_own(server, monkeypatch, text):
     ("text", "sentence"),
     [
         ("0" * 32, f"MD5 begins with {MD5[:8]}, not with 00000000"),
-        ("<html>moved</html>", "weights.pkl.md5sum doesn't begin with an MD5"),
-        (f"{MD5}00", "weights.pkl.md5sum doesn't begin with an MD5"),
+        ("<html>moved</html>", "weights.pkl.md5sum gives no MD5"),
+        (f"{MD5}00", "weights.pkl.md5sum gives no MD5"),
     ],
 )
 def test_a_digest_in_a_file_of_its_own_that_differs(server, monkeypatch, text, sentence):
@@ -57,6 +58,36 @@ def test_a_digest_in_a_file_of_its_own_that_differs(server, monkeypatch, text, s
     with pytest.raises(rn.InputError, match=sentence):
         download.fetch(row(server.url(), "", has_md5sum=True))
     assert not leftovers()
+
+
+def test_a_digest_by_hugging_faces_api(server, monkeypatch, caplog):
+    """Its answer to /api/models/OWNER/NAME/tree/BRANCH; a file of Git itself, of another digest, has no "lfs"."""
+    entry = row(server.url("/owner/name/resolve/main/weights.pkl"), "")
+    assert download.fetch(entry).read_bytes() == CONTENT and "tree/main isn't there" in caplog.text
+    cache.published_file(entry).unlink()
+    config = {"type": "file", "oid": "1" * 40, "size": 5, "path": "config.json"}
+    large = {**config, "path": "weights.pkl", "lfs": {"oid": SHA256, "size": len(CONTENT), "pointerSize": 133}}
+    monkeypatch.setitem(server.files, "/main", json.dumps([config, large]).encode())
+    server.asked.clear()
+    assert download.fetch(entry).read_bytes() == CONTENT
+    assert server.asked == ["/api/models/owner/name/tree/main", "/owner/name/resolve/main/weights.pkl"]
+    cache.published_file(entry).unlink()
+    for rows, sentence in (
+        ([config], "tree/main gives no SHA256"),
+        ([{**large, "lfs": {"oid": "0" * 64}}], f"SHA256 begins with {SHA256[:8]}, not with 00000000"),
+    ):
+        monkeypatch.setitem(server.files, "/main", json.dumps(rows).encode())
+        with pytest.raises(rn.InputError, match=sentence):
+            download.fetch(entry)
+    assert not leftovers()
+
+
+def test_certificates_that_are_missing_are_not_the_disks_fault(monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent.pem")
+    entry = row("https://weights.invalid/weights.pkl")
+    sentence = r"can't be downloaded \(.*CA certificate bundle.*nonexistent.pem\); fetch https://weights.invalid"
+    with pytest.raises(rn.InputError, match=sentence):
+        download.fetch(entry)
 
 
 def test_a_digest_that_its_publisher_no_longer_has(server, caplog):

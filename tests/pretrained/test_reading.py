@@ -204,6 +204,7 @@ def test_a_lightning_checkpoint_comes_through_and_nothing_in_it_is_executed(tmp_
 @pytest.mark.parametrize("wrapped", [
     lambda weights: {"model": weights, "optimizer": {}, "lr_scheduler": {"last_epoch": 2}, "epoch": 1},
     lambda weights: {"model_state_dict": weights, "loss": 0.5},
+    lambda weights: {"model": {"name": "retinanet", "anchors": [32, 64]}, "state_dict": weights},
     lambda weights: {"state_dict": {f"module.{name}": value for name, value in weights.items()}},
     lambda weights: {"ema": {"state_dict": {f"model.net.{name}": value for name, value in weights.items()}}},
     lambda weights: {"model": {f"_orig_mod.module.{name}": value for name, value in weights.items()}, "ema": None},

@@ -196,6 +196,31 @@ def test_two_workers_train_as_one_process_through_losses_and_signals(jobs, shard
             np.testing.assert_allclose(ours, one, atol=1e-4)
 
 
+def test_two_workers_start_from_the_same_weights(jobs, shards, tmp_path, one_device):
+    """A finished run's, as one process does; weights that differ, such as of a file that isn't shared, stop both."""
+    other = tmp_path / "other"
+    shutil.copytree(one_device, other)
+    model = checkpoint.load_model(one_device)
+    model.set_weights([value * 1.01 for value in model.get_weights()])
+    checkpoint.save_weights(model, other / checkpoint.WEIGHTS)
+    start = {**MULTI, "steps": 4, "eval_steps": 0}
+    workers = [
+        [
+            jobs.start(tmp_path / name, shards, task, **start, init_weights=str(path))
+            for task, path in zip(tf_config(2), paths, strict=True)
+        ]
+        for name, paths in (("same", (one_device, one_device)), ("differing", (one_device, other)))
+    ]
+    alone = jobs.start(tmp_path / "alone", shards, **{**start, "strategy": "one_device"}, init_weights=str(one_device))
+    for job in (*workers[0], alone):
+        assert f"{one_device}: " in succeed(job)
+    for ours, one in zip(weights(tmp_path / "same"), weights(tmp_path / "alone"), strict=True):
+        np.testing.assert_allclose(ours, one, atol=1e-4)
+    for worker in workers[1]:
+        status, output = worker.finish()
+        assert status == 1 and "disagree on the checksum of the weights to start from" in output, output
+
+
 def test_two_workers_share_files_and_a_damaged_one_ends_both(jobs, shards, tmp_path):
     """Shards shared by file: the same end twice. The worker that reads the damaged record names it."""
     copy = tmp_path / "shards"

@@ -12,7 +12,7 @@ from small_jobs import TINY
 import retinanet_tf as rn
 from retinanet_tf.models.train_step import Step
 from retinanet_tf.training import run_directory, strategies
-from retinanet_tf.training.strategies import gathered, make_strategy, slurm_cluster
+from retinanet_tf.training.strategies import gathered, make_strategy, slurm_cluster, worker_of
 
 LABELS = rn.data.LabelMap([1], ["a"])
 
@@ -31,6 +31,30 @@ def test_slurms_ranks_need_not_follow_the_names_of_the_hosts(monkeypatch):
         assert sorted(addresses) == ["n10:20420", "n2:20420"]
         places[addresses[resolver.task_id]] = host
     assert places == {"n2:20420": "n2", "n10:20420": "n10"}
+
+
+class Waiting:
+    """In place of the strategy, which waits for the other workers."""
+
+    def __init__(self, resolver):
+        self.cluster_resolver = resolver
+
+
+@pytest.mark.parametrize(
+    ("cluster", "kind", "place"),
+    [
+        ({"chief": ["a:1"]}, "chief", (0, 1)),
+        ({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, "worker", (2, 3)),
+        ({"worker": ["a:1", "b:1"]}, "worker", (1, 2)),
+    ],
+)
+def test_the_place_of_a_worker(monkeypatch, cluster, kind, place):
+    """The chief comes before the workers, and may be alone, as Kubeflow's TFJob of one replica has it."""
+    task = {"type": kind, "index": len(cluster[kind]) - 1}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", Waiting)
+    worker = worker_of(make_strategy("multi_worker"))
+    assert (worker.index, worker.count) == place
 
 
 TWO = {"worker": ["a:1", "b:1"]}

@@ -20,7 +20,7 @@ from retinanet_tf.data.sources.image_files import BadImage, find_image
 from retinanet_tf.data.sources.labels import ONE_MAP, LabelMap
 from retinanet_tf.detection.rounding import round_up
 from retinanet_tf.errors import InputError
-from retinanet_tf.files import make_folder, output_folder, write_json
+from retinanet_tf.files import ended_by_sigterm, make_folder, output_folder, write_json
 
 _IMAGES_PER_SHARD = 1000
 
@@ -144,7 +144,7 @@ def prepare_splits(
         for annotations in splits.values():
             _find_files(annotations.images, folder, annotations.source, allow_outside)
     summaries, published = {}, False
-    with output_folder(output, "output folder"):
+    with ended_by_sigterm(), output_folder(output, "output folder"):
         try:
             for name, annotations in splits.items():
                 policy = ImagePolicy(verify, annotations.exif or exif, max_pixels, allow_outside)
