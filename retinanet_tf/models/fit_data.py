@@ -19,7 +19,8 @@ ROW = {"boxes": (4,), "labels": ()}
 
 _EMPTY = {"boxes": 0.0, "labels": -1}
 _STRIDE = 8
-"""Pixels are looked at in every eighth row and column: what is wrong with their range is wrong everywhere."""
+"""Pixels' range is looked at in every eighth row and column: what is wrong with it is wrong everywhere."""
+NOT_FINITE = "has values that are NaN or infinite."
 
 
 def checked(x: Any, y: Any = None, sample_weight: Any = None, *, num_classes: int) -> tuple[Any, Any]:
@@ -116,11 +117,11 @@ def range_fault(pixels: tf.Tensor) -> tf.Tensor:
         ["has values from ", ends[0], " to ", ends[1], "; scale them to RGB in 0 to 255, which the model normalises."]
     )
     finite = tf.reduce_all(tf.math.is_finite(pixels))
-    return tf.where(finite, tf.where(wrong, sentence, ""), "has values that are NaN or infinite.")
+    return tf.where(finite, tf.where(wrong, sentence, ""), NOT_FINITE)
 
 
-def _fault(pixels: tf.Tensor, size: tf.Tensor, y: Mapping[str, Any], num_classes: int) -> tf.Tensor:
-    """'' or the first thing wrong with targets and some pixels of images of `size` (width, height): a scalar string."""
+def _fault(images: Any, y: Mapping[str, Any], num_classes: int) -> tf.Tensor:
+    """'' or the first thing wrong with images (all pixels for NaN, some for their range) and targets."""
     if isinstance(y["labels"], tf.RaggedTensor):
         unequal = tf.reduce_any(y["boxes"].row_lengths() != y["labels"].row_lengths())
     else:
@@ -132,7 +133,10 @@ def _fault(pixels: tf.Tensor, size: tf.Tensor, y: Mapping[str, Any], num_classes
     objects = labels >= 0.0
     corners = tf.where(objects[..., None], boxes, 0.0)
     inverted = tf.reduce_any(corners[..., 2:] < corners[..., :2], axis=-1)
-    size = tf.cast(size, tf.float32)
+    height, width = images.shape[1], images.shape[2]
+    if None in (height, width):
+        height, width = tf.unstack(tf.shape(images)[1:3])
+    size = tf.cast(tf.stack([width, height]), tf.float32)
     outside = tf.reduce_any((corners[..., :2] >= size) | (corners[..., 2:] <= 0.0), axis=-1)
     outside &= tf.reduce_all(corners[..., 2:] > corners[..., :2], axis=-1)
     largest = tf.reduce_max(corners)
@@ -156,15 +160,27 @@ def _fault(pixels: tf.Tensor, size: tf.Tensor, y: Mapping[str, Any], num_classes
         ((factors < 0.0) | tf.math.is_nan(factors), "has a sample_weight that is negative or NaN."),
     ]
     faults = [_named(tf.reduce_any(wrong, axis=1), sentence) for wrong, sentence in checks]
-    if pixels.dtype != tf.uint8:
-        range_of_x = range_fault(pixels)
+    if images.dtype != tf.uint8:
         # Without an object, a dark picture is no reason to stop.
-        said = tf.reduce_any(objects) & (range_of_x != "")
-        faults.append(tf.where(said, tf.strings.join(["x ", range_of_x]), ""))
+        pixels = tf.convert_to_tensor(images[:: _every(images), ::_STRIDE, ::_STRIDE])
+        said = tf.where(tf.reduce_any(objects), range_fault(pixels), "")
+        said = tf.where(_all_finite(images), said, NOT_FINITE)
+        faults.append(tf.where(said == "", "", tf.strings.join(["x ", said])))
     answer = tf.constant("")
     for fault in faults[::-1]:
         answer = tf.where(fault == "", answer, fault)
     return answer
+
+
+def _every(images: Any) -> int:
+    """The step by which some 64 images of an array are looked at, or all of a batch."""
+    return max(1, (images.shape[0] or 0) // 64)
+
+
+def _all_finite(images: Any) -> tf.Tensor:
+    """Whether no pixel is NaN or infinite; their sum would be, too. An array goes through memory in parts."""
+    parts = [images[start : start + 64] for start in range(0, images.shape[0], 64)] if images.shape[0] else [images]
+    return tf.reduce_all([tf.math.is_finite(tf.reduce_sum(tf.cast(part, tf.float32))) for part in parts])
 
 
 def _named(wrong: tf.Tensor, sentence: str) -> tf.Tensor:
@@ -203,7 +219,7 @@ def _checked_dataset(dataset: tf.data.Dataset, num_classes: int) -> tf.data.Data
 
     def check(images, y, *weights):
         weighted = {**y, **({"sample_weight": weights[0]} if weights else {})}
-        fault = _fault(images[:, ::_STRIDE, ::_STRIDE], tf.shape(images)[2:0:-1], weighted, num_classes)
+        fault = _fault(images, weighted, num_classes)
         with tf.control_dependencies([_refuse(fault)]):
             return (tf.identity(images), dense(_lengthened(y)), *weights)
 
@@ -223,8 +239,7 @@ def _checked_arrays(x: Any, y: Any, sample_weight: Any = None, *, num_classes: i
             raise InputError(f"sample_weight must be {x.shape[0]} numbers of at least 0, one per image.")
         y["sample_weight"] = tf.cast(factors, tf.float32)
     with tf.device("/CPU:0"), readable_faults():
-        pixels = tf.convert_to_tensor(x[:: max(1, x.shape[0] // 64), ::_STRIDE, ::_STRIDE])
-        _refuse(_fault(pixels, x.shape[2:0:-1], y, num_classes))
+        _refuse(_fault(x, y, num_classes))
         return x, dense(y)
 
 

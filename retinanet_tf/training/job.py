@@ -20,6 +20,7 @@ from retinanet_tf.pretrained.by_name import resolve
 from retinanet_tf.pretrained.loading import check
 from retinanet_tf.training.optimizers import DECOUPLED_DECAY, linear_rule_excess, make_optimizer
 from retinanet_tf.training.strategies import Worker, make_strategy, worker_of
+from retinanet_tf.xla import has_accelerator, resolve_jit_compile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +149,13 @@ def announce_xla(config: Config, data: str, xla_scope: str) -> None:
             f"XLA compiles {part}, for at most {len(shapes)} shapes: canvases {canvases}, room for {lengths} objects "
             "per image. The first step of each shape is slow."
         )
-    elif config.train.xla == "true":
+    elif resolve_jit_compile(config.train.xla):
         logging.warning(
-            "xla=true compiles nothing on several devices with norm=batch, subnet_norm=batch, or mining with "
-            "normalizer=global: the devices exchange numbers in the middle of a step."
+            "xla=%s compiles nothing on several devices with norm=batch, subnet_norm=batch, or mining with "
+            "normalizer=global: the devices exchange numbers in the middle of a step.",
+            config.train.xla,
+        )
+    elif config.train.xla == "auto" and has_accelerator():
+        logging.warning(
+            "xla=auto compiles nothing where deterministic operations are asked for: some have no such kernel."
         )

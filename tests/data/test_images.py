@@ -11,7 +11,14 @@ import tensorflow as tf
 from PIL import Image
 
 from retinanet_tf.data.decoding import decode_image
-from retinanet_tf.data.records.images import BadImage, ImagePolicy, PreparedImage, prepare_image
+from retinanet_tf.data.records.images import (
+    BadImage,
+    ImagePolicy,
+    PreparedImage,
+    picture_pixels,
+    prepare_image,
+    read_pixels,
+)
 from retinanet_tf.data.sources.image_headers import picture_size, quiet_pillow
 from tests.datasets import picture
 
@@ -174,6 +181,30 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
     prepared = prepare_image(encoded(Image.fromarray(values), "PNG"), (16, 16), ImagePolicy())
     pixels = decode_image(tf.constant(prepared.encoded)).numpy()
     np.testing.assert_array_equal(pixels[..., 0], np.arange(256).reshape(16, 16))
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        (np.linspace(0, 1, 256, dtype=np.float32), "0 to 1"),
+        (np.arange(256, dtype=np.float32) * 257, "0 to 65535"),
+        (np.arange(256, dtype=np.float32) - 9, "-9 to 246"),
+        (np.where(np.arange(256) == 77, np.nan, 5).astype(np.float32), "nan to nan"),
+        (np.arange(256, dtype=np.int32) << 20, r"0 to 2.67387e\+08"),
+    ],
+)
+def test_numbers_that_are_no_colours_are_refused(values, ends):
+    image = Image.fromarray(values.reshape(16, 16))
+    for read in (lambda data: prepare_image(data, (16, 16), ImagePolicy()), read_pixels):
+        with pytest.raises(BadImage, match=f"has values from {ends}, which are no colours"):
+            read(encoded(image, "TIFF"))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_numbers_from_0_to_255_are_colours(kind):
+    image = Image.fromarray(np.arange(256, dtype=kind).reshape(16, 16))
+    for pixels in (read_pixels(encoded(image, "TIFF")), picture_pixels(image)):
+        np.testing.assert_array_equal(pixels.reshape(16, 16, -1)[..., 0], np.arange(256).reshape(16, 16))
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.97])

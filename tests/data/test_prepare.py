@@ -340,6 +340,22 @@ def test_another_label_map_that_came_meanwhile_is_not_replaced(tmp_path, monkeyp
     assert LabelMap.load(tmp_path / "out" / "labels.json") == other
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_leaves_nothing(tmp_path, workers):
+    """No shard, no folder, no process: the pipe to them ends."""
+    path, images = write_coco(tmp_path, [(400, 300)] * 400)
+    flags = [f"--annotations={path}", f"--images={images}", f"--output={tmp_path / 'out'}", f"--num_workers={workers}"]
+    command = [sys.executable, "-m", "retinanet_tf", "prepare", "--shards=20", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
+        while not list(tmp_path.glob("out/*.partial/*")) and job.poll() is None:
+            time.sleep(0.01)
+        job.terminate()
+        output, _ = job.communicate(timeout=60)
+    assert job.returncode == 143, output
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_left_when_the_last_step_is_interrupted_is_kept(tmp_path, monkeypatch):
     """The old shards are gone by then, so the new ones that have no name yet are not removed."""
     path, images = write_coco(tmp_path, SIZES)

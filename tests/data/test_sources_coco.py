@@ -56,6 +56,8 @@ def test_masks_and_missing_optional_fields_are_no_obstacle(tmp_path):
     bare = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 4, 5], "segmentation": [[0.0, 1.0] * 50]}
     read = read_coco(write(tmp_path / "a.json", annotations=[bare]))
     assert read.images[0].area.tolist() == [20.0] and not read.images[0].iscrowd.any()
+    copied = {**bare, "file_name": "a.jpg"}  # as some converters repeat it
+    assert len(read_coco(write(tmp_path / "c.json", annotations=[copied])).images[0]) == 1
     sizeless = read_coco(write(tmp_path / "b.json", images=[{"id": 1, "file_name": "a.jpg"}]))
     assert sizeless.images[0].width is None
 

@@ -35,6 +35,13 @@ def test_csv_goes_through_with_sizes_from_the_files(tmp_path):
     np.testing.assert_array_equal(record.annotations.boxes, [[1, 2, 35, 30]])  # cut at the image's edge
 
 
+def test_a_name_may_begin_with_a_blank(tmp_path):
+    """Where there is such a picture; else blanks around a cell are left out."""
+    Image.fromarray(picture(40, 30)).save(tmp_path / " a.jpg")
+    (tmp_path / "boxes.csv").write_text(" a.jpg,1,2,35,14,cat\n b.jpg ,1,2,35,14,cat\n")
+    assert [i.file_name for i in read_csv(tmp_path / "boxes.csv", images=tmp_path).images] == [" a.jpg", "b.jpg"]
+
+
 CSV_BAD = {
     "five cells": ("a.jpg,1,2,3,cat\n", "line 1 has 5 cells"),
     "no image": ("a.jpg,1,2,3,4,cat\n,1,2,3,4,cat\n", "line 2 names no image"),
@@ -144,6 +151,9 @@ def test_open_images_boxes_are_shares_under_ids_without_ending(tmp_path):
     np.testing.assert_allclose(image.boxes, [[10, 20, 40, 80], [0, 0, 100, 100.04]])
     assert image.iscrowd.tolist() == [False, True] and read.label_map.names == ("/m/2", "Tortoise")
     assert "objects that repeat another one exactly: 2" in read.warnings[0]
+    (tmp_path / "class-descriptions-boxable.csv").write_text("/m/1,Cat\n/m/2,Cat\n")
+    same_name = read_csv(tmp_path / "boxes.csv", images=tmp_path / "images")
+    assert same_name.label_map.names == ("Cat (/m/1)", "Cat (/m/2)")
     (tmp_path / "boxes.csv").write_text(header + lines.replace(".4,.2", "40,.2"))
     with pytest.raises(InputError, match=r"line 2 has the box .*from 0 to 1"):
         read_csv(tmp_path / "boxes.csv", images=tmp_path / "images")

@@ -133,6 +133,15 @@ def voc_folder(folder, pictures, annotations, lines=None):
     return folder
 
 
+def test_a_line_takes_no_other_picture_whose_xml_is_missing(tmp_path):
+    """The line "photo 1" means a picture without annotation here, not the picture "photo" in a list with columns."""
+    pictures = ("street.jpg", "photo.jpg", "photo 1.jpg")
+    annotations = [("street.xml", "street.jpg"), ("photo.xml", "photo.jpg")]
+    folder = voc_folder(tmp_path / "voc", pictures, annotations, "street\nphoto 1\n")
+    with pytest.raises(InputError, match="photo 1.xml can't be read"):
+        read_voc(folder, "train")
+
+
 def voc_found(folder, split=None):
     """(file name, place of the XML) of what is read."""
     return [(image.file_name, int(image.boxes[0, 2])) for image in read_voc(folder, split).images]

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
+import signal
 import sys
+import time
 import types
 
 import numpy as np
@@ -173,6 +176,18 @@ def test_a_broken_export_leaves_nothing(files, detector, tmp_path, monkeypatch):
         export(other, tmp_path / "new.onnx", format="onnx", fixed_shapes=[(1, HEIGHT, WIDTH)])
     assert len(raised.value.report.table().splitlines()) >= 5 and isinstance(raised.value, InputError)
     assert not list(tmp_path.iterdir())
+
+
+def test_sigterm_during_an_export_leaves_nothing(detector, tmp_path, monkeypatch):
+    def convert(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(onnx_file, "convert", convert)
+    with pytest.raises(SystemExit) as left:
+        export(detector, tmp_path / "new" / "a.onnx", format="onnx", fixed_shapes=[(1, HEIGHT, WIDTH)])
+    assert left.value.code == 143 and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 class _Silent:

@@ -146,6 +146,7 @@ FAULTS = {
     "standardized": (((IMAGES - 120.0) / 60).astype(np.float32), targets(), "x has values from -2 to 2.25"),
     "mean subtracted": (IMAGES - 110.0, targets(), "x has values from -110"),
     "infinite pixel": (changed(IMAGES, (0, 0, 0, 0), np.inf), targets(), "x has values that are NaN or infinite"),
+    "one NaN": (changed(IMAGES, (1, 13, 7, 2), np.nan), targets(), "x has values that are NaN or infinite"),
     "masks": (IMAGES > 99, targets(), "x is of type bool"),
     "grey": (IMAGES[..., 0], targets(), r"x has shape \(3, 48, 64\)"),
     "alpha": (np.pad(IMAGES, [(0, 0)] * 3 + [(0, 1)]), targets(), r"x has shape .*48, 64, 4\)"),

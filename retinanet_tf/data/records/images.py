@@ -128,9 +128,7 @@ def picture_pixels(picture: Image.Image) -> np.ndarray:
     """
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
-        file = io.BytesIO()
-        picture.save(file, "PNG")
-        return read_pixels(file.getvalue())
+        return np.asarray(_to_rgb(picture))
     return np.asarray(picture if picture.mode == "F" else picture.convert("RGB"))
 
 
@@ -201,12 +199,18 @@ def _plain_frame(encoded: bytes) -> bool:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of any mode. 16-bit values are scaled, not clipped; alpha is dropped, as by TensorFlow's decoder."""
+    """8-bit RGB of any mode. 16-bit values are scaled, not clipped; alpha is dropped, as by TensorFlow's decoder.
+
+    Raises BadImage for floats that aren't in 0 to 255 (or are in 0 to 1), and for integers beyond 16 bits.
+    """
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
-        scale = 65535.0 if image.mode != "F" and (values.max(initial=0) > 255 or "16" in image.mode) else 255.0
-        values = np.clip(np.rint(values * (255.0 / scale)), 0, 255).astype(np.uint8)
-        return Image.fromarray(values).convert("RGB")
+        low, high = values.min(initial=0.0), values.max(initial=0.0)  # NaN if there is one
+        shares = image.mode == "F" and high <= 1.0 and (values != np.floor(values)).any()
+        if shares or not (low >= 0.0 and high <= (255.0 if image.mode == "F" else 65535.0)):
+            raise BadImage(f"has values from {low:g} to {high:g}, which are no colours; save it with 8 bits per colour")
+        scale = 65535.0 if image.mode != "F" and (high > 255.0 or "16" in image.mode) else 255.0
+        return Image.fromarray(np.rint(values * (255.0 / scale)).astype(np.uint8)).convert("RGB")
     if image.mode in ("La", "RGBa"):
         image = image.convert("RGBA")
     return image.convert("RGB")

@@ -81,7 +81,8 @@ def _parse(path: str) -> dict:
     # Each annotation becomes a row as soon as it is parsed: masks (nine tenths of COCO's files) don't accumulate, and
     # a million annotations take far less memory than as dictionaries.
     def compact(entry: dict):
-        return _Row(*map(entry.get, _Row._fields)) if "image_id" in entry and "file_name" not in entry else entry
+        is_row = "image_id" in entry and ("file_name" not in entry or "bbox" in entry)
+        return _Row(*map(entry.get, _Row._fields)) if is_row else entry
 
     collecting = gc.isenabled()
     gc.disable()  # nothing here is cyclic, and the collector would visit all rows repeatedly

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,8 @@ def read_csv(
         line = f"{path}: line {number}"
         if not row["image"]:
             raise InputError(f"{line} names no image.")
+        if images and row["as_written"] != row["image"] and os.path.isfile(os.path.join(images, row["as_written"])):
+            row["image"] = row["as_written"]  # a name that begins or ends with a blank
         if "label" in row:
             name_of = name_of if shares else _descriptions(path, names)
             shares, row["class"] = True, name_of.get(row["label"], row["label"])
@@ -141,13 +144,15 @@ def _with_ending(where: str, name: str, pictures: dict[str, list[str]]) -> str:
 
 
 def _descriptions(path: str, names: str | os.PathLike | None) -> dict[str, str]:
-    """The names of Open Images' labels."""
+    """The names of Open Images' labels; where several have one name, with the label."""
     beside = sorted(Path(path).parent.glob("*class-descriptions*.csv")) if "://" not in path else []
     if not names and not beside:
         return {}
     file = os.fspath(names or beside[0])
     rows = csv.reader(io.StringIO(read_text(file, "the list of classes"), newline=""))
-    return {cells[0].strip(): cells[1].strip() for cells in rows if len(cells) == 2}
+    found = {cells[0].strip(): cells[1].strip() for cells in rows if len(cells) == 2}
+    counts = Counter(found.values())
+    return {label: name if counts[name] == 1 else f"{name} ({label})" for label, name in found.items()}
 
 
 def _rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -168,7 +173,8 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
                 columns = _COLUMNS if len(cells) == len(_COLUMNS) else _COLUMNS[:6]
             if len(cells) != len(columns):
                 raise InputError(f"{where} has {len(cells)} cells; {','.join(filter(None, columns))} are needed.")
-            yield reader.line_num, dict(zip(columns, cells, strict=True))
+            row = dict(zip(columns, cells, strict=True))
+            yield reader.line_num, {**row, "as_written": line[columns.index("image")]}
     except csv.Error as error:
         raise InputError(f"{path}: line {reader.line_num} can't be read as CSV ({error}).") from None
     if not columns:

@@ -5,6 +5,7 @@ import os
 import posixpath
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from reprlib import repr as shown
 
 from retinanet_tf.data.sources.annotations import (
@@ -38,7 +39,8 @@ def read_voc(
     against a detector, as in VOC's evaluation. Images and objects are numbered from 1 in the order of the list.
 
     A line of a list is the name of an XML file without its ending, perhaps with blanks; if there is no such file, it is
-    a name and a column -1, 0 or 1, or a path or file name of the XML or its picture. Hidden files are left out.
+    a name and a column -1, 0 or 1 (unless a picture has the whole line as its name), or a path or file name of the XML
+    or its picture. Hidden files are left out.
 
     Args:
         folder: with Annotations/*.xml, or the XML files themselves.
@@ -60,12 +62,12 @@ def read_voc(
     xml_folder = annotated if os.path.isdir(annotated) else folder
     images = os.fspath(images or image_folder(folder))
     names = sorted(name for name in os.listdir(xml_folder) if name.lower().endswith(".xml") and name[0] != ".")
+    pictures = list_pictures(images)
     if split:
-        names = _listed(os.path.join(folder, "ImageSets", "Main", f"{split}.txt"), xml_folder, names)
+        names = _listed(os.path.join(folder, "ImageSets", "Main", f"{split}.txt"), xml_folder, names, pictures)
     if not names:
         remedy = _instead(xml_folder) or "a VOC folder has Annotations/*.xml"
         raise InputError(f"{xml_folder} holds no XML annotation; {remedy}.")
-    pictures = list_pictures(images)
     parsed: dict[str, tuple[ImageAnnotations, list[NamedObject]]] = {}
     for name in tqdm(names, unit="file", desc="reading VOC", disable=None, delay=2):
         image, objects = _parse(os.path.join(xml_folder, name))
@@ -86,7 +88,7 @@ def image_folder(folder: str | os.PathLike) -> str:
     return inner if os.path.isdir(inner) else os.fspath(folder)
 
 
-def _listed(path: str, xml_folder: str, names: list[str]) -> list[str]:
+def _listed(path: str, xml_folder: str, names: list[str], pictures: Mapping[str, list[str]]) -> list[str]:
     """The XML files that the lines of a list mean, in its order."""
     lines = [line.strip() for line in re.split("[\r\n]+", read_text(path, "the list of the split"))]
     lines = [line for line in lines if line and not posixpath.basename(unified(line)).startswith("._")]
@@ -107,9 +109,11 @@ def _listed(path: str, xml_folder: str, names: list[str]) -> list[str]:
     for line in lines:
         bare = _COLUMN.sub("", line)
         whole, cut = find(line), find(bare)
+        if line in pictures and not has_columns:
+            cut = ""  # its last word is part of the name
         if whole and cut and whole != cut and has_columns:
             raise InputError(f"{path}: the line {line!r} may mean {whole} or {cut} in {xml_folder}; rename one.")
-        name = whole or cut or f"{bare}.xml"
+        name = whole or cut or f"{line if line in pictures else bare}.xml"
         if name in found:
             raise InputError(f"{path} names {name} twice, as {found[name]!r} and as {line!r}; remove one line.")
         found[name] = line
