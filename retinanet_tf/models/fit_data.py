@@ -160,7 +160,7 @@ def _fault(images: Any, y: Mapping[str, Any], num_classes: int) -> tf.Tensor:
         ((factors < 0.0) | tf.math.is_nan(factors), "has a sample_weight that is negative or NaN."),
     ]
     faults = [_named(tf.reduce_any(wrong, axis=1), sentence) for wrong, sentence in checks]
-    if images.dtype != tf.uint8:
+    if tf.as_dtype(images.dtype) != tf.uint8:
         # Without an object, a dark picture is no reason to stop.
         pixels = tf.convert_to_tensor(images[:: _every(images), ::_STRIDE, ::_STRIDE])
         said = tf.where(tf.reduce_any(objects), range_fault(pixels), "")
