@@ -164,10 +164,13 @@ def lost_parts(
     lost = np.zeros(len(boxes), bool)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     candidates = np.flatnonzero(cut.any(1))
+    of_class = {label: np.flatnonzero(labels == label) for label in np.unique(labels[candidates])}
     # Of two that contain each other the one with the lower score is lost.
     for index in candidates[np.argsort(scores[candidates], kind="stable")]:
-        common = np.minimum(boxes[:, 2:], boxes[index, 2:]) - np.maximum(boxes[:, :2], boxes[index, :2])
+        rows = of_class[labels[index]]
+        others = boxes[rows]
+        common = np.minimum(others[:, 2:], boxes[index, 2:]) - np.maximum(others[:, :2], boxes[index, :2])
         contains = (common > 0).all(1) & (common.prod(1) >= _CONTAINED * areas[index])
-        contains &= (labels == labels[index]) & (tile != tile[index]) & ~(cut & cut[index]).any(1) & ~lost
+        contains &= (tile[rows] != tile[index]) & ~(cut[rows] & cut[index]).any(1) & ~lost[rows]
         lost[index] = contains.any()
     return lost

@@ -25,7 +25,7 @@ from retinanet_tf.training import run_directory
 from retinanet_tf.training.callbacks import LOGGED_METRICS, LOSSES, EpochLog, EvaluateAndKeep, Progress, decimal
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.tensorboard import Board
-from retinanet_tf.training.validation_loss import validation_losses
+from retinanet_tf.training.validation_loss import losses_per_image, validation_losses
 
 
 class Validation:
@@ -60,6 +60,7 @@ class Validation:
             self.eval_model = RetinaNet.from_config(config) if worker.count > 1 else model
         self.detector = Detector(self.eval_model, label_map, config.detect, jit_compile=config.train.xla)
         self.board: Board | None = None
+        self.loss_graphs: tuple[Callable, tf.data.Dataset] | None = None  # traced at the first evaluation
         self.analysed: tuple[int, Analysis] | None = None  # the last evaluation and its step
 
     def callbacks(self, first_batch: Callable[[], tuple[tf.Tensor, dict]]) -> list:
@@ -122,12 +123,15 @@ class Validation:
                 self.analysed = None  # `finish` needs the last one alone, and each holds all detections
 
     def _losses(self, source: Source) -> dict[str, float]:
-        # One device has all of a batch here.
-        parts = self.model.distribute_strategy.num_replicas_in_sync * self.config.train.accumulation
-        sizes, batch_size = canvas_arguments(self.config), max(1, self.config.data.batch_size // parts)
-        dataset = load(source.name, training=False, label_map=self.label_map, batch_size=batch_size, **sizes)
-        losses = retinanet_losses(self.config.loss, self.label_map.unique_names)
-        return validation_losses(self.eval_model, losses, self.config.loss.normalizer, dataset)
+        if self.loss_graphs is None:
+            # One device has all of a batch here.
+            parts = self.model.distribute_strategy.num_replicas_in_sync * self.config.train.accumulation
+            sizes, batch_size = canvas_arguments(self.config), max(1, self.config.data.batch_size // parts)
+            dataset = load(source.name, training=False, label_map=self.label_map, batch_size=batch_size, **sizes)
+            losses = retinanet_losses(self.config.loss, self.label_map.unique_names)
+            self.loss_graphs = losses_per_image(self.eval_model, losses), dataset
+        per_image, dataset = self.loss_graphs
+        return validation_losses(per_image, self.config.loss.normalizer, dataset)
 
     def _analyse(self, source: Source) -> Analysis:
         """The evaluation, also for TensorBoard; once for a step."""

@@ -19,7 +19,7 @@ from retinanet_tf.training import validation
 from retinanet_tf.training.callbacks import EvaluateAndKeep, Progress
 from retinanet_tf.training.patience import is_exhausted
 from retinanet_tf.training.strategies import Worker
-from retinanet_tf.training.validation_loss import validation_losses
+from retinanet_tf.training.validation_loss import losses_per_image, validation_losses
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,8 @@ def test_validation_loss_is_that_of_the_images_together(model, data, normalizer)
     config = TINY.replace(normalizer=normalizer, batch_size=6)
     losses, sizes = rn.retinanet_losses(config.loss), canvas_arguments(config)
     loaded = {b: rn.data.load(data["validation"], training=False, batch_size=b, **sizes) for b in (4, 6)}
-    found = [validation_losses(model, losses, normalizer, dataset) for dataset in loaded.values()]
+    per_image = losses_per_image(model, losses)
+    found = [validation_losses(per_image, normalizer, dataset) for dataset in loaded.values()]
     for one in found:
         assert one == pytest.approx(found[0], rel=1e-5)
         assert one["loss"] == pytest.approx(one["class_logits_loss"] + one["box_deltas_loss"], rel=1e-6)

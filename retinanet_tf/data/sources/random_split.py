@@ -140,10 +140,12 @@ def _deal(units: list[list[int]], annotations: Annotations, shares: np.ndarray, 
     order = np.random.default_rng(seed).permutation(len(units))
     order = order[np.argsort(-counts[order, -1], kind="stable")]  # large units first, while there is room
     chosen = np.full(len(units), -1)
+    left = (counts > 0).sum(axis=0)  # units with each class that have no split yet
     while (chosen < 0).any():
-        left = (counts[chosen < 0] > 0).sum(axis=0)
         rarest = int(np.argmin(np.where(left[:-1] > 0, left[:-1], np.inf))) if left[:-1].any() else -1
-        for unit in order[(chosen[order] < 0) & (counts[order, rarest] > 0)]:
+        dealt = order[(chosen[order] < 0) & (counts[order, rarest] > 0)]
+        left = left - (counts[dealt] > 0).sum(axis=0)
+        for unit in dealt:
             whole = np.floor(np.maximum(wanted[:, rarest], 0) + 1e-9)  # else the largest would get all fractions
             split = max(range(len(shares)), key=lambda i: (whole[i], wanted[i, -1] / shares[i]))
             chosen[unit] = split
