@@ -20,6 +20,9 @@ MAX_DETECTIONS = 100
 MATCHING_IOU = 0.5
 """The IoU of `Matches`, AP50's."""
 
+_CATEGORIES_AT_ONCE = 100
+"""pycocotools keeps the overlaps and matches of every image and category: gigabytes for those of LVIS."""
+
 _FIELDS = ("image_id", "category_id", "bbox", "score")
 
 
@@ -75,13 +78,21 @@ def coco_scores(
             detections = COCO()
             detections.dataset = {**truth, "annotations": []}
             detections.createIndex()
-        evaluation = COCOeval(coco, detections, "bbox")
-        evaluation.params.maxDets = [1, 10, max_detections]
-        evaluation.evaluate()
-        evaluation.accumulate()
+        matches, found = _unmatched(rows, len(truth["annotations"])), []
+        categories = sorted(coco.cats)
+        for start in range(0, len(categories), _CATEGORIES_AT_ONCE):
+            evaluation = COCOeval(coco, detections, "bbox")
+            evaluation.params.maxDets = [1, 10, max_detections]
+            evaluation.params.catIds = categories[start : start + _CATEGORIES_AT_ONCE]
+            evaluation.evaluate()
+            evaluation.accumulate()
+            found.append((evaluation.eval["precision"], evaluation.eval["recall"]))
+            _note_matches(matches, evaluation)
     # COCOeval.summarize knows no limit but 100. Precision is (IoU, recall, category, area, limit), recall lacks the
     # second axis; the areas are all, small, medium, large.
-    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    precision, recall = (
+        np.concatenate(parts, axis) for parts, axis in zip(zip(*found, strict=True), (2, 1), strict=True)
+    )
     all_areas = precision[:, :, :, 0, -1]
     parts = (
         *(all_areas, all_areas[0], all_areas[5], *(precision[..., area, -1] for area in (1, 2, 3))),
@@ -90,29 +101,36 @@ def coco_scores(
     )
     return Scores(
         metrics=dict(zip(METRICS, map(mean_of_determined, parts), strict=True)),
-        per_category={
-            int(c): mean_of_determined(all_areas[:, :, index]) for index, c in enumerate(evaluation.params.catIds)
-        },
+        per_category={int(c): mean_of_determined(all_areas[:, :, index]) for index, c in enumerate(categories)},
         precision=all_areas,
         recalls=evaluation.params.recThrs,
-        matches=_matches(evaluation, rows, len(truth["annotations"])),
+        matches=matches,
     )
 
 
-def _matches(evaluation: COCOeval, rows: Sequence[Mapping[str, Any]], num_objects: int) -> Matches:
-    found, ignored, limited = np.full(len(rows), -1), np.zeros(len(rows), bool), np.ones(len(rows), bool)
-    ignored_objects = np.zeros(num_objects, bool)
+def _unmatched(rows: Sequence[Mapping[str, Any]], num_objects: int) -> Matches:
+    """The matches before any category has been looked at."""
+    scores, numbers = np.array([row["score"] for row in rows], float), [row["image_id"] for row in rows]
+    return Matches(
+        found=np.full(len(rows), -1),
+        ignored=np.zeros(len(rows), bool),
+        limited=np.ones(len(rows), bool),
+        ignored_objects=np.zeros(num_objects, bool),
+        order=np.lexsort((numbers, -scores)),
+    )
+
+
+def _note_matches(matches: Matches, evaluation: COCOeval) -> None:
+    """Writes those of the evaluated categories."""
     images = len(evaluation.params.imgIds)
     per_category = images * len(evaluation.params.areaRng)
     # evalImgs is (category, area, image); the first area is all. Ids of detections and objects count from 1.
     for start in range(0, len(evaluation.evalImgs), per_category):
         for one in filter(None, evaluation.evalImgs[start : start + images]):
             detections = np.array(one["dtIds"], int) - 1
-            found[detections] = one["dtMatches"][0].astype(int) - 1
-            ignored[detections], limited[detections] = one["dtIgnore"][0], False
-            ignored_objects[np.array(one["gtIds"], int) - 1] = one["gtIgnore"]
-    scores, numbers = np.array([row["score"] for row in rows], float), [row["image_id"] for row in rows]
-    return Matches(found, ignored, limited, ignored_objects, np.lexsort((numbers, -scores)))
+            matches.found[detections] = one["dtMatches"][0].astype(int) - 1
+            matches.ignored[detections], matches.limited[detections] = one["dtIgnore"][0], False
+            matches.ignored_objects[np.array(one["gtIds"], int) - 1] = one["gtIgnore"]
 
 
 def mean_of_determined(values: np.ndarray) -> float:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.coco import METRICS, coco_scores
@@ -40,6 +42,43 @@ def test_published_numbers(name):
     assert tuple(scores.metrics) == METRICS
     per_category = {str(category): value for category, value in scores.per_category.items()}
     assert per_category == pytest.approx(case.get("per_category_AP", per_category), abs=1e-6)
+
+
+def test_many_categories_are_what_pycocotools_has_for_all_together():
+    """They are looked at in parts. Ids and order of the categories are arbitrary, scores tie, some are crowds."""
+    rng = np.random.default_rng(4)
+    ids = (3 * rng.permutation(250) + 1).tolist()
+
+    def row(image, category, corner, size):
+        box = [*corner.tolist(), *size.tolist()]
+        return {"image_id": int(image), "category_id": int(category), "bbox": box}
+
+    objects = [
+        {
+            **row(rng.integers(1, 40), rng.choice(ids), rng.uniform(0, 200, 2), size := rng.uniform(1, 150, 2)),
+            "id": number,
+        }
+        | {"area": size.prod(), "iscrowd": int(rng.uniform() < 0.1)}
+        for number in range(1, 401)
+    ]
+    results = [
+        {**row(*(one[key] for key in ("image_id", "category_id")), *shifted), "score": rng.integers(20) / 20}
+        for one in objects
+        if rng.uniform() < 0.7
+        for shifted in [(np.array(one["bbox"][:2]) + rng.normal(0, 3, 2), np.array(one["bbox"][2:]))]
+    ]
+    truth = {"info": {}, "images": [{"id": image} for image in range(1, 40)], "annotations": objects}
+    truth["categories"] = [{"id": number, "name": str(number)} for number in ids]
+    scores, whole = coco_scores(truth, results), COCO()
+    whole.dataset = copy.deepcopy(truth)
+    whole.createIndex()
+    evaluation = COCOeval(whole, whole.loadRes(copy.deepcopy(results)), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert list(scores.metrics.values()) == evaluation.stats.tolist() and 0.2 < scores.metrics["AP"] < 0.9
+    assert list(scores.per_category) == sorted(ids)
+    np.testing.assert_array_equal(scores.precision, evaluation.eval["precision"][:, :, :, 0, -1])
 
 
 def test_perfect_none_and_half():
