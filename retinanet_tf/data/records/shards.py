@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from typing import Any
 
 import tensorflow as tf
 from tqdm import tqdm
@@ -70,9 +72,8 @@ def _in_processes(jobs: dict[str, list], arguments: tuple, num_workers: int) -> 
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     context.set_forkserver_preload(["retinanet_tf.data.records.shards"])
-    interrupt = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the workers without a traceback each
     others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(num_workers, context, signal.signal, interrupt) as pool:
+    with ProcessPoolExecutor(num_workers, context, _begin_worker) as pool:
         try:
             futures = {pool.submit(write_shard, path, images, *arguments): path for path, images in jobs.items()}
             for future in as_completed(futures):
@@ -87,6 +88,17 @@ def _in_processes(jobs: dict[str, list], arguments: tuple, num_workers: int) -> 
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Ctrl-C ends a worker without a traceback; so does the end of its parent, of which the pool tells it nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def write_shard(
