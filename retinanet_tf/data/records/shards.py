@@ -98,7 +98,7 @@ def _begin_worker() -> None:
 
 def _end_with(parent: Any) -> None:
     parent.join()
-    os._exit(1)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def write_shard(
