@@ -16,7 +16,7 @@ LOSSES: dict[str, tuple[dict, tuple[float, ...]]] = {
     "CE, α = .25": ({"gamma": 0.0, "alpha": 0.25}, (0.005, 0.01)),
     "CE, α = .5": ({"gamma": 0.0, "alpha": 0.5}, (0.005, 0.01)),
     "CE, α = .75": ({"gamma": 0.0, "alpha": 0.75}, (0.005, 0.01, 0.02)),
-    "CE, α = .25, π = .0001": ({"gamma": 0.0, "alpha": 0.25, "prior": 1e-4}, (0.02, 0.04, 0.08)),
+    "CE, α = .25, π = .0001": ({"gamma": 0.0, "alpha": 0.25, "prior": 1e-4}, (0.02, 0.04, 0.08, 0.16)),
     "CE, α = .5, π = .0001": ({"gamma": 0.0, "alpha": 0.5, "prior": 1e-4}, (0.02, 0.04, 0.08)),
     "CE, α = .75, π = .0001": ({"gamma": 0.0, "alpha": 0.75, "prior": 1e-4}, (0.01, 0.02, 0.04)),
     "FL, γ = .5, α = .5": ({"gamma": 0.5, "alpha": 0.5}, (0.01, 0.02, 0.04, 0.08)),
@@ -31,7 +31,7 @@ LOSSES: dict[str, tuple[dict, tuple[float, ...]]] = {
     "OHEM 1:3, batch 128": ({"mining": "ohem_1_3", "mining_examples": 128, **MINED}, (0.01, 0.04, 0.16, 0.64)),
     "OHEM 1:3, batch 512": ({"mining": "ohem_1_3", "mining_examples": 512, **MINED}, (0.16, 0.64)),
 }
-"""Settings and learning rates of each loss: its best rate, half and twice of it."""
+"""Settings of each loss, and learning rates around the best one; OHEM's are further apart, as none is good."""
 STUDY = study.Study(
     "losses",
     "The losses, each at several learning rates",

@@ -78,8 +78,10 @@ def ohem(
 
     def of_image(image):
         targets, scores, corners = image
+        # XLA's kernel slices as many as it is asked for.
+        limit = num_examples if scores.shape[0] is None else min(num_examples, scores.shape[0])
         # Intersection over union doesn't change when x and y are exchanged, so xyxy may stand for the kernel's yxyx.
-        chosen = tf.image.non_max_suppression(corners, scores, num_examples, nms_threshold, score_threshold=_NEVER / 2)
+        chosen = tf.image.non_max_suppression(corners, scores, limit, nms_threshold, score_threshold=_NEVER / 2)
         mask = tf.scatter_nd(chosen[:, None], tf.ones_like(chosen), tf.shape(scores)) > 0
         return tf.where(mask, targets, IGNORED)
 

@@ -133,10 +133,7 @@ def _fault(images: Any, y: Mapping[str, Any], num_classes: int) -> tf.Tensor:
     objects = labels >= 0.0
     corners = tf.where(objects[..., None], boxes, 0.0)
     inverted = tf.reduce_any(corners[..., 2:] < corners[..., :2], axis=-1)
-    height, width = images.shape[1], images.shape[2]
-    if None in (height, width):
-        height, width = tf.unstack(tf.shape(images)[1:3])
-    size = tf.cast(tf.stack([width, height]), tf.float32)
+    size = tf.cast(tf.shape(images[:1])[2:0:-1], tf.float32)
     outside = tf.reduce_any((corners[..., :2] >= size) | (corners[..., 2:] <= 0.0), axis=-1)
     outside &= tf.reduce_all(corners[..., 2:] > corners[..., :2], axis=-1)
     largest = tf.reduce_max(corners)
@@ -162,7 +159,7 @@ def _fault(images: Any, y: Mapping[str, Any], num_classes: int) -> tf.Tensor:
     faults = [_named(tf.reduce_any(wrong, axis=1), sentence) for wrong, sentence in checks]
     if tf.as_dtype(images.dtype) != tf.uint8:
         # Without an object, a dark picture is no reason to stop.
-        pixels = tf.convert_to_tensor(images[:: _every(images), ::_STRIDE, ::_STRIDE])
+        pixels = tf.convert_to_tensor(images[:, ::_STRIDE, ::_STRIDE])
         said = tf.where(tf.reduce_any(objects), range_fault(pixels), "")
         said = tf.where(_all_finite(images), said, NOT_FINITE)
         faults.append(tf.where(said == "", "", tf.strings.join(["x ", said])))
@@ -170,11 +167,6 @@ def _fault(images: Any, y: Mapping[str, Any], num_classes: int) -> tf.Tensor:
     for fault in faults[::-1]:
         answer = tf.where(fault == "", answer, fault)
     return answer
-
-
-def _every(images: Any) -> int:
-    """The step by which some 64 images of an array are looked at, or all of a batch."""
-    return max(1, (images.shape[0] or 0) // 64)
 
 
 def _all_finite(images: Any) -> tf.Tensor:

@@ -62,11 +62,13 @@ def test_positives_of_low_loss_are_found_below_many_negatives():
         assert (expected >= 0).sum() == 2 and (expected == -1).sum() == 6
 
 
-@pytest.mark.parametrize("ratio", [None, 3.0])
-def test_xla_chooses_the_same_anchors(ratio):
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("ratio", "examples"), [(None, 16), (None, 200), (3.0, 16)])
+def test_xla_chooses_the_same_anchors(ratio, examples, mode):
     targets, losses, boxes = (tf.constant(part) for part in problem(3, anchors=100, positives=0.1))
-    compiled = tf.function(partial(ohem, num_examples=16, ratio=ratio, static_shapes=True), jit_compile=True)
-    np.testing.assert_array_equal(compiled(targets, losses, boxes), ohem(targets, losses, boxes, 16, ratio=ratio))
+    compiled = tf.function(partial(ohem, num_examples=examples, ratio=ratio, **MODES[mode]), jit_compile=True)
+    expected = ohem(targets, losses, boxes, examples, ratio=ratio)
+    np.testing.assert_array_equal(compiled(targets, losses, boxes), expected)
 
 
 @pytest.mark.parametrize("mode", MODES)

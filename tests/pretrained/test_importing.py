@@ -250,7 +250,12 @@ def test_detectron2s_network_as_one_file(detectron2, tmp_path):
 
 
 @pytest.mark.slow
-def test_fine_tuning_on_real_pictures(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("annotations", "images", "classes"),
+    [("bccd/instances_train.json", "bccd/images", 3), ("cards/train", "cards/train", 6)],
+    ids=["blood cells", "playing cards"],
+)
+def test_fine_tuning_on_real_pictures(tmp_path, capsys, annotations, images, classes):
     """From a detector in the layout of torchvision's v2: its recipe, its weights, fresh classes."""
     folder = os.environ.get("RETINANET_TF_TEST_DATA")
     if not folder:
@@ -266,20 +271,19 @@ def test_fine_tuning_on_real_pictures(tmp_path, capsys):
     assert {name for name in modern if modern[name] != brought[name]} == own
     assert pretrained.starting_config(weights, "mini").train == rn.presets["mini"].train
     data = tmp_path / "data"
-    cards = Path(folder, "cards/train")
-    rn.data.prepare(cards, cards, data, name="train", limit=6, progress=False)
-    small = {"num_classes": 6, "image_size": 128, "max_size": 192, "strategy": "one_device"}
+    rn.data.prepare(Path(folder, annotations), Path(folder, images), data, name="train", limit=6, progress=False)
+    small = {"num_classes": classes, "image_size": 128, "max_size": 192, "strategy": "one_device"}
     small |= {"batch_size": 2, "steps": 2, "checkpoint_steps": 1, "warmup_steps": 0, "decay_steps": ()}
     pattern, run = str(data / "train-*.tfrecord"), tmp_path / "run"
     model = rn.train(config.replace(**small), data=pattern, run_dir=run, init_weights=str(weights), verbose=0)
     said = capsys.readouterr().out
     assert "2 left at their initial values: class_subnet/predictor/kernel, class_subnet/predictor/bias" in said
-    assert "its 80 categories are not the 6 here" in said and "adamw, learning rate 0.0001" in said
+    assert f"its 80 categories are not the {classes} here" in said and "adamw, learning rate 0.0001" in said
     before, after = (variables(one) for one in (rn.load_detector(weights).model, model))
     for name, value in before.items():
         old, new = np.array(value), np.array(after[name])
         if name.startswith("class_subnet/predictor"):
-            assert new.shape[-1] == 9 * 6
+            assert new.shape[-1] == 9 * classes
         elif name.startswith(("stem", "stage2")):
             np.testing.assert_array_equal(new, old)
         elif name.endswith("/kernel"):
