@@ -13,7 +13,6 @@ from retinanet_tf.cli import flags as config_flags
 from retinanet_tf.config.config import Config
 from retinanet_tf.config.flagfile import flag_lines, flagfile
 from retinanet_tf.config.presets import presets
-from retinanet_tf.errors import InputError
 
 DATA = flags.DEFINE_string("data", None, "Pattern of training shards; labels.json is beside them.", required=True)
 VALIDATION = flags.DEFINE_string(
@@ -26,10 +25,10 @@ INIT_WEIGHTS = flags.DEFINE_string(
 )
 RUN_DIR = flags.DEFINE_string("run_dir", None, "Run directory: settings, checkpoints, metrics.", required=True)
 DRY_RUN = flags.DEFINE_boolean(
-    "dry_run", False, "Check data, weights, settings and devices and print them; write nothing."
-)
-MEMORY = flags.DEFINE_boolean(
-    "memory", False, "With --dry_run: also say a step's memory and the batches that cards hold (a minute or more)."
+    "dry_run",
+    False,
+    "Check data, weights, settings and devices and print them; write nothing. Where XLA compiles the step, on a GPU or "
+    "with --xla=true, also say how much memory it needs and the batches that cards hold (a minute or more).",
 )
 config_flags.define()
 
@@ -38,11 +37,10 @@ def main() -> None:
     """Runs the job, or with --dry_run prints its settings."""
     from retinanet_tf.training.job import announce, announce_repeats, open_job
     from retinanet_tf.training.train import train
+    from retinanet_tf.xla import resolve_jit_compile
 
     config = config_flags.read(_base())
     paths: dict[str, Any] = {"data": DATA.value, "validation": VALIDATION.value, "init_weights": INIT_WEIGHTS.value}
-    if MEMORY.value and not DRY_RUN.value:
-        raise InputError("--memory needs --dry_run: it says what a step would need and trains nothing.")
     if not DRY_RUN.value:
         train(config, run_dir=RUN_DIR.value, **paths)
         return
@@ -50,9 +48,10 @@ def main() -> None:
     print(flagfile(config, **paths), end="")
     announce(config, job.strategy.num_replicas_in_sync)
     announce_repeats(config, DATA.value, job.label_map)
-    if MEMORY.value:
+    if resolve_jit_compile(config.train.xla):
         from retinanet_tf.training.memory_report import memory_report
 
+        print("XLA now plans the step's memory, a minute or more for a large network.", flush=True)
         print(memory_report(config, DATA.value, job.strategy.num_replicas_in_sync))
 
 

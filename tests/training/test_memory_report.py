@@ -1,9 +1,12 @@
-"""What `retinanet train --dry_run --memory` says, for a plan counted by hand."""
+"""What `retinanet train --dry_run` says of a compiled step's memory, for a plan counted by hand."""
+
+import re
 
 import pytest
 from small_jobs import TINY
 
 import retinanet_tf as rn
+from retinanet_tf.config.flagfile import flagfile
 from retinanet_tf.data.synthetic import shapes
 from retinanet_tf.models.step_memory import StepMemory
 from retinanet_tf.training import memory_report
@@ -31,3 +34,13 @@ def test_the_batches_that_cards_hold(shards, monkeypatch):
     assert asked == [(True, 4, (64, 64), 8)]
     assert "4 images of 64x64 per device needs 9.00 GB, each further image 1.500 GB" in text
     assert "2 on 8 GB, 4 on 12 GB, 6 on 16 GB, 12 on 24 GB" in text  # whole parts of two images
+
+
+@pytest.mark.slow
+def test_a_dry_run_says_it_where_xla_compiles_the_step(shards, tmp_path, forked):
+    (tmp_path / "job.flags").write_text(flagfile(TINY.replace(batch_size=2, xla="true")))
+    flags = ["--flagfile=job.flags", f"--data={shards}", f"--run_dir={tmp_path / 'run'}", "--dry_run"]
+    status, output = forked.run("train", flags, tmp_path)
+    assert status == 0, output
+    assert re.search(r"A step of 2 images of 64x64 per device needs \d\.\d\d GB", output), output
+    assert not (tmp_path / "run").exists()
