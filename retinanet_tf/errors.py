@@ -18,6 +18,11 @@ class InputError(ValueError):
         super().__init__(printable(message))
 
 
+def first_line(error: Exception) -> str:
+    """An exception's message in a line of at most 500 characters without its full stop; its type's name if empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500].rstrip(".")
+
+
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
     """Turns any exception inside the block into an InputError, "WHAT: the reason".
@@ -27,6 +32,6 @@ def refusing(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        missing = " is missing" if isinstance(error, KeyError) and " " not in lines[0] else ""
-        raise InputError(f"{what}: {lines[0][:500].rstrip('.')}{missing}.") from error
+        reason = first_line(error)
+        missing = " is missing" if isinstance(error, KeyError) and " " not in reason else ""
+        raise InputError(f"{what}: {reason}{missing}.") from error

@@ -11,6 +11,7 @@ from small_jobs import TINY
 
 import retinanet_tf as rn
 from retinanet_tf.training.callbacks import Progress
+from retinanet_tf.training.job import Job
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.validation import Validation
 from retinanet_tf.xla import resolve_jit_compile
@@ -74,7 +75,8 @@ def test_other_values_are_refused(value):
 def test_a_jobs_word_reaches_its_evaluation(pretended, model, tmp_path, xla, expected):
     pretended("GPU")
     progress = Progress(6, 0, 4, lambda step: 0.1)
-    validation = Validation(TINY.replace(xla=xla), model, LABELS, tmp_path, None, Worker(), None, progress)
+    job = Job(TINY.replace(xla=xla), {}, tf.distribute.get_strategy(), Worker(), LABELS, None)
+    validation = Validation(job, model, tmp_path, progress)
     assert validation.detector.jit_compile is expected
 
 

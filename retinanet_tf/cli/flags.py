@@ -51,16 +51,9 @@ def define_field(section: str, field: dataclasses.Field, flag_values: flags.Flag
         flags.DEFINE_enum(name, None, list(choices), help_text, flag_values=flag_values)
     elif words := field.metadata["words"]:
         flags.DEFINE(_NumberOrWord(words), name, None, help_text, flag_values=flag_values)
-    elif isinstance(default, bool):
-        flags.DEFINE_boolean(name, None, help_text, flag_values=flag_values)
-    elif isinstance(default, int):
-        flags.DEFINE_integer(name, None, help_text, flag_values=flag_values)
-    elif isinstance(default, float):
-        flags.DEFINE_float(name, None, help_text, flag_values=flag_values)
-    elif isinstance(default, tuple):
-        flags.DEFINE_list(name, None, help_text, flag_values=flag_values)
     else:
-        flags.DEFINE_string(name, None, help_text, flag_values=flag_values)
+        kind = {bool: "boolean", int: "integer", float: "float", tuple: "list", str: "string"}[type(default)]
+        getattr(flags, f"DEFINE_{kind}")(name, None, help_text, flag_values=flag_values)
 
 
 def _text(value: Any) -> str:

@@ -6,6 +6,7 @@ the platform's cache folder; a download that breaks off begins anew.
 """
 
 import itertools
+import operator
 import textwrap
 from collections.abc import Sequence
 
@@ -34,7 +35,8 @@ def table() -> str:
     """All models, grouped by origin, licence and conditions of the published value."""
     widths = [max(map(len, column)) for column in zip(_HEAD, *map(_row, ZOO.values()), strict=True)]
     lines = [_line(_HEAD, widths)]
-    for (origin, licence, conditions), entries in itertools.groupby(ZOO.values(), _common):
+    common = operator.attrgetter("origin", "licence", "conditions")
+    for (origin, licence, conditions), entries in itertools.groupby(ZOO.values(), common):
         lines += ["", f"{origin}; licence: {licence}", *[f"published: {conditions}"] * bool(conditions)]
         lines += [_line(_row(entry), widths) for entry in entries]
     last = "None was run with its original file; `retinanet models NAME` has the check and all facts."
@@ -87,10 +89,6 @@ def markdown() -> str:
         known = {**_facts(entry), "check": check}
         lines += ["", f"## {entry.name}", "", *(f"- {name}: {text}" for name, text in known.items() if text)]
     return "\n".join(lines) + "\n"
-
-
-def _common(entry: Entry) -> tuple[str, str, str]:
-    return entry.origin, entry.licence, entry.conditions
 
 
 def _row(entry: Entry) -> tuple[str, ...]:

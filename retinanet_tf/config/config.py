@@ -19,17 +19,6 @@ from retinanet_tf.config.fields import (
 from retinanet_tf.errors import InputError
 from retinanet_tf.version import __version__
 
-__all__ = [
-    "AnchorConfig",
-    "AssignConfig",
-    "Config",
-    "DataConfig",
-    "DetectConfig",
-    "LossConfig",
-    "ModelConfig",
-    "TrainConfig",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -87,11 +76,7 @@ class Config:
 
     def flat(self) -> dict[str, Any]:
         """Every field of all sections by name, in order."""
-        return {
-            field.name: getattr(getattr(self, section.name), field.name)
-            for section in dataclasses.fields(self)
-            for field in dataclasses.fields(getattr(self, section.name))
-        }
+        return {name: value for section in vars(self).values() for name, value in vars(section).items()}
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """The sections as nested plain containers for JSON."""

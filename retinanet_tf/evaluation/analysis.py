@@ -11,25 +11,19 @@ import numpy as np
 
 from retinanet_tf.evaluation.coco import Scores
 from retinanet_tf.evaluation.error_kinds import Errors, error_costs
-from retinanet_tf.evaluation.matching import KINDS, Matching, Outcomes, match, outcomes
+from retinanet_tf.evaluation.matching import Matching, Outcomes, match, outcomes
 from retinanet_tf.evaluation.source import GroundTruth
 from retinanet_tf.inference.results import MIN_SCORE
 from retinanet_tf.text import printable
 
-MEANINGS = dict(
-    zip(
-        KINDS,
-        (
-            "in the right place (IoU ≥ 0.5), another class",
-            "right class, IoU from 0.1 to 0.5",
-            "another class, IoU from 0.1 to 0.5",
-            "right, but a better detection has found the object",
-            "IoU below 0.1 with every object",
-            "objects that no detection is about",
-        ),
-        strict=True,
-    )
-)
+MEANINGS = {
+    "classification": "in the right place (IoU ≥ 0.5), another class",
+    "localisation": "right class, IoU from 0.1 to 0.5",
+    "both": "another class, IoU from 0.1 to 0.5",
+    "duplicate": "right, but a better detection has found the object",
+    "background": "IoU below 0.1 with every object",
+    "missed": "objects that no detection is about",
+}
 _LISTED_CLASSES, _PRINTED_MATRIX, _PRINTED_CONFUSIONS = 100, 8, 10
 
 
@@ -199,7 +193,7 @@ class Analysis:
                         "count_at_threshold": int(self.error_counts[index, self.level]),
                         "AP50_cost": errors.costs[kind],
                     }
-                    for index, kind in enumerate(KINDS)
+                    for index, kind in enumerate(MEANINGS)
                 },
                 "objects_beyond_max_detections": errors.beyond_limit,
             },

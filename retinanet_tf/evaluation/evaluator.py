@@ -111,20 +111,6 @@ def analyse(
         return _score(source, results, output, submission, max_detections, {"detector": detector.describe()})
 
 
-def score_results(
-    source: str | os.PathLike | GroundTruth,
-    results: list[dict[str, Any]],
-    images: str | os.PathLike | None = None,
-    *,
-    max_detections: int = MAX_DETECTIONS,
-    output: str | os.PathLike | None = None,
-    submission: str | None = None,
-) -> dict[str, float]:
-    """Like `evaluate`, but of finished detections in COCO's results format; `images` are for the page's pictures."""
-    options: dict[str, Any] = {"max_detections": max_detections, "output": output, "submission": submission}
-    return analyse_results(source, results, images, **options).metrics
-
-
 def analyse_results(
     source: str | os.PathLike | GroundTruth,
     results: list[dict[str, Any]],
@@ -134,7 +120,7 @@ def analyse_results(
     output: str | os.PathLike | None = None,
     submission: str | None = None,
 ) -> Analysis:
-    """Like `score_results`, but returns what explains the numbers too; it is computed when it is asked for."""
+    """Like `analyse`, but of finished detections in COCO's results format; `images` are for the page's pictures."""
     if isinstance(source, GroundTruth):
         truth = source
     elif output is None or (images is None and os.fspath(source).lower().endswith(".json")):

@@ -178,7 +178,6 @@ def export_file(
 def _check(detector: Detector, path: Path, format: str, precision: str, calibration: str | os.PathLike | None) -> None:
     if not isinstance(detector, Detector):
         raise InputError(f"{type(detector).__name__} can't be exported; give the Detector, without augmentation.")
-    saved_model.check_names(detector)
     if path.suffix != SUFFIXES[format]:
         raise InputError(f"{path} must end in {SUFFIXES[format]}, as a file of format={format!r}.")
     if path.exists():

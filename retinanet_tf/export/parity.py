@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation.evaluator import evaluate, score_results
+from retinanet_tf.evaluation.evaluator import analyse_results, evaluate
 from retinanet_tf.evaluation.source import Source, category_ids
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.images import to_image
@@ -337,4 +337,4 @@ def _ap(file: ExportedDetector | SavedModelDetector, source: Source) -> float:
         for row in to_results(detections, records[index]["id"], ids)
         if row["category_id"] in known
     ]
-    return score_results(source, results)["AP"]
+    return analyse_results(source, results).metrics["AP"]

@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from retinanet_tf.data.sources.labels import is_name
 from retinanet_tf.errors import InputError
 from retinanet_tf.export import image_decoding as decoding
 from retinanet_tf.export.frozen_graph import Shape, check_shape, shape_name
@@ -85,7 +84,6 @@ def export(
     if Path(directory).suffix in (".onnx", ".tflite"):
         raise InputError(f"{directory} is a file's name; a SavedModel is a folder. For a file give format.")
     directory = _version_folder(Path(directory))
-    check_names(detector)
     too_large = [category for category in detector.label_map.ids if abs(category) > _LARGEST_ID]
     if too_large:
         raise InputError(
@@ -131,13 +129,6 @@ def export(
     except (OSError, tf.errors.OpError) as error:
         raise InputError(f"{directory} can't be written: {getattr(error, 'strerror', None) or error}.") from None
     return directory
-
-
-def check_names(detector: Detector) -> None:
-    """Raises InputError if a category has a name that no file of labels can hold."""
-    for category, name in zip(detector.label_map.ids, detector.label_map.names, strict=True):
-        if not is_name(name):
-            raise InputError(f"category id {category} has the name {name!r}; give it a text to export it.")
 
 
 def fixed_name(shape: Shape) -> str:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retinanet_tf.data.sources.coco import xyxy_to_coco
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import make_folder, write_json, write_text
+from retinanet_tf.inference.results import to_results
 
 FORMATS = ("coco", "csv", "yolo")
 _LABELS, _CLASSES = "labels", "classes.txt"
@@ -90,19 +90,11 @@ def _coco(pictures: Sequence[AnnotatedPicture], label_map: LabelMap) -> dict:
     for number, picture in enumerate(pictures, 1):
         name = picture.file_name.encode(errors="backslashreplace").decode()  # what isn't UTF-8 isn't JSON either
         images.append({"id": number, "file_name": name, "width": picture.width, "height": picture.height})
-        boxes = xyxy_to_coco(np.round(np.asarray(picture.boxes, np.float64), 3))
-        for box, label, score in zip(np.round(boxes, 3).tolist(), picture.labels, picture.scores, strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": label_map.ids[label],
-                    "bbox": box,
-                    "area": round(box[2] * box[3], 3),
-                    "iscrowd": 0,
-                    "score": float(str(np.float32(score))),
-                }
-            )
+        corners = np.round(np.asarray(picture.boxes, np.float64), 3)
+        detections = {"boxes": corners, "labels": picture.labels, "scores": picture.scores}
+        for row in to_results(detections, number, label_map.ids):
+            area = round(row["bbox"][2] * row["bbox"][3], 3)
+            annotations.append({"id": len(annotations) + 1, **row, "area": area, "iscrowd": 0})
     return {"images": images, "annotations": annotations, "categories": label_map.to_json()}
 
 

@@ -65,7 +65,7 @@ def read_json(path: Path) -> dict:
 def load_config(checkpoint: str | os.PathLike) -> Config:
     """The configuration of a run or of imported weights."""
     path = file_of(checkpoint, "run.json")
-    if _is_export(os.fspath(checkpoint)):
+    if os.fspath(checkpoint).lower().endswith((".onnx", ".tflite")) or newest_version(checkpoint) is not None:
         raise InputError(
             f"{checkpoint} is an export, which `retinanet predict` can run; for anything else give the run or the "
             "weights that it was made from. `retinanet export --validation=SHARDS` says the AP of an export."
@@ -81,11 +81,6 @@ def load_config(checkpoint: str | os.PathLike) -> Config:
     record = read_json(path)
     with refusing(f"{path} doesn't describe a detector"):
         return Config.from_dict(record["config"])
-
-
-def _is_export(path: str) -> bool:
-    """Whether a path is what `retinanet export` wrote, or the folder of a SavedModel's versions."""
-    return path.lower().endswith((".onnx", ".tflite")) or newest_version(path) is not None
 
 
 def newest_version(path: str | os.PathLike) -> str | None:
@@ -110,11 +105,6 @@ def imported(checkpoint: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("parts") not in ("", "backbone", "detector"):
         raise InputError(f"{path} doesn't say what was imported; import the weights again.")
     return record
-
-
-def import_kind(checkpoint: str | os.PathLike) -> str:
-    """'backbone' or 'detector' for imported weights, '' for a training job's result."""
-    return imported(checkpoint)["parts"]
 
 
 def load_model(checkpoint: str | os.PathLike) -> RetinaNet:
@@ -215,21 +205,14 @@ def load_weights(model: RetinaNet, path: Path) -> None:
 
 
 def load_detector(checkpoint: str | os.PathLike) -> Detector:
-    """A detector from a run directory, from imported weights (a folder or `.weights.h5`), or from a `.keras` file.
-
-    A `.keras` file has the dataset's labels.json beside it. Only RetinaNet's own settings and weights are read from it:
-    Keras' loader would build whatever classes a file names.
-
-    Raises:
-        InputError: there is none of these, or it can't be read, or imported weights are a backbone alone.
-    """
+    """`pretrained.by_name.load_detector` of a path; Keras' own loader would build whatever classes a file names."""
     path = Path(checkpoint)
     if path.suffix == ".keras":
         model = _load_keras_file(path)
         labels_json = path.parent / "labels.json"
         return Detector(model, LabelMap.load(labels_json) if labels_json.exists() else None)
     config = load_config(path)
-    if import_kind(path) == "backbone":
+    if imported(path)["parts"] == "backbone":
         raise InputError(f"{path} holds a backbone alone, which detects nothing; train with init_weights={path}.")
     return Detector.from_config(config, load_model(path), LabelMap.load(file_of(path, "labels.json")))
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.errors import InputError
+from retinanet_tf.errors import InputError, first_line
 
 _OUTPUTS = ("detection_boxes", "detection_scores", "detection_classes", "num_detections")
 
@@ -30,8 +30,7 @@ class SavedModelDetector:
             loaded = tf.saved_model.load(os.fspath(folder))
             self._detect = loaded.signatures["image_tensor"]
         except (KeyError, OSError, ValueError, tf.errors.OpError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{folder} can't be loaded as an exported detector: {reason}.") from None
+            raise InputError(f"{folder} can't be loaded as an exported detector: {first_line(error)}.") from None
         self._loaded = loaded  # its functions live as long as it does
 
     def detect_all(

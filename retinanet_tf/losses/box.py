@@ -1,13 +1,13 @@
 """Losses on box deltas: smooth L1, L1, GIoU, summed over the positive anchors (§4.1)."""
 
 import math
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
 from retinanet_tf.detection import boxes as box_geometry
 from retinanet_tf.errors import InputError
-from retinanet_tf.losses.fused import fused
 
 
 def smooth_l1(difference: tf.Tensor, beta: float) -> tf.Tensor:
@@ -39,6 +39,16 @@ def pack_box_targets(box_targets: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
 def unpack_box_targets(packed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The inverse of `pack_box_targets`: deltas `(B, A, 4)` and the mask `(B, A)` bool."""
     return packed[..., :4], packed[..., 4] > 0.0
+
+
+def fused(kernel: Callable) -> Callable:
+    """The kernel as one `tf.function`, which XLA fuses where there is no GPU.
+
+    A GPU's elementwise kernels run at memory speed by themselves, and XLA needs CUDA's libdevice there, which pip
+    installations often lack.
+    """
+    compiled = not tf.config.get_visible_devices("GPU")
+    return tf.function(kernel, jit_compile=compiled or None)
 
 
 class BoxLoss(keras.losses.Loss):

@@ -17,8 +17,7 @@ from retinanet_tf.config.config import LossConfig
 from retinanet_tf.detection.assignment import IGNORED
 from retinanet_tf.errors import InputError
 from retinanet_tf.losses.alpha_of_classes import alpha_of_classes
-from retinanet_tf.losses.box import GIoULoss, L1Loss, SmoothL1Loss
-from retinanet_tf.losses.fused import fused
+from retinanet_tf.losses.box import GIoULoss, L1Loss, SmoothL1Loss, fused
 
 ValueAndSlope = tuple[tf.Tensor, tf.Tensor]
 """A loss and its derivative with respect to the margin x_t."""

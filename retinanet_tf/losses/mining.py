@@ -20,7 +20,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from retinanet_tf.detection.assignment import IGNORED
-from retinanet_tf.errors import InputError
 from retinanet_tf.losses.classification import ClassificationLoss
 
 _NEVER = -1.0
@@ -63,11 +62,7 @@ def ohem(
 
     Returns:
         `(B, A)` int32, class targets with −2 wherever an anchor was not selected.
-
-    Raises:
-        InputError: a number out of range.
     """
-    _check(num_examples, nms_threshold, ratio)
     class_targets = tf.cast(class_targets, tf.int32)
     losses = tf.where(class_targets == IGNORED, _NEVER, tf.stop_gradient(tf.cast(losses, tf.float32)))
     boxes = tf.cast(boxes, tf.float32)
@@ -110,15 +105,7 @@ def mine(
         mining_examples: see `ohem`.
         mining_nms: see `ohem`.
         static_shapes: see `ohem`.
-
-    Raises:
-        InputError: a loss that can't tell anchors apart, or a number out of range.
     """
-    if not isinstance(loss, ClassificationLoss):
-        raise InputError(
-            f"mining={mining!r} needs a classification loss of this package, not {type(loss).__name__}: compile with "
-            "retinanet_losses() or set mining='none'."
-        )
     losses = loss.per_anchor(class_targets, tf.stop_gradient(class_logits))
     ratio = {"ohem": None, "ohem_1_3": 3.0}[mining]
     kept = ohem(class_targets, losses, anchors, mining_examples, mining_nms, ratio, static_shapes)
@@ -138,15 +125,6 @@ def minibatch(class_targets: tf.Tensor, num_examples: int) -> Minibatch:
     )
     _, anchors = tf.math.top_k(tf.cast(class_targets != IGNORED, tf.int32), size)
     return Minibatch(anchors, tf.gather(class_targets, anchors, batch_dims=1))
-
-
-def _check(num_examples, nms_threshold, ratio):
-    if num_examples < 1:
-        raise InputError(f"mining_examples={num_examples} must be 1 or more: it is the size of an image's minibatch.")
-    if not 0.0 <= nms_threshold <= 1.0:
-        raise InputError(f"mining_nms={nms_threshold} must lie in [0, 1]: it is an IoU; 1 suppresses nothing.")
-    if ratio is not None and ratio <= 0.0:
-        raise InputError(f"ratio={ratio} must be above 0: it is the number of negatives for each positive.")
 
 
 def _greedy(positive, scores, corners, num_examples, threshold, ratio):

@@ -359,15 +359,9 @@ class RetinaNet(keras.Model):
             InputError: it is neither, or has an unknown or wrong argument.
         """
         if isinstance(config, Config):
-            return cls(
-                **dataclasses.asdict(config.model),
-                anchors=config.anchors,
-                assign=config.assign,
-                normalizer=config.loss.normalizer,
-                mining=config.loss.mining,
-                mining_examples=config.loss.mining_examples,
-                mining_nms=config.loss.mining_nms,
-            )
+            names = ("normalizer", "mining", "mining_examples", "mining_nms")
+            of_loss = {name: getattr(config.loss, name) for name in names}
+            return cls(**dataclasses.asdict(config.model), anchors=config.anchors, assign=config.assign, **of_loss)
         if not isinstance(config, Mapping):
             raise InputError(
                 f"config={config!r} must be a Config, such as presets['paper'], or what get_config returned."

@@ -131,7 +131,7 @@ def _check_digest(entry: Entry, digest: str, path: str | os.PathLike, fault: str
 
 
 def _check_tensors(entry: Entry, folder: Path) -> None:
-    found = {"parts": checkpoint.import_kind(folder), **checkpoint.load_config(folder).flat()}
+    found = {"parts": checkpoint.imported(folder)["parts"], **checkpoint.load_config(folder).flat()}
     wanted = {"parts": "detector" if entry.detects else "backbone", "backbone": entry.backbone, **entry.expected}
     differing = [f"{name}={found[name]} instead of {value}" for name, value in wanted.items() if found[name] != value]
     if differing:

@@ -89,11 +89,11 @@ def settings(path: str | os.PathLike) -> dict[str, Any]:
     Of a detector those of network, anchors, assignment and losses, but for the number of classes and weight decay,
     which belongs to the optimizer; where a preset goes with the weights, it also has the normalisation's training.
     """
-    return settings_of(checkpoint.load_config(path), checkpoint.import_kind(path), preset(path))
+    return settings_of(checkpoint.load_config(path), checkpoint.imported(path)["parts"], preset(path))
 
 
 def settings_of(config: Config, kind: str, preset: str) -> dict[str, Any]:
-    """`settings` of weights with a configuration, of a kind as `checkpoint.import_kind` names it."""
+    """`settings` of weights with a configuration, of a kind as `checkpoint.imported` names it."""
     if kind == "backbone":
         return {name: getattr(config.model, name) for name in _BACKBONE_FIELDS}
     sections = (config.model, config.anchors, config.assign, config.loss)
@@ -110,7 +110,7 @@ def preset(path: str | os.PathLike) -> str:
 def check(network: ModelConfig, anchors: AnchorConfig, path: str | os.PathLike) -> None:
     """Raises InputError if the weights at `path` are of another network than the configured one."""
     config = checkpoint.load_config(path)
-    backbone_only = checkpoint.import_kind(path) == "backbone"
+    backbone_only = checkpoint.imported(path)["parts"] == "backbone"
     wanted, stored = ({**vars(network), **vars(anchors)}, {**vars(config.model), **vars(config.anchors)})
     names = _BACKBONE_FIELDS if backbone_only else (*_DETECTOR_FIELDS, *vars(anchors))
     differing = [
@@ -126,7 +126,7 @@ def check(network: ModelConfig, anchors: AnchorConfig, path: str | os.PathLike) 
 def initialize(model: RetinaNet, path: str | os.PathLike, label_map: LabelMap | None = None) -> Report:
     """`by_name.initialize` from a folder."""
     check(model.config, model.anchors.config, path)
-    backbone_only = checkpoint.import_kind(path) == "backbone"
+    backbone_only = checkpoint.imported(path)["parts"] == "backbone"
     notes = []
     if os.path.isdir(path) and not checkpoint.file_of(path, checkpoint.WEIGHTS).exists():
         source, step = checkpoint.load_unfinished(path)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from retinanet_tf.errors import InputError
+from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.errors import InputError, first_line
 from retinanet_tf.files import read_bytes
-from retinanet_tf.runtime.metadata import KEY, is_onnx, label_map_of, parse_metadata, read_litert
+from retinanet_tf.runtime.metadata import KEY, is_onnx, parse_metadata, read_litert
 from retinanet_tf.runtime.preprocess import Canvas, fit, own_pixels, to_pixels
 
 INPUTS = {"images": np.uint8, "sizes": np.float32}
@@ -42,7 +43,7 @@ class ExportedDetector:
         content = read_bytes(path, "the exported detector")
         self._file = load(self.path, content, threads)
         self.metadata: dict[str, Any] = self._file.metadata
-        self.label_map = label_map_of(self.metadata, path)
+        self.label_map = LabelMap.from_json(self.metadata["labels"], f"the metadata of {self.path}")
         present = {**self._file.inputs, **self._file.outputs}
         for name, dtype in {**INPUTS, **OUTPUTS}.items():
             if present.get(name) != np.dtype(dtype):
@@ -212,5 +213,6 @@ def _shape(sides: Sequence[Any], path: str) -> tuple[int | None, int, int, int]:
 
 
 def _unloadable(path: str, runtime: str, error: Exception) -> InputError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
-    return InputError(f"{path} can't be loaded by {runtime} ({reason}); is it complete, and is the runtime new enough?")
+    return InputError(
+        f"{path} can't be loaded by {runtime} ({first_line(error)}); is it complete, and is the runtime new enough?"
+    )

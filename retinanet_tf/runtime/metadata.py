@@ -6,7 +6,6 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
-from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 
 KEY = "retinanet_tf"
@@ -63,11 +62,6 @@ def parse_metadata(text: str | bytes | None, path: str | os.PathLike) -> dict[st
     except (ValueError, TypeError):
         raise InputError(f"{os.fspath(path)}: its metadata are damaged; export the detector again.") from None
     return metadata
-
-
-def label_map_of(metadata: Mapping[str, Any], path: str | os.PathLike) -> LabelMap:
-    """The label map of the metadata; raises InputError if it is none."""
-    return LabelMap.from_json(metadata["labels"], f"the metadata of {os.fspath(path)}")
 
 
 def is_onnx(path: str | os.PathLike) -> bool:

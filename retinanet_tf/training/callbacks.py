@@ -14,7 +14,6 @@ import keras
 from absl import logging
 
 from retinanet_tf.training.checkpoints import TrainingState, newest_step
-from retinanet_tf.training.patience import is_exhausted
 from retinanet_tf.training.strategies import leave_together
 
 STEPS_WITHOUT_POSITIVES = 50
@@ -209,6 +208,26 @@ class EpochLog(keras.callbacks.CSVLogger):
         logs = {**dict.fromkeys(self.columns, math.nan), **(logs or {})}
         self.keys = self.keys or sorted(logs)  # without keys Keras adds a column val_NAME to each
         super().on_epoch_end(epoch, {**dict.fromkeys(self.keys, math.nan), **logs})
+
+
+ZERO_FACTOR = 5
+"""A detector may begin with AP 0 for a while: it has this many times the patience to leave it."""
+
+
+def is_exhausted(values: Sequence[float], patience: int) -> bool:
+    """Whether `patience` evaluations in a row brought no higher AP than the best before them.
+
+    >>> is_exhausted([0.3, 0.3], 2), is_exhausted([0.3, 0.3, 0.3], 2), is_exhausted([0.0, 0.0, 0.0, 0.1], 2)
+    (False, True, False)
+
+    Args:
+        values: AP of all evaluations that count, the oldest first.
+        patience: evaluations, above 0.
+    """
+    best = max(values, default=0.0)
+    if best <= 0:
+        return len(values) >= ZERO_FACTOR * patience
+    return len(values) - 1 - list(values).index(best) >= patience
 
 
 class EvaluateAndKeep(keras.callbacks.Callback):

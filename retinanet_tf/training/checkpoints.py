@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from retinanet_tf.compat import optimizer_state
-from retinanet_tf.errors import InputError
+from retinanet_tf.errors import InputError, first_line
 from retinanet_tf.inference.checkpoint import link_without_wildcards, named_weights
 from retinanet_tf.models.ema import WeightAverage
 
@@ -55,8 +55,7 @@ class TrainingState:
                 self._checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
                 return _step(path)
             except (tf.errors.OpError, AssertionError, ValueError) as error:
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                reasons.append(f"step-{_step(path)}: {lines[0][:200]}")
+                reasons.append(f"step-{_step(path)}: {first_line(error)}")
                 logging.warning("a checkpoint in %s can't be read: %s", self.folder, reasons[-1])
         if reasons:
             raise InputError(

@@ -37,9 +37,6 @@ class Board(keras.callbacks.Callback):
         self._scalars({name: value for name, value in (logs or {}).items() if np.isfinite(value)})
         self.writer.flush()
 
-    def on_train_end(self, logs=None):
-        self.writer.flush()
-
     def classes(self, values: dict[str, float | None]) -> None:
         """Writes AP by class, as AP/NAME, of the classes that have objects."""
         self._scalars({f"AP/{name}": value for name, value in values.items() if value is not None})

@@ -170,7 +170,7 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
                 announce_repeats(config, data, job.label_map)
                 announce_xla(config, data, model.xla_scope)
         progress = Progress(total, done, config.data.batch_size, make_schedule(config.train), verbose)
-        evaluator = Validation(config, model, job.label_map, run_dir, job.source, worker, average, progress)
+        evaluator = Validation(job, model, run_dir, progress)
         damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
         with StopRequest() as stop:
             every = [

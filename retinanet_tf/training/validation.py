@@ -9,21 +9,18 @@ import keras
 import tensorflow as tf
 
 from retinanet_tf import files
-from retinanet_tf.config.config import Config
 from retinanet_tf.data.pipeline import canvas_arguments, load
-from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.evaluation.analysis import Analysis
 from retinanet_tf.evaluation.evaluator import analyse
 from retinanet_tf.evaluation.source import Source
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.losses.classification import retinanet_losses
-from retinanet_tf.models.ema import WeightAverage
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.training import run_directory
 from retinanet_tf.training.callbacks import LOGGED_METRICS, LOSSES, EpochLog, EvaluateAndKeep, Progress, decimal
-from retinanet_tf.training.strategies import Worker
+from retinanet_tf.training.job import Job
 from retinanet_tf.training.tensorboard import Board
 from retinanet_tf.training.validation_loss import losses_per_image, validation_losses
 
@@ -32,33 +29,19 @@ class Validation:
     """Evaluates a model in training, or the average of its weights.
 
     Args:
-        config: the job's.
-        model: in training.
-        label_map: the dataset's.
+        job: its chief worker alone evaluates and writes, with weights that all workers read together.
+        model: in training, as `compile_model` made it.
         run_dir: the job's folder.
-        source: validation data; None for none, and on workers other than the chief.
-        worker: this process; only the chief evaluates and writes, with weights that all workers read together.
-        average: of the weights, evaluated in their place.
         progress: counts the job's steps.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        model: RetinaNet,
-        label_map: LabelMap,
-        run_dir: Path,
-        source: Source | None,
-        worker: Worker,
-        average: WeightAverage | None,
-        progress: Progress,
-    ):
-        self.config, self.model, self.label_map, self.run_dir = config, model, label_map, run_dir
-        self.source, self.worker, self.average, self.progress = source, worker, average, progress
+    def __init__(self, job: Job, model: RetinaNet, run_dir: Path, progress: Progress):
+        self.config, self.label_map, self.source, self.worker = job.config, job.label_map, job.source, job.worker
+        self.model, self.average, self.run_dir, self.progress = model, model.step.average, run_dir, progress
         # Variables of several workers can only be read by all together. The chief evaluates a copy.
-        with precision_policy(config.train.precision):
-            self.eval_model = RetinaNet.from_config(config) if worker.count > 1 else model
-        self.detector = Detector(self.eval_model, label_map, config.detect, jit_compile=config.train.xla)
+        with precision_policy(self.config.train.precision):
+            self.eval_model = RetinaNet.from_config(self.config) if self.worker.count > 1 else model
+        self.detector = Detector(self.eval_model, self.label_map, self.config.detect, jit_compile=self.config.train.xla)
         self.board: Board | None = None
         self.loss_graphs: tuple[Callable, tf.data.Dataset] | None = None  # traced at the first evaluation
         self.analysed: tuple[int, Analysis] | None = None  # the last evaluation and its step

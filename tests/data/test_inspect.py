@@ -70,7 +70,7 @@ def test_suggestions_reach_what_they_promise():
     low = rng.uniform(0, (600, 440), (200, 2))
     boxes, sizes = np.concatenate([low, low + 10], axis=1), np.tile([480, 640], (200, 1))
     config = AnchorConfig()
-    before = anchor_coverage.best_iou(*anchor_coverage.resized(boxes, sizes, 600, 1000)[:2], config)
+    before = anchor_coverage.best_iou(*anchor_coverage.resized(boxes, sizes, 600, 1000), config)
     assert (before < 0.5).all()
     offered = anchor_coverage.suggestions(boxes, sizes, config, 600, 1000)
     assert offered and offered[0][1] < 0.6
@@ -79,7 +79,7 @@ def test_suggestions_reach_what_they_promise():
         short, long = int(given.pop("image_size", 600)), int(given.pop("max_size", 1000))
         changes = {k: tuple(float(x) for x in v.split(",")) if "," in v else float(v) for k, v in given.items()}
         again = anchor_coverage.best_iou(
-            *anchor_coverage.resized(boxes, sizes, short, long)[:2], replace(config, **changes)
+            *anchor_coverage.resized(boxes, sizes, short, long), replace(config, **changes)
         )
         assert ((again < 0.5).mean(), (again < 0.4).mean()) == pytest.approx((half, less), abs=0.01)
 
@@ -259,7 +259,7 @@ def a_dataset(images, names=("dog", "cat")):
 BOX = [10, 10, 60, 50]
 
 
-@pytest.mark.parametrize("names", [("fish", "fish"), ("", "", "x"), ("a", "b", "a", "b", "a (1)")])
+@pytest.mark.parametrize("names", [("fish", "fish"), (" ", " ", "x"), ("a", "b", "a", "b", "a (1)")])
 def test_categories_of_one_name_are_counted_apart(names):
     data = a_dataset([("a.jpg", [BOX] * (1 + k), [k + 1] * (1 + k)) for k in range(len(names))], names)
     facts = inspect(data, presets["paper"]).facts
@@ -311,7 +311,7 @@ def test_sets_without_objects_are_inspected(tmp_path, boxes, sentence):
     ("name", "shown"),
     [
         ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
-        ("two\nlines\0", r"two\nlines\x00"),
+        ("two\nlines\1", r"two\nlines\x01"),
         ("\u202eright to left", r"\u202eright to left"),
         ("<b>&", "<b>&"),
         ("z" * 200_000, "z" * 20),

@@ -270,13 +270,19 @@ def test_labels_are_indices_in_the_order_of_ids(tmp_path):
     assert LabelMap.load(tmp_path / "labels.json") == label_map
 
 
-@pytest.mark.parametrize(
-    ("ids", "names", "message"),
-    [([1, 2], ["a"], "2 ids and 1 names"), ([1.7], ["a"], "whole numbers"), ([1], [None], "strings as names")],
-)
-def test_ids_are_whole_and_names_are_text(ids, names, message):
-    with pytest.raises(InputError, match=message):
-        LabelMap(ids, names)
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_categories_have_names(name):
+    with pytest.raises(InputError, match="a category has id 2 and name"):
+        LabelMap([1, 2], ["a", name])
+
+
+@pytest.mark.parametrize("category", [True, 1.7, "1", None, 2**63, np.uint64(2**63)])
+def test_ids_of_a_label_map_are_integers_of_64_bits(category):
+    assert LabelMap(np.array([7, 5], np.int16), ["cup", "cat"]).ids == (5, 7)
+    with pytest.raises(InputError, match="a category has id .* and name 'cup'"):
+        LabelMap([category], ["cup"])
+    with pytest.raises(InputError, match="2 ids and 1 names"):
+        LabelMap([1, 2], ["cup"])
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '[{"name": "x"}]', "nonsense", '[{"id": "1"}]'])

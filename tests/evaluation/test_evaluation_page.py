@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from retinanet_tf.evaluation import page
-from retinanet_tf.evaluation.evaluator import score_results
+from retinanet_tf.evaluation.evaluator import analyse_results
 from retinanet_tf.evaluation.page import html_page, page_data
 from tests.browser import CHROMIUM, Browser
 from tests.evaluation.splits import analysed, random_split, split
@@ -109,7 +109,7 @@ def test_evaluate_writes_page_numbers_and_plots(tmp_path):
     (tmp_path / "images").mkdir()
     for row, content in zip(truth["images"], encoded(), strict=True):
         Image.open(io.BytesIO(content)).save(tmp_path / "images" / row["file_name"])
-    metrics = score_results(tmp_path / "gt.json", results, tmp_path / "images", output=tmp_path / "out")
+    metrics = analyse_results(tmp_path / "gt.json", results, tmp_path / "images", output=tmp_path / "out").metrics
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"evaluation.html", "metrics.json", "detections.json"} | {
         f"{name}.png" for name in ("precision_recall", "sizes_scores", "classes", "confusion_matrix", "errors")

@@ -20,7 +20,7 @@ from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation import evaluator
 from retinanet_tf.evaluation.coco import METRICS, coco_scores
-from retinanet_tf.evaluation.evaluator import CocoEvaluation, evaluate, report, score_results
+from retinanet_tf.evaluation.evaluator import CocoEvaluation, analyse_results, evaluate, report
 from retinanet_tf.evaluation.source import open_source
 from retinanet_tf.inference.detector import Prepared
 
@@ -91,7 +91,7 @@ def test_known_answers_score_one_from_either_source(dataset, source, tmp_path):
     assert set(written["per_category"]) == {"cat", "dog", "cup"} and written["images"] == 7
     results = json.loads((tmp_path / "detections.json").read_text())
     assert {row["category_id"] for row in results} <= {3, 7, 90}
-    assert score_results(folder / source, results) == metrics
+    assert analyse_results(folder / source, results).metrics == metrics
 
 
 def test_both_sources_are_the_same_ground_truth(dataset):
@@ -113,7 +113,8 @@ def test_a_json_in_capitals_is_one(dataset, tmp_path):
     path = tmp_path / "VAL.JSON"
     path.write_text(json.dumps(content))
     assert open_source(path, folder / "images").instances == open_source(folder / "val-*.tfrecord").instances
-    assert score_results(path, [], output=tmp_path / "out") == score_results(folder / "instances.json", [])
+    found = analyse_results(path, [], output=tmp_path / "out")
+    assert found.metrics == analyse_results(folder / "instances.json", []).metrics
 
 
 def test_no_detection_at_all(dataset):
@@ -274,7 +275,7 @@ def test_ids_of_records_never_mix_images(dataset, tmp_path, warned, ids, written
     results = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert {row["image_id"] for row in results} == set(list(written)[:6]), "the seventh image has no object"
     assert len(warned) == (0 if ids is TEXTS else 1)
-    assert score_results(pattern, results) == metrics
+    assert analyse_results(pattern, results).metrics == metrics
 
 
 @pytest.mark.parametrize("missing", [{3}, {7, 90}])
@@ -295,7 +296,7 @@ def test_a_split_that_lacks_categories(dataset, tmp_path, missing):
     names = dict(zip(LABEL_MAP.ids, LABEL_MAP.names, strict=True))
     assert {name for name, value in per_category.items() if value == -1} == {names[one] for one in missing}
     results = json.loads((tmp_path / "out" / "detections.json").read_text())
-    assert score_results(tmp_path / "fewer.json", results) == metrics
+    assert analyse_results(tmp_path / "fewer.json", results).metrics == metrics
 
 
 def test_a_split_of_background_alone_counts_false_alarms(dataset, tmp_path, warned):
@@ -327,7 +328,7 @@ def test_more_objects_than_the_limit_are_said(tmp_path, warned, limit, full):
     }
     (tmp_path / "gt.json").write_text(json.dumps(content))
     results = [{"image_id": image, "category_id": 7, "bbox": box, "score": 0.9} for image, box in rows]
-    metrics = score_results(tmp_path / "gt.json", results, max_detections=limit)
+    metrics = analyse_results(tmp_path / "gt.json", results, max_detections=limit).metrics
     assert len(warned) == full and all(word in sentence for sentence in warned for word in (f"{limit}", "up to 12"))
     assert metrics["AR100"] == pytest.approx((limit + 8) / 20)
 
@@ -350,7 +351,7 @@ def test_categories_of_one_name_all_have_their_number(dataset, tmp_path, names):
         for row in content["annotations"]
         if not row["iscrowd"] and row["category_id"] != 3
     ]
-    score_results(tmp_path / "gt.json", results, output=tmp_path / "out")
+    analyse_results(tmp_path / "gt.json", results, output=tmp_path / "out")
     per_category = json.loads((tmp_path / "out" / "metrics.json").read_text())["per_category"]
     assert list(per_category.values()) == pytest.approx([0.0, 1.0, 1.0])
     assert [key.removesuffix(f" ({one})") for key, one in zip(per_category, named, strict=True)] == names

@@ -2,7 +2,6 @@
 
 from functools import cache, partial
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,7 +10,6 @@ from small_detectors import TINY_NETWORK
 import retinanet_tf as rn
 from retinanet_tf.config.config import LossConfig
 from retinanet_tf.detection.assignment import assign
-from retinanet_tf.errors import InputError
 from retinanet_tf.losses.classification import CrossEntropyLoss
 from retinanet_tf.losses.mining import mine, ohem
 from tests import oracles
@@ -104,15 +102,6 @@ def test_boxes_may_be_shared_by_all_images():
     np.testing.assert_array_equal(together, apart)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "culprit"),
-    [({"num_examples": 0}, "mining_examples=0"), ({"nms_threshold": 1.5}, "mining_nms=1.5"), ({"ratio": 0.0}, "ratio")],
-)
-def test_what_is_out_of_range_is_refused(arguments, culprit):
-    with pytest.raises(InputError, match=culprit):
-        ohem(*problem(0), **arguments)
-
-
 def tiny(**settings):
     model = rn.RetinaNet(num_classes=3, **TINY_NETWORK, **settings)
     losses = rn.retinanet_losses(LossConfig(classification="cross_entropy", alpha=0.5))
@@ -162,8 +151,3 @@ def test_it_trains_and_comes_back_from_its_configuration():
     truth = {"boxes": np.array([[[4.0, 8, 36, 40]]] * 2, np.float32), "labels": np.array([[1]] * 2, np.int32)}
     data = tf.data.Dataset.from_tensors((np.full((2, 64, 64, 3), 90, np.float32), truth)).repeat(2)
     assert np.isfinite(model.fit(data, verbose=0).history["loss"]).all()
-
-
-def test_a_loss_without_anchors_is_refused():
-    with pytest.raises(InputError, match="mining='ohem' needs a classification loss of this package, not Huber"):
-        mine(keras.losses.Huber(), None, None, None, "ohem")

@@ -16,8 +16,8 @@ import retinanet_tf as rn
 from retinanet_tf.data.pipeline import canvas_arguments
 from retinanet_tf.evaluation.coco import METRICS
 from retinanet_tf.training import validation
-from retinanet_tf.training.callbacks import EvaluateAndKeep, Progress
-from retinanet_tf.training.patience import is_exhausted
+from retinanet_tf.training.callbacks import EvaluateAndKeep, Progress, is_exhausted
+from retinanet_tf.training.job import Job
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.validation_loss import losses_per_image, validation_losses
 
@@ -102,7 +102,8 @@ def test_evaluations_are_remembered_after_kills(model, tmp_path, monkeypatch, ca
         """The callbacks of a process that resumes after a step, and what its epochs do."""
         progress = Progress(6, step, 4, lambda step: 0.1)
         source = SimpleNamespace(instances={"images": []}, encoded=lambda: iter(()))
-        evaluator = validation.Validation(config, model, label_map, tmp_path, source, Worker(), None, progress)
+        job = Job(config, {}, tf.distribute.get_strategy(), Worker(), label_map, source)
+        evaluator = validation.Validation(job, model, tmp_path, progress)
         zeros = (tf.zeros([1, 64, 64, 3]), {"boxes": tf.zeros([1, 8, 4]), "labels": -tf.ones([1, 8], tf.int32)})
         callbacks = keras.callbacks.CallbackList(evaluator.callbacks(lambda: zeros), model=model)
         model.stop_training = False

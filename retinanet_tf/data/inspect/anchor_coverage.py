@@ -48,16 +48,12 @@ def best_iou(boxes: np.ndarray, sizes: np.ndarray, config: AnchorConfig) -> np.n
 
 def resized(
     boxes: np.ndarray, sizes: np.ndarray, image_size: int, max_size: int, rule: str = "shorter_side"
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes `(N, 4)` of images of `(N, 2)` (height, width) in pixels of the model's input.
-
-    Returns:
-        The boxes, the sizes `(N, 2)` of their resized images, and the scale `(N,)` of the shorter side.
-    """
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes `(N, 4)` of images of `(N, 2)` (height, width) in pixels of the model's input; their resized sizes."""
     cached = functools.cache(lambda height, width: resized_shape(height, width, image_size, max_size, rule))
     new = np.array([cached(*size) for size in np.asarray(sizes, int).tolist()], float).reshape(-1, 2)
     scale = new / np.maximum(sizes, 1)
-    return boxes * scale[:, [1, 0, 1, 0]], new, scale.min(axis=1) if len(boxes) else np.zeros(0)
+    return boxes * scale[:, [1, 0, 1, 0]], new
 
 
 def suggestions(
@@ -86,7 +82,7 @@ def suggestions(
         size, limit = round(image_size * factor), round(max_size * factor)
         resizing = f"--image_size={size} --max_size={limit}" if factor > 1 else ""
         anchors = replace(config, **changes)
-        ious = best_iou(*resized(boxes, sizes, size, limit, rule)[:2], anchors)
+        ious = best_iou(*resized(boxes, sizes, size, limit, rule), anchors)
         flags = " ".join(filter(None, [resizing, *(_flag(*change) for change in changes.items())]))
         tried.append((flags, float((ious < 0.5).mean()), float((ious < 0.4).mean()), anchors.anchors_per_cell))
     better = [entry for entry in tried[1:] if entry[1] < tried[0][1] - 1e-9]

@@ -203,7 +203,7 @@ def _measure(images: list[ImageAnnotations], annotations: Annotations, config: C
         image_sizes = np.minimum(image_sizes, side)
         facts["crop of the images"] = side
     short, long, rule = config.model.image_size, config.model.max_size, config.model.resize
-    seen, new_sizes, _ = anchor_coverage.resized(boxes, image_sizes, short, long, rule)
+    seen, new_sizes = anchor_coverage.resized(boxes, image_sizes, short, long, rule)
     best = anchor_coverage.best_iou(seen, new_sizes, config.anchors)
     facts["image size of the model"] = f"{short}, at most {long}"
     facts["box side at that size"] = _spread(np.sqrt(np.prod(seen[:, 2:] - seen[:, :2], axis=1)))

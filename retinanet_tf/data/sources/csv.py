@@ -26,28 +26,15 @@ from retinanet_tf.files import read_text
 
 # The names that a header may have for each column, in lower case and without blanks, hyphens and underscores.
 _NAMES = {
-    "image": (
-        "image",
-        "imageid",
-        "img",
-        "filename",
-        "imagefilename",
-        "imagepath",
-        "imagename",
-        "imagefile",
-        "file",
-        "filepath",
-        "path",
-        "location",
-    ),
-    "x1": ("x1", "xmin", "left"),
-    "y1": ("y1", "ymin", "top"),
-    "x2": ("x2", "xmax", "right"),
-    "y2": ("y2", "ymax", "bottom"),
-    "class": ("class", "classname", "label", "labelname", "category", "categoryname"),
-    "width": ("width", "imagewidth", "imgwidth"),
-    "height": ("height", "imageheight", "imgheight"),
-    "crowd": ("isgroupof", "iscrowd"),
+    "image": "image imageid img filename imagefilename imagepath imagename imagefile file filepath path location",
+    "x1": "x1 xmin left",
+    "y1": "y1 ymin top",
+    "x2": "x2 xmax right",
+    "y2": "y2 ymax bottom",
+    "class": "class classname label labelname category categoryname",
+    "width": "width imagewidth imgwidth",
+    "height": "height imageheight imgheight",
+    "crowd": "isgroupof iscrowd",
 }
 _COLUMNS = list(_NAMES)[:8]  # in the order of a file without a header
 _BOX = _COLUMNS[1:5]
@@ -187,7 +174,7 @@ def _header(where: str, cells: list[str]) -> list[str]:
     In Open Images' form the column of the class is called "label".
     """
     names = [re.sub(r"[\s_-]", "", cell.lower()) for cell in cells]
-    columns = [next((column for column, known in _NAMES.items() if name in known), "") for name in names]
+    columns = [next((column for column, known in _NAMES.items() if name in known.split()), "") for name in names]
     if not {"image", *_BOX} & set(columns) or any(as_number(cell) is not None for cell in cells):
         return []
     for column in _NAMES:

@@ -38,7 +38,7 @@ def find_image(folder: str | os.PathLike, file_name: str, allow_outside: bool = 
     if len(paths) > 1:
         raise BadImage(f"may be {paths[0]} or {paths[1]}; rename one of them")
     if not allow_outside and not any(
-        _within(real(folder), real(paths[0])) for real in (os.path.abspath, os.path.realpath)
+        real(paths[0]).startswith(os.path.join(real(folder), "")) for real in (os.path.abspath, os.path.realpath)
     ):
         raise BadImage(
             f"is outside the image folder {os.fspath(folder)}; prepare reads such files if allow_outside=true"
@@ -112,7 +112,3 @@ def voc_picture(folder: str, pictures: dict[str, list[str]], xml: str, file_name
             f"({file_name or 'missing'}); correct <filename>, or rename or remove a file."
         )
     return found[0] if found else last if last.strip(".") else f"{stem}.jpg"
-
-
-def _within(folder: str, path: str) -> bool:
-    return path.startswith(os.path.join(folder, ""))

@@ -4,7 +4,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 from reprlib import repr as shown
 
 import numpy as np
@@ -47,8 +46,11 @@ class LabelMap:
         """ids: K different integers; names: K strings, in the same order. Raises InputError for anything else."""
         if len(ids) != len(names):
             raise InputError(f"a label map of {len(ids)} ids and {len(names)} names; each category has one of both.")
-        if not all(isinstance(i, Integral) for i in ids) or not all(isinstance(n, str) for n in names):
-            raise InputError(f"a label map has whole numbers as ids and strings as names, not {ids!r} and {names!r}.")
+        for category, name in zip(ids, names, strict=True):
+            if not is_id(category.item() if isinstance(category, np.integer) else category) or not is_name(name):
+                raise InputError(
+                    f"a category has id {shown(category)} and name {shown(name)}; give an integer and a text."
+                )
         pairs = sorted(zip(map(int, ids), names, strict=True))
         for (first, _), (second, name) in zip(pairs, pairs[1:], strict=False):
             if first == second:
@@ -92,11 +94,6 @@ class LabelMap:
             pairs = [(entry["id"], entry.get("name", str(entry["id"]))) for entry in entries]
         except (TypeError, KeyError, AttributeError):
             raise InputError(f'{source} must hold a list of {{"id": integer, "name": text}}.') from None
-        for category, name in pairs:
-            if not is_id(category) or not is_name(name):
-                raise InputError(
-                    f"{source}: a category has id {shown(category)} and name {shown(name)}; give an integer and a text."
-                )
         try:
             return cls([category for category, _ in pairs], [name for _, name in pairs])
         except InputError as error:

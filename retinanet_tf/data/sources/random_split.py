@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
+from retinanet_tf.data.sources.annotations import Annotations
 from retinanet_tf.data.sources.image_files import BadImage, find_image
 from retinanet_tf.errors import InputError
 
@@ -84,7 +84,9 @@ def _units(annotations: Annotations, folder: str, group: str | None) -> list[lis
         return number
 
     first: dict[Hashable, int] = {}
-    keys = [*_group_keys(annotations.source, names, group), *_augmented_keys(names), *_copy_keys(folder, names)]
+    matches = [_AUGMENTED.match(os.path.basename(name)) for name in names]
+    augmented = [(number, ("augmented", match[1])) for number, match in enumerate(matches) if match]
+    keys = [*_group_keys(annotations.source, names, group), *augmented, *_copy_keys(folder, names)]
     for number, key in keys:
         parent[root(number)] = root(first.setdefault(key, number))
     units: dict[int, list[int]] = defaultdict(list)
@@ -105,11 +107,6 @@ def _group_keys(source: str, names: list[str], group: str | None) -> list[tuple[
     if not keys:
         raise InputError(f"group={group} matches no file name of {source}, such as {names[0] if names else ''}.")
     return keys
-
-
-def _augmented_keys(names: list[str]) -> list[tuple[int, Hashable]]:
-    matches = [_AUGMENTED.match(os.path.basename(name)) for name in names]
-    return [(number, ("augmented", match[1])) for number, match in enumerate(matches) if match]
 
 
 def _copy_keys(folder: str, names: list[str]) -> list[tuple[int, Hashable]]:
@@ -134,7 +131,9 @@ def _deal(units: list[list[int]], annotations: Annotations, shares: np.ndarray, 
     counts = np.zeros((len(units), annotations.label_map.num_classes + 1))  # pictures with each class, and pictures
     for row, unit in enumerate(units):
         for number in unit:
-            counts[row, _classes(annotations.images[number], annotations)] += 1
+            image = annotations.images[number]
+            classes = np.searchsorted(annotations.label_map.ids, image.category_ids[~image.iscrowd])
+            counts[row, np.unique(classes)] += 1
         counts[row, -1] = len(unit)
     wanted = shares[:, None] * counts.sum(axis=0)  # that each split still lacks
     order = np.random.default_rng(seed).permutation(len(units))
@@ -151,7 +150,3 @@ def _deal(units: list[list[int]], annotations: Annotations, shares: np.ndarray, 
             chosen[unit] = split
             wanted[split] -= counts[unit]
     return chosen
-
-
-def _classes(image: ImageAnnotations, annotations: Annotations) -> np.ndarray:
-    return np.unique(np.searchsorted(annotations.label_map.ids, image.category_ids[~image.iscrowd]))
