@@ -177,8 +177,8 @@ def save_image(image: np.ndarray, path: str | os.PathLike) -> Path:
     """
     path = Path(path)
     form = Image.registered_extensions().get(path.suffix.lower())
-    if form is None:
-        raise InputError(f"{path} can't be written: {path.suffix!r} isn't the suffix of an image format.")
+    if form not in Image.SAVE:
+        raise InputError(f"{path} can't be written: {path.suffix!r} isn't the suffix of a format that can be written.")
     picture = Image.fromarray(image)
     if form == "JPEG":
         picture.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
@@ -204,6 +204,8 @@ def training_curves(log: str | os.PathLike, path: str | os.PathLike) -> Path:
         "learning rate": [key for key in columns if key == "learning_rate"],
     }
     groups = {title: keys for title, keys in groups.items() if keys}
+    if not groups:
+        raise InputError(f"{log} has no column of a loss, AP or learning rate.")
     figure = new_figure(4.6 * len(groups), 3.4)
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
     for axes, (title, keys) in zip(panels, groups.items(), strict=True):
@@ -254,7 +256,7 @@ def _read_history(path: str | os.PathLike) -> dict[str, list[float]]:
             key: [float(row[key]) if row[key] not in ("", "NA", None) else math.nan for row in rows]
             for key in (rows[0] if rows else ())
         }
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} can't be read as a training log ({error}); give a CSVLogger's file.") from error
 
 

@@ -11,6 +11,7 @@ from absl import flags
 from retinanet_tf.cli.serving_client import detect
 from retinanet_tf.files import read_bytes, write_json
 from retinanet_tf.inference.results import MIN_SCORE
+from retinanet_tf.text import printable
 
 _IMAGE = flags.DEFINE_list("image", None, "JPEG or PNG files, separated by commas; one request.", required=True)
 _SERVER = flags.DEFINE_string("server", "localhost:8500", "HOST:PORT of the server (gRPC 8500, REST 8501).")
@@ -28,12 +29,12 @@ def main() -> None:
     model: dict[str, Any] = {"model": _MODEL.value, "version": _VERSION.value}
     answer = detect(images, _SERVER.value, rest=_REST.value, timeout=_TIMEOUT.value, **model)
     for path, rows in zip(_IMAGE.value, answer, strict=True):
-        print(f"{path}: {len(rows)} detections")
+        print(printable(f"{path}: {len(rows)} detections"))
         for row in rows:
             if row["score"] >= _MIN_SCORE.value:
                 x, y, width, height = row["bbox"]
                 box = f"({x:.1f}, {y:.1f}) to ({x + width:.1f}, {y + height:.1f})"
-                print(f"  {row['category']:>16} {row['score']:.3f}  {box}")
+                print(f"  {printable(row['category']):>16} {row['score']:.3f}  {box}")
     if _OUTPUT.value:
         pairs = zip(_IMAGE.value, answer, strict=True)
         write_json(_OUTPUT.value, [{"image_id": path, **row} for path, rows in pairs for row in rows])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from retinanet_tf.errors import InputError
+from retinanet_tf.errors import InputError, first_line
 
 OUTPUTS = ("detection_boxes", "detection_scores", "detection_classes", "detection_class_names", "num_detections")
 
@@ -46,10 +46,18 @@ def detect(
     Raises:
       InputError: the server isn't reached, doesn't have the model, or refuses an image (its index is named).
     """
+    if not images:
+        raise InputError("no image is given; name JPEG or PNG files.")
     sizes = [_size(image, index) for index, image in enumerate(images)]
     ask = _ask_rest if rest else _ask_grpc
     answer = ask(list(images), server, model, version, timeout)
-    return [_detections(answer, row, *size) for row, size in enumerate(sizes)]
+    try:
+        detections = [_detections(answer, row, *size) for row, size in enumerate(sizes)]
+    except (IndexError, TypeError, ValueError) as error:
+        raise InputError(f"{server} doesn't answer as TensorFlow Serving does: {first_line(error)}.") from error
+    if len(answer["num_detections"]) > len(images):
+        raise InputError(f"{server} answers for more images than the {len(images)} that were sent.")
+    return detections
 
 
 def _size(image: bytes, index: int) -> tuple[int, int]:
@@ -70,7 +78,7 @@ def _detections(answer: dict[str, Any], index: int, width: int, height: int) -> 
                 "category_id": int(answer["detection_classes"][index][rank]),
                 "bbox": [x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height],
                 "score": float(answer["detection_scores"][index][rank]),
-                "category": name.decode() if isinstance(name, bytes) else name,
+                "category": name.decode() if isinstance(name, bytes) else str(name),
             }
         )
     return rows

@@ -17,6 +17,9 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 MAX_DETECTIONS = 100
 """COCO's limit of detections per image and category."""
 
+LEAST_MAX_DETECTIONS = 10
+"""AR10's limit, below which no other can be."""
+
 MATCHING_IOU = 0.5
 """The IoU of `Matches`, AP50's."""
 
@@ -46,6 +49,12 @@ class Scores(NamedTuple):
     matches: Matches
 
 
+def check_limit(max_detections: int) -> None:
+    """Raises InputError for a limit below AR10's."""
+    if max_detections < LEAST_MAX_DETECTIONS:
+        raise InputError(f"max_detections={max_detections} must be at least {LEAST_MAX_DETECTIONS}, AR10's limit.")
+
+
 def coco_scores(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int = MAX_DETECTIONS
 ) -> Scores:
@@ -63,11 +72,12 @@ def coco_scores(
         InputError: ground truth without categories or images, or with a repeated image id; a detection with a field
             that is missing, of another type or not finite, or whose image or category the ground truth doesn't have.
     """
-    if max_detections < 10:
-        raise InputError(f"max_detections={max_detections} must be at least 10, AR10's limit.")
+    check_limit(max_detections)
     truth, numbers = _numbered(ground_truth)
     check_results(results, numbers, {category["id"] for category in truth["categories"]})
-    rows = [{**row, "image_id": numbers[row["image_id"]], "bbox": list(row["bbox"])} for row in results]
+    # No other field: pycocotools would take a caption or a mask for what is to be compared.
+    fields = [{field: row[field] for field in _FIELDS} for row in results]
+    rows = [{**row, "image_id": numbers[row["image_id"]], "bbox": list(row["bbox"])} for row in fields]
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = truth

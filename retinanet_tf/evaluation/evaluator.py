@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.analysis import Analysis, percent
-from retinanet_tf.evaluation.coco import MAX_DETECTIONS, METRICS, coco_scores
+from retinanet_tf.evaluation.coco import LEAST_MAX_DETECTIONS, MAX_DETECTIONS, METRICS, check_limit, coco_scores
 from retinanet_tf.evaluation.page import html_page
 from retinanet_tf.evaluation.plots import write_plots
 from retinanet_tf.evaluation.source import GroundTruth, Source, category_ids, open_source, read_ground_truth
@@ -79,15 +80,16 @@ def analyse(
     """Like `evaluate`, but returns what explains the numbers too; it is computed when it is asked for."""
     if not (hasattr(detector, "label_map") and hasattr(detector, "config")):
         raise InputError(f"detector={detector!r} must be a Detector, as load_detector returns it.")
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be above 0.")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise InputError(f"batch_size={batch_size} must be a whole number above 0.")
+    limit, tiled = detector.config.max_detections, isinstance(detector, TiledDetector)
+    if max_detections is None:
+        max_detections = max(limit, LEAST_MAX_DETECTIONS) if tiled else MAX_DETECTIONS
+    _check(max_detections, submission)
     source = open_source(source, images)
     ids = category_ids(detector.label_map, source.label_map, source.name)
     known = set(source.label_map.ids)
     source = _with_categories(source, detector.label_map)
-    limit, tiled = detector.config.max_detections, isinstance(detector, TiledDetector)
-    if max_detections is None:
-        max_detections = limit if tiled else MAX_DETECTIONS
     with output_folder(output) if output is not None else nullcontext():
         records = source.instances["images"]
         results: list[dict[str, Any]] = []
@@ -121,13 +123,21 @@ def analyse_results(
     submission: str | None = None,
 ) -> Analysis:
     """Like `analyse`, but of finished detections in COCO's results format; `images` are for the page's pictures."""
+    _check(max_detections, submission)
+    results = list(results)
     if isinstance(source, GroundTruth):
         truth = source
     elif output is None or (images is None and os.fspath(source).lower().endswith(".json")):
         truth = read_ground_truth(source)
     else:
         truth = open_source(source, images)
-    return _score(truth, results, output, submission, max_detections, {})
+    return _score(truth, results, output, submission, max_detections, {"detector": {}})
+
+
+def _check(max_detections: int, submission: str | None) -> None:
+    check_limit(max_detections)
+    if submission and os.path.basename(submission) != submission:
+        raise InputError(f"submission={submission} is part of a file's name; it can't hold slashes.")
 
 
 def _with_categories(source: Source, label_map: LabelMap) -> Source:

@@ -4,6 +4,7 @@ For every γ the loss of a binary problem is a falling function of its margin x_
 few kilobytes however many examples there are, gives the cumulative distribution of the loss at every γ.
 """
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,12 @@ from tqdm import tqdm
 
 from retinanet_tf import files
 from retinanet_tf.data import pipeline
+from retinanet_tf.data.records.reader import labels_beside
+from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.detection import assignment
 from retinanet_tf.errors import InputError
-from retinanet_tf.inference.checkpoint import load_config, load_model
+from retinanet_tf.evaluation.source import category_ids
+from retinanet_tf.inference.checkpoint import file_of, load_config, load_model
 from retinanet_tf.losses.classification import focal
 from retinanet_tf.visualize import new_figure, save_figure
 
@@ -66,7 +70,7 @@ class LossDistribution:
             the whole loss that they carry.
 
         Raises:
-            InputError: no example of this kind was counted.
+            InputError: no example of this kind was counted, or the loss of all is 0.
         """
         counts = self.counts[kind][::-1]
         if not counts.any():
@@ -75,6 +79,8 @@ class LossDistribution:
         margins = (_CELLS - 1 - filled + 0.5) / _CELLS_PER_UNIT - _LIMIT
         losses = counts[filled] * focal(tf.constant(margins, tf.float64), gamma)[0].numpy()
         sums = [np.concatenate([[0.0], np.cumsum(values)]) for values in (counts[filled].astype(np.float64), losses)]
+        if not sums[1][-1]:
+            raise InputError(f"gamma={gamma:g} is too large: the loss of every {kind} example is 0.")
         return sums[0] / sums[0][-1], sums[1] / sums[1][-1]
 
     def share_of_hardest(self, kind: str, gamma: float, fraction: float) -> float:
@@ -100,7 +106,7 @@ def loss_distribution(
     Args:
         model: a `RetinaNet`.
         dataset: batches of images `(B, H, W, 3)` and {"boxes": `(B, M, 4)`, "labels": `(B, M)`}, as for `model.fit`.
-        max_images: stop after the batch that reaches this many images; None takes them all.
+        max_images: look at the first so many images; None takes them all.
     """
 
     @tf.function(reduce_retracing=True)
@@ -111,11 +117,14 @@ def loss_distribution(
     distribution, images_done = LossDistribution(), 0
     with tqdm(total=max_images, unit="image", desc="loss distribution") as progress:
         for images, truth in dataset:
+            if max_images is not None:
+                left = max_images - images_done
+                images, truth = images[:left], {name: value[:left] for name, value in truth.items()}
             class_targets, class_logits = outputs(images, truth)
             distribution.update(class_targets.numpy(), tf.cast(class_logits, tf.float32).numpy())
             images_done += len(images)
             progress.update(len(images))
-            if max_images is not None and images_done >= max_images:
+            if images_done == max_images:
                 break
     return distribution
 
@@ -153,15 +162,23 @@ def diagnose(
     limit: int | None = None,
     batch_size: int = 4,
 ) -> LossDistribution:
-    """Runs a model over shards, writes NAME.png and NAME.json into the folder `output`, and prints a summary."""
+    """Runs a model over shards, writes NAME.png and NAME.json into the folder `output`, and prints a summary.
+
+    Raises:
+        InputError: unreadable input, objects of categories that the model lacks, or γ that aren't numbers from 0 up.
+    """
+    if not gammas or not all(math.isfinite(gamma) and gamma >= 0 for gamma in gammas):
+        raise InputError(f"gammas={list(gammas)} must be a list of numbers from 0 up.")
+    config, label_map = load_config(checkpoint), LabelMap.load(file_of(checkpoint, "labels.json"))
+    found = labels_beside(data)
+    category_ids(label_map, found, data)
+    if unknown := sorted(set(found.ids) - set(label_map.ids)):
+        raise InputError(
+            f"{data} has category {unknown[0]}, which the model lacks; take data of the model's categories."
+        )
     files.make_folder(output)
-    config, model = load_config(checkpoint), load_model(checkpoint)
-    batches = pipeline.load(
-        data,
-        training=False,
-        **pipeline.canvas_arguments(config),
-        batch_size=batch_size,
-    )
+    model, sizes = load_model(checkpoint), pipeline.canvas_arguments(config)
+    batches = pipeline.load(data, training=False, label_map=label_map, batch_size=batch_size, **sizes)
     distribution = loss_distribution(model, batches, limit)
     picture, points = Path(output) / f"{name}.png", Path(output) / f"{name}.json"
     figure_4(distribution, picture, gammas)

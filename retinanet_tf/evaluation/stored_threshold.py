@@ -36,6 +36,7 @@ def stored_threshold(model: str | os.PathLike, detector: Mapping[str, Any] | Non
         with suppress(InputError):  # another program's
             contents[path] = read_json(path, "the metrics")
     evaluations = [path for path, content in contents.items() if isinstance(content, dict) and "threshold" in content]
+    evaluations = [path for path in evaluations if contents[path].get("detector") != {}]  # of finished detections
     same = [path for path in evaluations if detector is None or _is_of(detector, contents[path].get("detector"))]
     if not same:
         other = f" with this detector's sizes, test-time augmentation and tiles ({len(evaluations)} with others)"

@@ -26,7 +26,8 @@ def to_images(images: Any) -> Iterable[Any]:
     if isinstance(images, list | tuple) and images and isinstance(images[0], list | tuple):
         images = _read(lambda: np.asarray(images, np.float32), "images")  # numbers
     if hasattr(images, "shape") and hasattr(images, "dtype"):
-        is_text = images.dtype == tf.string if isinstance(images.dtype, tf.DType) else images.dtype.kind in "OSU"
+        kind = getattr(images.dtype, "kind", "-")  # NumPy's alone
+        is_text = kind in "OSU" or images.dtype == tf.string
         single, several = ((0,), 1) if is_text else ((2, 3), 4)
         if (rank := len(images.shape)) in single:
             return [images]

@@ -4,6 +4,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -15,7 +16,7 @@ from retinanet_tf.data.records.images import BadImage, read_pixels
 from retinanet_tf.data.sources.image_files import PREDICTED, SUFFIXES, is_predicted
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.files import make_folder, read_bytes, write_json
+from retinanet_tf.files import local, make_folder, read_bytes, write_json
 from retinanet_tf.inference.annotation_files import AnnotatedPicture, check_formats, write_annotations
 from retinanet_tf.inference.results import MIN_SCORE, to_results
 from retinanet_tf.inference.video import SUFFIXES as VIDEO_SUFFIXES
@@ -60,9 +61,11 @@ def find_images(inputs: Sequence[str | os.PathLike], output: str | os.PathLike |
     are left out of folders and patterns that contain such a folder. What exists is no pattern (see `matching`).
 
     Raises:
-        InputError: an input that doesn't exist and matches nothing.
+        InputError: an input that doesn't exist and matches nothing, or no input.
     """
-    paths: dict[str, None] = {}
+    if not inputs:
+        raise InputError("no image or video is given; name files, folders or patterns.")
+    paths: dict[str, str] = {}
     for given in [os.fspath(path) for path in inputs]:
         if os.path.isdir(given):
             inside = [p for p in Path(given).rglob("*") if p.suffix.lower() in (*SUFFIXES, *VIDEO_SUFFIXES)]
@@ -74,8 +77,9 @@ def find_images(inputs: Sequence[str | os.PathLike], output: str | os.PathLike |
             found = [path for path in found if not (os.path.isdir(path) or is_predicted(path, base, output))]
         if not found:
             raise InputError(f"{given} is neither an image or video file nor a folder or pattern with any.")
-        paths.update(dict.fromkeys(found))
-    return list(paths)
+        for path in found:
+            paths.setdefault(os.path.abspath(path), path)
+    return list(paths.values())
 
 
 def predict(
@@ -111,7 +115,10 @@ def predict(
         InputError: an input doesn't exist or would be overwritten, or the output folder can't be written; annotations
             of videos; two pictures whose annotations would be one file.
     """
-    paths, output = find_images(inputs, output), Path(output)
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise InputError(f"batch_size={batch_size} must be a whole number above 0.")
+    output = Path(local(output))
+    paths = find_images(inputs, output)
     base = _common_folder(inputs)
     check_formats(save, [os.path.relpath(path, base) for path in paths])
     if save and (videos := [path for path in paths if is_video(path)]):

@@ -1,6 +1,7 @@
 """Test-time augmentation: several sizes and mirror images of an image, merged by NMS or by weighted box fusion."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ class AugmentedDetector:
         self.detector, self.label_map, self.config = detector, detector.label_map, detector.config
         ratio = detector.max_size / detector.image_size
         self.sizes = [(size, round(size * ratio)) for size in [*map(int, image_sizes)] or [detector.image_size]]
+        for short, long in self.sizes:
+            replace(detector.model.config, image_size=short, max_size=long)  # checks them
         self.mirrored, self.merge = ((False, True) if flip else (False,)), merge
 
     def with_config(self, config: DetectConfig) -> "AugmentedDetector":

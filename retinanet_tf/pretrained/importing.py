@@ -178,7 +178,7 @@ def import_weights(
         InputError: the file is not what `source` says, is incomplete, or a tensor has the wrong shape.
     """
     imported = convert(source, reading.read_tensors(file), str(file), label_map, adjust)
-    _write(imported, source=source, output=Path(output))
+    _write(imported, source=source, output=Path(files.local(output, "output")))
     return imported.report
 
 
@@ -253,7 +253,7 @@ def keep_backbone(run_dir: str | os.PathLike, output: str | os.PathLike) -> Repo
     kept = {name: name for name in names if name.startswith(BACKBONE_LAYERS)}
     report = Report(str(run_dir), kept, [], [name for name in names if name not in kept])
     label_map = LabelMap.load(checkpoint.file_of(run_dir, "labels.json"))
-    _write(Imported(model, config, label_map, report, ""), source="run", output=Path(output))
+    _write(Imported(model, config, label_map, report, ""), source="run", output=Path(files.local(output, "output")))
     return report
 
 

@@ -360,6 +360,15 @@ def test_records_of_one_id_or_name_are_told_apart(tmp_path, id, names):
         assert (np.abs(pixels - colour).max(axis=1) < 30).mean() > 0.2
 
 
+def test_what_is_for_annotations_is_refused_with_shards(tmp_path):
+    pattern = write_records(tmp_path, [("a", (9, 9, 9))])
+    for options in ({"images": tmp_path}, {"split": "val"}):
+        with pytest.raises(InputError, match="images and split are for annotations"):
+            inspect_dataset(pattern, presets["mini"], tmp_path / "out", **options)
+    with pytest.raises(InputError, match="output folder '' must be a local folder"):
+        inspect_dataset(pattern, presets["mini"], "")
+
+
 @pytest.mark.parametrize("name", ["none.json", "none-*"])
 def test_missing_data_is_named(tmp_path, name):
     with pytest.raises(InputError, match="none"):

@@ -344,6 +344,7 @@ def test_a_threshold_belongs_to_sizes_augmentation_and_tiles(tmp_path):
         "plain": {"threshold": 0.5, "detector": {**plain, "nms_iou": 0.7}},
         "large": {"threshold": 0.6, "detector": {**plain, "image_size": 96}},
         "tiles": {"threshold": 0.7, "detector": tiled},
+        "results": {"threshold": 0.8, "detector": {}},  # of finished detections, whose detector isn't known
     }
     for number, (place, content) in enumerate(contents.items()):
         (tmp_path / place).mkdir(exist_ok=True)
@@ -351,6 +352,7 @@ def test_a_threshold_belongs_to_sizes_augmentation_and_tiles(tmp_path):
         path.write_text(json.dumps(content))
         os.utime(path, (number, number))
     assert stored_threshold(tmp_path, plain)[0] == 0.5 and stored_threshold(tmp_path, tiled)[0] == 0.7
+    assert stored_threshold(tmp_path)[0] == 0.7
     (tmp_path / "plain/metrics.json").unlink()
     assert stored_threshold(tmp_path, plain)[0] == 0.4
     with pytest.raises(InputError, match=r"no evaluation with this detector's .* \(3 with others\)"):

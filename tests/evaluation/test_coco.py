@@ -83,6 +83,8 @@ def test_many_categories_are_what_pycocotools_has_for_all_together():
 
 def test_perfect_none_and_half():
     assert coco_metrics(TRUTH, PERFECT)["AP"] == pytest.approx(1.0)
+    # A caption would make pycocotools' loadRes leave out the areas.
+    assert coco_metrics(TRUTH, [{**row, "caption": "a cup"} for row in PERFECT])["AP"] == pytest.approx(1.0)
     undetermined = ("APs", "ARs", "APl", "ARl")
     assert coco_metrics(TRUTH, []) == {name: -1.0 if name in undetermined else 0.0 for name in METRICS}
     # One of two objects found: precision 1 up to recall 0.5, which is 51 of the 101 recall points. It is the one with

@@ -134,6 +134,22 @@ def test_a_split_without_annotations_is_detected_on_and_not_scored(dataset, tmp_
     assert len(json.loads(named.read_text())) == sum(not row["iscrowd"] for row in content["annotations"])
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"submission": "team/x"}, "submission=team/x is part of a file's name"),
+        ({"max_detections": 9}, "max_detections=9 must be at least 10"),
+        ({"batch_size": 2.5}, "batch_size=2.5 must be a whole number"),
+    ],
+)
+def test_settings_are_looked_at_before_anything_is_detected(dataset, tmp_path, options, sentence):
+    detector = Oracle(dataset)
+    detector.prepare = None
+    with pytest.raises(InputError, match=sentence):
+        evaluate(detector, dataset[0] / "val-*.tfrecord", output=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_callback_logs_ap_beside_keras_callbacks(dataset, tmp_path, capsys):
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile("sgd", "mse")

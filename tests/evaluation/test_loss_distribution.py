@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_detectors import TINY_NETWORK
 
+import retinanet_tf as rn
 from retinanet_tf.config.config import AssignConfig
+from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.evaluation.loss_distribution import LossDistribution, loss_distribution
+from retinanet_tf.evaluation.loss_distribution import LossDistribution, diagnose, loss_distribution
+from retinanet_tf.training import run_directory
 
 
 def batch(seed=0, images=2, anchors=4000, classes=5):
@@ -60,6 +64,33 @@ def test_extreme_margins_stay_in_and_nan_is_refused():
         LossDistribution().cumulative("foreground", 0.0)
 
 
+def test_a_gamma_that_leaves_no_loss_is_named():
+    distribution = LossDistribution()
+    distribution.update(np.array([[0, -1]]), np.array([[[5.0], [-5.0]]]))
+    with pytest.raises(InputError, match="gamma=1000 is too large"):
+        distribution.cumulative("foreground", 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("gammas", "ids", "message"),
+    [
+        ([], [1, 2], r"gammas=\[\] must be a list of numbers from 0 up"),
+        ([0.0, float("nan")], [1, 2], "gammas=.*nan"),
+        ([-1.0], [1, 2], "gammas="),
+        ([0.0], [1, 2, 3], "has category 3, which the model lacks"),
+        ([0.0], [1, 7], "has category 2 .*, which .* doesn't have"),
+    ],
+)
+def test_a_diagnosis_needs_the_categories_of_the_model(tmp_path, gammas, ids, message):
+    config = rn.presets["mini"].replace(**{**TINY_NETWORK, "num_classes": 2})
+    run_directory.start(tmp_path / "run", config, LabelMap([1, 2], ["a1", "a2"]), data="", validation="")
+    (tmp_path / "val-00000-of-00001.tfrecord").touch()
+    LabelMap(ids, [f"a{i}" for i in ids]).save(tmp_path / "labels.json")
+    with pytest.raises(InputError, match=message):
+        diagnose(tmp_path / "run", str(tmp_path / "val-*.tfrecord"), tmp_path / "out", gammas)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_over_a_dataset():
     """Counts of a stand-in model whose anchors and logits are known."""
 
@@ -77,9 +108,9 @@ def test_a_model_over_a_dataset():
     truth = {"boxes": tf.constant([[[0.0, 0, 10, 10]]] * 2), "labels": tf.constant([[3]] * 2)}
     dataset = tf.data.Dataset.from_tensors((tf.zeros((2, 32, 32, 3)), truth)).repeat(5)
     distribution = loss_distribution(Model(), dataset, max_images=3)
-    # Two batches of two images; the third anchor's IoU, 10/22, is ignored.
-    assert distribution.counts["foreground"].sum() == 4
-    assert distribution.counts["background"].sum() == 4 * 7
+    # A batch of two images and half of the next; the third anchor's IoU, 10/22, is ignored.
+    assert distribution.counts["foreground"].sum() == 3
+    assert distribution.counts["background"].sum() == 3 * 7
     summary = distribution.summary(points=3)
-    assert summary["background"]["examples"] == 28
+    assert summary["background"]["examples"] == 21
     np.testing.assert_allclose(summary["foreground"]["fraction_of_loss"]["2"], [0, 0.5, 1], atol=1e-9)

@@ -13,7 +13,7 @@ from serving_protocol import Batching, Servable, grpc_server, rest_server
 from small_detectors import clutter, encode, small_detector
 from tensorflow_serving.config import model_server_config_pb2
 
-from retinanet_tf.cli.serving_client import detect
+from retinanet_tf.cli.serving_client import OUTPUTS, detect
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.export.saved_model import export
@@ -98,6 +98,9 @@ def test_refusals_are_one_sentence(server, images, options, message):
         ({"predictions": [{"scores": [1]}]}, "isn't a detector of this package: it has no 'detection_boxes'"),
         ({"answer": 1}, "it has no 'predictions'"),
         ([1], "doesn't answer as TensorFlow Serving does"),
+        ({"predictions": []}, "doesn't answer as TensorFlow Serving does"),
+        ({"predictions": [{**dict.fromkeys(OUTPUTS, []), "num_detections": 1}]}, "doesn't answer as TensorFlow"),
+        ({"predictions": [{**dict.fromkeys(OUTPUTS, []), "num_detections": 0}] * 2}, "more images than the 1 that"),
     ],
 )
 def test_other_servers_are_refused_in_a_sentence(answer, sentence):
@@ -118,6 +121,8 @@ def test_other_servers_are_refused_in_a_sentence(answer, sentence):
 
 @pytest.mark.parametrize("rest", [False, True])
 def test_a_missing_server_is_named(rest):
+    with pytest.raises(InputError, match="no image is given"):
+        detect([], "localhost:1", rest=rest, timeout=5)
     with pytest.raises(InputError, match="localhost:1 "):
         detect([GOOD], "localhost:1", rest=rest, timeout=5)
 

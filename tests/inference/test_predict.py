@@ -27,12 +27,22 @@ def folder(tmp_path):
     return tmp_path / "in"
 
 
-def test_files_folders_and_patterns_each_once(folder):
+def test_files_folders_and_patterns_each_once(folder, monkeypatch):
     inputs = [folder / "more" / "b.JPG", folder, folder / "**" / "*.png"]
     names = [path[len(str(folder)) + 1 :] for path in find_images(inputs)]
     assert names == ["more/b.JPG", "a.png", "broken.jpg", "more/a.jpg"]
+    monkeypatch.chdir(folder)
+    found = find_images(["more/a.jpg", "./more/a.jpg", folder / "more", "."])
+    assert found[:2] == ["more/a.jpg", f"{folder}/more/b.JPG"] and len(found) == 4
     with pytest.raises(InputError, match=r"x\*\.png"):
         find_images([folder / "x*.png"])
+    with pytest.raises(InputError, match="no image or video is given"):
+        predict(Quarter(), [], folder / "out")
+    with pytest.raises(InputError, match="the output folder '' must be a local folder"):
+        predict(Quarter(), [folder], "")
+    with pytest.raises(InputError, match="batch_size=0 must be a whole number above 0"):
+        predict(Quarter(), [folder], folder / "out", batch_size=0)
+    assert not (folder / "out").exists()
 
 
 def test_pictures_results_and_sheet(folder, tmp_path, monkeypatch):

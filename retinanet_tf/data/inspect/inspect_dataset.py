@@ -62,7 +62,7 @@ def inspect_dataset(
     Raises:
         InputError: data that can't be read at all.
     """
-    output, pattern = Path(output), None
+    output, pattern = Path(files.local(output, "output folder")), None
     damaged: list[str] = []
     sheets: list[tuple[str, np.ndarray]] = []
     with files.output_folder(output, "output folder"), tempfile.TemporaryDirectory() as scratch:
@@ -71,6 +71,8 @@ def inspect_dataset(
             picture = _picture_reader(folder)
             if folder is not None:
                 pattern = _prepare_some(annotations, folder, scratch)
+        elif images or split:
+            raise InputError(f"images and split are for annotations; {data} is a pattern of shards, which have both.")
         else:
             annotations, damaged, picture = _from_shards(str(data))
             folder, pattern = None, None if damaged else str(data)

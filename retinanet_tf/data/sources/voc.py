@@ -123,8 +123,8 @@ def _listed(path: str, xml_folder: str, names: list[str], pictures: Mapping[str,
 def _instead(folder: str) -> str:
     """What a folder without XML may have been meant to be, or ''."""
     for pattern, sentence in (
-        ("*.json", "COCO's annotations are a file: give {}"),
         ("*.tfrecord", "it has shards already, such as {}"),
+        ("*.json", "COCO's annotations are a file: give {}"),
         (os.path.join("*", "*.xml"), "{} does: give that"),
     ):
         if found := sorted(glob.glob(os.path.join(glob.escape(folder), pattern))):
