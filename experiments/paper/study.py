@@ -143,7 +143,7 @@ def main(study: Study) -> None:
         if not (paths["data"] and paths["validation"]):
             raise InputError(f"--scale={scale} needs --data and --validation, patterns of prepared shards.")
         for _, config in jobs:
-            _job(config, folder / job_name(config, scale), _filled(paths, config))
+            run_job(config, folder / job_name(config, scale), _filled(paths, config))
     _collect(study, scale, folder)
 
 
@@ -162,7 +162,7 @@ def _filled(paths: Mapping[str, str], config: Config) -> dict[str, str]:
     return {**paths, "init_weights": paths["init_weights"].replace("{backbone}", config.model.backbone)}
 
 
-def _job(config: Config, run_dir: Path, paths: dict[str, str]) -> None:
+def run_job(config: Config, run_dir: Path, paths: dict[str, str]) -> None:
     """One row with one seed; a divergence is a result too, and kept as such."""
     if (run_dir / "outcome.json").exists():
         print(f"{run_dir} has finished and is reused.")
@@ -174,7 +174,7 @@ def _job(config: Config, run_dir: Path, paths: dict[str, str]) -> None:
     try:
         train(config, **paths, run_dir=str(run_dir))
         outcome |= json.loads((run_dir / "metrics.json").read_text())
-        evaluations = json.loads((run_dir / run_directory.EVALUATIONS).read_text())
+        evaluations = run_directory.read_evaluations(run_dir, config.train.steps)
         outcome["AP_by_step"] = {row["step"]: row["AP"] for row in evaluations}
     except InputError as error:
         if "became NaN" not in str(error):

@@ -230,6 +230,7 @@ def _load_keras_file(path: Path) -> RetinaNet:
         if described["class_name"] != "RetinaNet":
             raise InputError(f"it holds a model of class {described['class_name']}")
         settings, weights = described["config"], Path(archive.extract(WEIGHTS, folder))
+        settings["precision"] = "float32"  # as every detector computes
         check_size({**settings, **settings["anchors"]}, weights)
         model = RetinaNet.from_config(settings)
         load_weights(model, weights)

@@ -1,12 +1,10 @@
 """Detector: images of any size in, detections in their own pixels out; evaluation, predict and export all use it."""
 
-import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
@@ -19,14 +17,12 @@ from retinanet_tf.detection.postprocess import select_detections
 from retinanet_tf.detection.rounding import round_up
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference.images import to_image, to_images
+from retinanet_tf.map_ahead import map_ahead
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.xla import resolve_jit_compile
 
 CANVAS_MULTIPLE = 32
 """Resized images are padded at the right and bottom to the next multiple of this, C5's stride."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Prepared(NamedTuple):
@@ -287,20 +283,6 @@ def batches_by_canvas(
         if len(batch) == batch_size:
             yield waiting.pop(tuple(image.canvas.shape))
     yield from waiting.values()
-
-
-def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int = 2, ahead: int = 16
-) -> Iterator[Result]:
-    """`map(function, items)` by threads, at most `ahead` items before the one that is taken."""
-    waiting: collections.deque[Future[Result]] = collections.deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) == ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def empty_detections(count: int | tf.Tensor, config: DetectConfig) -> dict[str, tf.Tensor]:

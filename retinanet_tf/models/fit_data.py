@@ -1,8 +1,9 @@
 """Checks of what `RetinaNet.fit` gets: a wrong array, data set or batch is one sentence before it reaches a step."""
 
+import itertools
+import random
 import re
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,6 +14,7 @@ import tensorflow as tf
 from retinanet_tf.compat import KERAS_3
 from retinanet_tf.data.batching import padded_length
 from retinanet_tf.errors import InputError
+from retinanet_tf.map_ahead import map_ahead
 
 ROW = {"boxes": (4,), "labels": ()}
 """Shape of one object's row in each target."""
@@ -23,7 +25,9 @@ _STRIDE = 8
 NOT_FINITE = "has values that are NaN or infinite."
 
 
-def checked(x: Any, y: Any = None, sample_weight: Any = None, *, num_classes: int) -> tuple[Any, Any]:
+def checked(
+    x: Any, y: Any = None, sample_weight: Any = None, *, num_classes: int, shuffle: bool = False
+) -> tuple[Any, Any]:
     """Data in any form that `fit` takes, checked; arrays at once, the batches of a data set or generator as they come.
 
     Ragged boxes and labels, also as lists with an array per image, are padded with label −1.
@@ -33,6 +37,7 @@ def checked(x: Any, y: Any = None, sample_weight: Any = None, *, num_classes: in
         y: targets, if x is images.
         sample_weight: `(B,)`, if x is images.
         num_classes: K.
+        shuffle: whether to take the batches of a Sequence in random order. (With Keras 2, Keras does.)
 
     Returns:
         x and y. Sample weights become `y["sample_weight"]`, since Keras 3 takes none beside a dictionary.
@@ -45,10 +50,16 @@ def checked(x: Any, y: Any = None, sample_weight: Any = None, *, num_classes: in
         raise InputError("sample_weight is for arrays; a data set's or generator's are the third part of its elements.")
     if isinstance(x, tf.data.Dataset):
         return _checked_dataset(x, num_classes), y
-    if isinstance(x, types.GeneratorType):
-        return (_checked_batch(batch, num_classes) for batch in x), y
+    if isinstance(x, Iterator) and not isinstance(x, tf.distribute.DistributedIterator):
+        found = (_checked_batch(batch, num_classes) for batch in x)
+        return (_open_dataset(found) if KERAS_3 else found), y
     if isinstance(x, keras.utils.Sequence):
-        return _CheckedSequence(x, num_classes), y
+        return (_sequence_dataset(x, num_classes, shuffle) if KERAS_3 else _CheckedSequence(x, num_classes)), y
+    if batches and (isinstance(x, str | bytes | Sequence | Mapping) or not isinstance(x, Iterable)):
+        raise InputError(
+            f"x is of type {type(x).__name__}; give arrays x and y, a data set, such as data.load's, a generator or a "
+            "Sequence."
+        )
     if batches:  # distributed data sets, and what else Keras knows
         return x, y
     return _checked_arrays(x, y, sample_weight, num_classes=num_classes)
@@ -154,7 +165,7 @@ def _fault(images: Any, y: Mapping[str, Any], num_classes: int) -> tf.Tensor:
             "has a box outside of the image; boxes are x1, y1, x2, y2 in pixels of the images in x.",
         ),
         # Not ~(factors >= 0), of which TensorFlow's optimizer makes factors < 0.
-        ((factors < 0.0) | tf.math.is_nan(factors), "has a sample_weight that is negative or NaN."),
+        ((factors < 0.0) | ~tf.math.is_finite(factors), "has a sample_weight that is negative, NaN or infinite."),
     ]
     faults = [_named(tf.reduce_any(wrong, axis=1), sentence) for wrong, sentence in checks]
     if tf.as_dtype(images.dtype) != tf.uint8:
@@ -206,10 +217,15 @@ def _lengthened(y: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked_dataset(dataset: tf.data.Dataset, num_classes: int) -> tf.data.Dataset:
-    images, y, *_ = _parts(dataset.element_spec)
+    images, y, *factors = _parts(dataset.element_spec)
     check_structure(images, y)
+    for spec in factors:
+        column = isinstance(spec, tf.TensorSpec) and spec.dtype != tf.string and spec.shape[1:] in ([], [1])
+        if not column or spec.shape.rank == 0:
+            raise InputError(f"a data set's third part is {spec}; sample weights are numbers (B,), one per image.")
 
     def check(images, y, *weights):
+        y = {name: y[name] for name in (*ROW, "sample_weight") if name in y}
         weighted = {**y, **({"sample_weight": weights[0]} if weights else {})}
         fault = _fault(images, weighted, num_classes)
         with tf.control_dependencies([_refuse(fault)]):
@@ -220,15 +236,16 @@ def _checked_dataset(dataset: tf.data.Dataset, num_classes: int) -> tf.data.Data
 
 def _checked_arrays(x: Any, y: Any, sample_weight: Any = None, *, num_classes: int) -> tuple[Any, dict[str, Any]]:
     x = _array(x, "x")
-    if isinstance(y, Mapping):
-        y = {name: _array(value, name) for name, value in y.items()}
+    if isinstance(y, Mapping) and set(ROW) <= set(y):
+        y = {name: _array(y[name], name) for name in (*ROW, "sample_weight") if name in y}
     check_structure(x, y)
     if 0 in x.shape:
         raise InputError(f"x has shape {tuple(x.shape)}; there is no image in it.")
     if sample_weight is not None:
-        factors = _array(sample_weight, "sample_weight")
-        if factors.shape != (x.shape[0],) or not np.greater_equal(factors, 0.0).all():
-            raise InputError(f"sample_weight must be {x.shape[0]} numbers of at least 0, one per image.")
+        factors = np.asarray(_array(sample_weight, "sample_weight"))
+        numeric = factors.dtype.kind in "biuf" and factors.shape == (x.shape[0],)
+        if not numeric or not (np.isfinite(factors) & (factors >= 0.0)).all():
+            raise InputError(f"sample_weight must be {x.shape[0]} finite numbers of at least 0, one per image.")
         y["sample_weight"] = tf.cast(factors, tf.float32)
     with tf.device("/CPU:0"), readable_faults():
         _refuse(_fault(x, y, num_classes))
@@ -240,12 +257,45 @@ def _checked_batch(batch: Any, num_classes: int) -> tuple[Any, dict[str, Any]]:
     return x, _lengthened(y)
 
 
+def _open_dataset(batches: Iterator[tuple[Any, dict]]) -> tf.data.Dataset:
+    """Checked batches as a data set of open shapes; Keras 3 would hold all batches to the first two's M and size."""
+    first = next(batches, None)
+    if first is None:
+        raise InputError("x gives no batch.")
+    every = itertools.chain([first], batches)
+    return tf.data.Dataset.from_generator(lambda: every, output_signature=_signature(*first)).prefetch(2)
+
+
+def _signature(images: Any, y: Mapping[str, Any]) -> tuple[tf.TensorSpec, dict[str, tf.TensorSpec]]:
+    shapes = {"boxes": (None, None, 4), "labels": (None, None), "sample_weight": (None,)}
+    targets = {name: tf.TensorSpec(shapes[name], value.dtype) for name, value in y.items()}
+    return tf.TensorSpec((None, None, None, 3), images.dtype), targets
+
+
+def _sequence_dataset(sequence: Any, num_classes: int, shuffle: bool) -> tf.data.Dataset:
+    """A Sequence of Keras 3 as a data set of open shapes; its `workers` are threads."""
+    count, first = sequence.num_batches, _checked_batch(sequence[0], num_classes)
+
+    def epoch():
+        if hasattr(sequence, "on_epoch_begin"):  # not in Keras' first versions
+            sequence.on_epoch_begin()
+        order = itertools.count() if count is None else random.sample(range(count), count) if shuffle else range(count)
+        made = map_ahead(lambda index: _checked_batch(sequence[index], num_classes), order, sequence.workers)
+        for number, batch in enumerate(made, 1):
+            if number == count:
+                sequence.on_epoch_end()
+            yield batch
+
+    dataset = tf.data.Dataset.from_generator(epoch, output_signature=_signature(*first)).prefetch(2)
+    size = tf.data.INFINITE_CARDINALITY if count is None else count
+    return dataset.apply(tf.data.experimental.assert_cardinality(size))
+
+
 class _CheckedSequence(keras.utils.Sequence):
-    """A Sequence with checked batches; the first is checked at once."""
+    """A Sequence of Keras 2 with checked batches; the first is checked at once."""
 
     def __init__(self, sequence: Any, num_classes: int):
-        options = ("workers", "use_multiprocessing", "max_queue_size") if KERAS_3 else ()
-        super().__init__(**{name: getattr(sequence, name) for name in options})
+        super().__init__()
         self._sequence, self._num_classes = sequence, num_classes
         self[0]
 
@@ -266,7 +316,7 @@ def _array(value: Any, name: str) -> Any:
     with suppress(ValueError):  # of arrays of several shapes
         array = np.asarray(value)
         if array.dtype != object:
-            return array
+            return array.reshape(*array.shape, 4) if name == "boxes" and array.shape[1:] == (0,) else array
     try:
         rows = [np.reshape(np.asarray(row, np.float32), (-1, *ROW[name])) for row in value]
     except (ValueError, TypeError, KeyError):

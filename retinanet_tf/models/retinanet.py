@@ -2,12 +2,16 @@
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Mapping
+from contextlib import nullcontext
+from numbers import Real
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from retinanet_tf.compat import KERAS_3
 from retinanet_tf.config.config import AnchorConfig, AssignConfig, Config, LossConfig, ModelConfig
 from retinanet_tf.detection.anchors import Anchors
 from retinanet_tf.detection.assignment import BACKGROUND, IGNORED, assign
@@ -18,8 +22,9 @@ from retinanet_tf.losses.mining import mine
 from retinanet_tf.losses.normalizers import normalizer_weights
 from retinanet_tf.models.fit_data import check_structure, checked, dense, readable_faults, valid_images
 from retinanet_tf.models.fpn import feature_pyramid
+from retinanet_tf.models.frozen_stages import FreezableModel, names_of_stages
 from retinanet_tf.models.heads import Subnet
-from retinanet_tf.models.layers import PixelNormalization
+from retinanet_tf.models.layers import PixelNormalization, precision_policy
 from retinanet_tf.models.resnet import resnet
 from retinanet_tf.models.train_step import Step, replica_part
 from retinanet_tf.xla import resolve_jit_compile
@@ -28,7 +33,7 @@ _WEIGHTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
-class RetinaNet(keras.Model):
+class RetinaNet(FreezableModel):
     """The detector of §4.
 
     Input: images `(B, H, W, 3)`, RGB in 0–255, uint8 or float, any size (a multiple of 2^max_level wastes nothing).
@@ -113,7 +118,7 @@ class RetinaNet(keras.Model):
             "box_deltas": keras.layers.Concatenate(axis=1, name="box_deltas")(box_deltas),
         }
         super().__init__(inputs=images, outputs=outputs, name=name)
-        self.config = config
+        self.config, self.fixed = config, names_of_stages(config.freeze_stages)
         self.anchors = Anchors(anchors, name="anchors", dtype="float32")
         self.anchors.build((None, None, None, 3))
         self.assign_config = assign
@@ -125,9 +130,14 @@ class RetinaNet(keras.Model):
 
     @property
     def backbone(self) -> keras.Model:
-        """Images → [C3, C4, C5], of the model's own layers: `model.backbone.trainable = False` freezes them."""
+        """Images → [C3, C4, C5], of the model's own layers: `model.backbone.trainable = False` freezes them.
+
+        True makes them trainable again, but for the stages that `freeze_stages` fixed. Set it before `compile`.
+        """
         stages = [self.get_layer(f"fpn_lateral{level}").input for level in (3, 4, 5)]
-        return keras.Model(self.input, stages, name=self.config.backbone)
+        backbone = FreezableModel(self.input, stages, name=self.config.backbone)
+        backbone.fixed = self.fixed
+        return backbone
 
     def freeze_until(self, stage: int) -> None:
         """Keeps the backbone's stages up to `stage` as they are, for fine-tuning: 1 is the stem, 5 all of it.
@@ -143,15 +153,15 @@ class RetinaNet(keras.Model):
                 f"stage={stage!r} must be a whole number from {self.config.freeze_stages} to 5: the model was built "
                 f"with freeze_stages={self.config.freeze_stages}; for fewer build one and set its weights."
             )
-        frozen = ("stem", *(f"stage{number}_" for number in range(2, stage + 1))) if stage else ()
         for layer in self.layers:
-            if layer.name.startswith(frozen):
+            if layer.name.startswith(names_of_stages(stage)):
                 layer.trainable = False
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Keras' own, on checked data (`retinanet_tf.models.fit_data`): arrays, a data set, a generator.
 
-        Boxes and labels may be ragged, `sample_weight` is `(B,)`, one factor per image.
+        Boxes and labels may be ragged, `sample_weight` is `(B,)`, one factor per image. With Keras 3 the `workers` of
+        a Sequence are threads.
 
         Raises:
             InputError: images, boxes or labels that can't be trained on.
@@ -164,7 +174,10 @@ class RetinaNet(keras.Model):
             kwargs["validation_data"], _ = checked(validation, num_classes=self.config.num_classes)
         if y is None:  # Keras 3 warns that it doesn't shuffle these
             kwargs.setdefault("shuffle", isinstance(x, keras.utils.Sequence))
-        x, y = checked(x, y, kwargs.pop("sample_weight", None), num_classes=self.config.num_classes)
+        options = {"num_classes": self.config.num_classes, "shuffle": kwargs.get("shuffle", True)}
+        if KERAS_3 and isinstance(x, keras.utils.Sequence):
+            kwargs["shuffle"] = False  # `checked` does
+        x, y = checked(x, y, kwargs.pop("sample_weight", None), **options)
         with readable_faults():
             return super().fit(x, y, **kwargs)
 
@@ -191,9 +204,19 @@ class RetinaNet(keras.Model):
         Raises:
             InputError: the older HDF5 layout, from which Keras can't load this model.
         """
-        if str(filepath).endswith((".h5", ".hdf5")):
+        if str(filepath).endswith((".h5", ".hdf5")) or kwargs.get("save_format") == "h5":
             raise InputError(f"{filepath}: a whole RetinaNet can't be saved as HDF5; save it as .keras.")
         return super().save(filepath, *args, **kwargs)
+
+    def save_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """Keras' own.
+
+        Raises:
+            InputError: the older HDF5 layout, which can't hold this model's weights.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")) and not str(filepath).endswith(".weights.h5"):
+            raise InputError(f"{filepath} must end in .weights.h5: the older HDF5 layout can't hold these weights.")
+        return super().save_weights(filepath, *args, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
         """The compiled losses on the targets that assignment makes of `y`, weighted by the normaliser.
@@ -288,13 +311,17 @@ class RetinaNet(keras.Model):
                 "compile needs loss=retinanet_losses(), or a dictionary with a ClassificationLoss for 'class_logits' "
                 "and a BoxLoss for 'box_deltas'; others don't know this model's targets."
             )
-        if loss_weights is not None and not (isinstance(loss_weights, Mapping) and set(loss_weights) <= set(wanted)):
-            raise InputError(
-                f"loss_weights={loss_weights!r} must be a dictionary with {' or '.join(map(repr, wanted))}."
-            )
+        if loss_weights is not None:
+            named = isinstance(loss_weights, Mapping) and set(loss_weights) <= set(wanted)
+            if not named or not all(isinstance(w, Real) and 0 <= w < math.inf for w in loss_weights.values()):
+                raise InputError(
+                    f"loss_weights={loss_weights!r} must be a dictionary with {' or '.join(map(repr, wanted))} and "
+                    "numbers of at least 0."
+                )
+            loss_weights = {name: float(loss_weights.get(name, 1.0)) for name in wanted}
         if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
             raise InputError("metrics can't be computed while training; use retinanet_tf.evaluate or CocoEvaluation.")
-        compiles = resolve_jit_compile(jit_compile)
+        compiles, self.xla = resolve_jit_compile(jit_compile), jit_compile
         replicas = self.distribute_strategy.num_replicas_in_sync
         kwargs |= {"loss_weights": loss_weights, "jit_compile": compiles and replicas == 1}
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
@@ -311,6 +338,11 @@ class RetinaNet(keras.Model):
     def xla_scope(self) -> str:
         """What XLA compiles of the training step: 'step', 'replica' (each replica's part) or 'nothing'."""
         return "replica" if self.compiles_replicas else "step" if self.jit_compile else "nothing"
+
+    def get_compile_config(self) -> Any:
+        """Keras' own, with the caller's word on XLA: another machine may compile where this one doesn't."""
+        config = super().get_compile_config()
+        return {**config, "jit_compile": self.xla} if config else config
 
     def compile_from_config(self, config: Mapping[str, Any]) -> None:
         """Compiles a loaded model; Keras' own refuses where `compile` is overridden."""
@@ -348,6 +380,7 @@ class RetinaNet(keras.Model):
             "normalizer": self.normalizer,
             **self.mining,
             "frozen": [layer.name for layer in self.layers if not layer.trainable],
+            "precision": self.get_layer("class_subnet").dtype_policy.name.removeprefix("mixed_"),
             "name": self.name,
         }
 
@@ -368,8 +401,9 @@ class RetinaNet(keras.Model):
             )
         values = dict(config)
         anchors, assign = AnchorConfig(**values.pop("anchors", {})), AssignConfig(**values.pop("assign", {}))
-        frozen = values.pop("frozen", None)
-        model = cls(**values, anchors=anchors, assign=assign)
+        frozen, precision = values.pop("frozen", None), values.pop("precision", None)
+        with precision_policy(precision) if precision else nullcontext():
+            model = cls(**values, anchors=anchors, assign=assign)
         for layer in model.layers if frozen is not None else ():
             if layer.trainable != (layer.name not in frozen):
                 layer.trainable = not layer.trainable

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -75,6 +76,16 @@ def linear_rule_excess(config: TrainConfig, batch_size: int) -> float:
     return config.learning_rate / (0.01 * batch_size / 16) if config.optimizer == "sgd" else 0.0
 
 
+@keras.saving.register_keras_serializable(package="retinanet_tf")
+class AdamWOfKernels(keras.optimizers.AdamW):
+    """Keras' AdamW without weight decay of biases and norms, which a saved model of Keras' own would get back."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # A variable's own name comes last; in Keras 2 it follows its layers' and ends in ":0".
+        self.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:0)?$"])
+
+
 def make_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
     """The optimizer that `config` describes, with its schedule.
 
@@ -85,10 +96,7 @@ def make_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
     """
     common = {"learning_rate": make_schedule(config), "global_clipnorm": config.clip_norm or None}
     if config.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(weight_decay=config.adamw_decay, **common)
-        # Kernels alone decay. A variable's own name comes last; in Keras 2 it follows its layers' and ends in ":0".
-        optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:0)?$"])
-        return optimizer
+        return AdamWOfKernels(weight_decay=config.adamw_decay, **common)
     if config.optimizer == "sgd":
         return keras.optimizers.SGD(momentum=config.momentum, **common)
     return _from_addons(config, common["learning_rate"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_jobs import TINY, write_shards
 
 from experiments.paper import launch, rehearse, report, study, table_1e
 from retinanet_tf.config.presets import presets
@@ -68,6 +69,21 @@ def test_equal_rows_of_two_tables_are_one_job(scale):
         study.job_name(study.resolve(tables[name], tables[name].rows[row], scale, 0), scale) for name, row in chosen
     }
     assert names == {"gamma=0,alpha=0.75,seed=0"}
+
+
+@pytest.mark.parametrize("eval_steps", [0, 1])
+def test_a_job_ends_with_its_outcome(tmp_path, eval_steps):
+    """Also one that evaluates at its end alone, as those of the paper's scale."""
+    shards = write_shards(tmp_path)
+    paths = {
+        "data": str(shards / "train-*.tfrecord"),
+        "validation": str(shards / "val-*.tfrecord"),
+        "init_weights": "",
+    }
+    config = TINY.replace(steps=1, decay_steps=(), warmup_steps=0, eval_steps=eval_steps)
+    study.run_job(config, tmp_path / "job", paths)
+    outcome = json.loads((tmp_path / "job/outcome.json").read_text())
+    assert outcome["AP"] >= 0 and list(outcome["AP_by_step"]) == ["1"] * bool(eval_steps)
 
 
 def test_the_papers_scale_is_the_papers_configuration():

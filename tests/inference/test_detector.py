@@ -14,8 +14,9 @@ from small_detectors import clutter, encode, small_detector
 from retinanet_tf.config.presets import presets
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.inference.detector import Detector, batches_by_canvas, detect_all, map_ahead
+from retinanet_tf.inference.detector import Detector, batches_by_canvas, detect_all
 from retinanet_tf.inference.results import to_results
+from retinanet_tf.map_ahead import map_ahead
 
 LABEL_MAP = LabelMap([1, 5, 9], ["a", "b", "c"])
 MIXED = [(50, 70), (70, 50), (20, 90), (50, 70), (1, 1), (70, 50)]

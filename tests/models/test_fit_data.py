@@ -7,6 +7,7 @@ import tensorflow as tf
 from small_detectors import TINY_NETWORK
 
 import retinanet_tf as rn
+from retinanet_tf.compat import KERAS_3
 from retinanet_tf.config.config import AnchorConfig
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
@@ -213,6 +214,83 @@ def test_a_sequence_may_have_lists_of_objects_and_hears_of_its_epochs(model, exp
     assert data.ended >= before + 2
 
 
+@pytest.mark.parametrize("form", ["generator", "iterator", "Sequence"])
+def test_later_batches_may_have_other_sizes_and_more_objects(model, form):
+    """Keras 3 would hold them to what the first two have in common."""
+    batches = []
+    for count, width in ((2, 64), (2, 64), (9, 64), (2, 96), (0, 64)):
+        y = targets(np.tile(BOXES[:, :1], (1, count, 1)), np.tile([[0], [1], [-1]], (1, count)))
+        batches.append((np.full((3, 64, width, 3), 90, np.uint8), y))
+    whole = {"generator": lambda: (batch for batch in batches), "iterator": lambda: map(tuple, batches)}
+    made = whole.get(form, lambda: Batches(batches))
+    apart = [losses(model, *batch, batch_size=3)["loss"] for batch in batches]
+    assert losses(model, made())["loss"] == pytest.approx(np.mean(apart), rel=1e-5)
+    history = model.fit(made(), steps_per_epoch=5, verbose=0, shuffle=False).history
+    assert history["loss"] == pytest.approx([np.mean(apart)], rel=1e-5)
+
+
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 has no such Sequence")
+@pytest.mark.parametrize("count", [None, 3])
+def test_a_sequence_may_be_without_end_and_hears_of_beginnings(model, count):
+    class Endless(keras.utils.PyDataset):
+        num_batches, began, ended = count, 0, 0
+
+        def __getitem__(self, index):
+            return IMAGES, targets()
+
+        def on_epoch_begin(self):
+            self.began += 1
+
+        def on_epoch_end(self):
+            self.ended += 1
+
+    data = Endless(workers=2)
+    model.fit(data, epochs=2, steps_per_epoch=None if count else 4, verbose=0)
+    assert (data.began, data.ended) == ((2, 2) if count else (1, 0))
+
+
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 takes the batches of a Sequence itself")
+def test_a_sequence_is_shuffled_unless_it_must_not_be(model):
+    class Noted(Batches):
+        def __getitem__(self, index):
+            order.append(index)
+            return self.batches[index]
+
+    for shuffle in (True, False):
+        order = []
+        model.fit(Noted([(IMAGES, targets())] * 20), epochs=2, shuffle=shuffle, verbose=0)
+        first, second = order[1:21], order[21:41]  # the first batch is looked at beforehand
+        assert sorted(first) == sorted(second) == list(range(20))
+        assert (first != second) if shuffle else (first == second == list(range(20)))
+
+
+@pytest.mark.parametrize("x", ["data/train-*", None, [(IMAGES, targets())] * 2, {"images": IMAGES}])
+def test_what_is_no_data_is_one_sentence(model, x):
+    with pytest.raises(rn.InputError, match="x is of type .*; give arrays x and y, a data set"):
+        model.fit(x, verbose=0)
+
+
+@pytest.mark.parametrize("weights", [np.ones((3, 2)), ["a", "b", "c"], np.ones((3, 1, 1))])
+def test_weights_of_another_shape_in_a_data_set_are_one_sentence(model, weights):
+    with pytest.raises(rn.InputError, match="third part is .*; sample weights are numbers"):
+        model.fit(dataset(IMAGES, targets(), weights), verbose=0)
+    with pytest.raises(rn.InputError, match="a data set's third part is"):
+        model.fit(tf.data.Dataset.from_tensors((IMAGES, targets(), 1.0)), verbose=0)
+
+
+def test_images_without_objects_may_be_empty_lists(model):
+    empty = targets([[], [], []], [[], [], []])
+    padded = targets(np.zeros((3, 0, 4)), np.zeros((3, 0)))
+    assert losses(model, IMAGES, empty, batch_size=3) == losses(model, IMAGES, padded, batch_size=3)
+
+
+def test_further_keys_of_targets_are_left_out(model, expected):
+    y = {**targets(), "image_id": np.array(["a", "b", "c"]), "source": "x"}
+    assert losses(model, IMAGES, y, batch_size=3) == pytest.approx(expected, rel=1e-5)
+    del y["source"]
+    assert losses(model, dataset(IMAGES, y)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_batch_to_test_on_is_looked_at(model):
     x, y, sentence = FAULTS["labels from 1"]
     with pytest.raises(rn.InputError, match=sentence):
@@ -238,7 +316,7 @@ def test_weights_beside_a_data_set_are_refused_and_those_inside_are_looked_at(mo
             use(form(IMAGES, targets()), sample_weight=np.ones(3))
     for value in (-1.0, np.nan):
         weights = np.float32([1, value, 1])
-        with pytest.raises(rn.InputError, match="sample_weight must be 3 numbers|image 1 has a sample_weight that is"):
+        with pytest.raises(rn.InputError, match="sample_weight must be 3 finite|image 1 has a sample_weight that is"):
             model.fit(form(IMAGES, targets(), weights), steps_per_epoch=1, verbose=0)
 
 

@@ -292,6 +292,10 @@ def test_arguments_by_position_are_keras_own():
 
 def test_weights_of_the_losses_are_by_name():
     model, (x, y) = small(weight_decay=0.0), batch()
+    model.compile("sgd", rn.retinanet_losses(), loss_weights={"box_deltas": 3.0})
+    plain = model.evaluate(x, y, verbose=0, return_dict=True)
+    model.compile("sgd", rn.retinanet_losses(), loss_weights={"class_logits": 1.0, "box_deltas": 3.0})
+    assert model.evaluate(x, y, verbose=0, return_dict=True) == plain
     model.compile("sgd", rn.retinanet_losses(), loss_weights={"class_logits": 2.0, "box_deltas": 0.0})
     found = model.test_on_batch(x, y, return_dict=True)
     assert found["loss"] == pytest.approx(2.0 * found["class_logits_loss"], rel=1e-5)

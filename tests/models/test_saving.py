@@ -9,6 +9,7 @@ from small_models import batch, images, small
 
 import retinanet_tf as rn
 from retinanet_tf.config.config import AnchorConfig
+from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import variables
 
 RNG = np.random.default_rng(0)
@@ -98,6 +99,56 @@ def test_stages_are_frozen_up_to_one():
     model.train_on_batch(x, y)
     changed = {name for name, value in variables(model).items() if (np.array(value) != before[name]).any()}
     assert {name.split("_")[0] for name in changed if name.startswith("st")} == {"stage4", "stage5"}
+
+
+@pytest.mark.parametrize("stages", [0, 2])
+def test_what_was_frozen_is_trained_again_but_for_the_fixed_stages(tmp_path, stages):
+    """Also in a model that was saved while its backbone was frozen."""
+    model = small(freeze_stages=stages, norm="batch")
+    trained = [variable.shape for variable in model.trainable_variables]
+    for part in ("backbone", "whole", "loaded"):
+        (model if part == "whole" else model.backbone).trainable = False
+        assert len(model.trainable_variables) < len(trained)
+        if part == "loaded":
+            model.save(tmp_path / "model.keras")
+            model = keras.models.load_model(tmp_path / "model.keras")
+            assert len(model.trainable_variables) < len(trained)
+        (model if part == "whole" else model.backbone).trainable = True
+        assert [variable.shape for variable in model.trainable_variables] == trained
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_precision_and_its_optimizer_are_saved(tmp_path, precision):
+    with precision_policy(precision):
+        model = small()
+        model.compile("adam", loss=rn.retinanet_losses())
+    model.train_on_batch(*batch())
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded(images(1, 64, 64))["class_logits"].dtype == model(images(1, 64, 64))["class_logits"].dtype
+    for each in (model, loaded):
+        each.train_on_batch(*batch())
+    assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations) == 2
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_saved_model_asks_its_own_machine_about_xla(tmp_path, monkeypatch):
+    """Compiled with jit_compile='auto' where there is a GPU, loaded where there is none."""
+    model = small()
+    with monkeypatch.context() as patch:
+        patch.setattr("retinanet_tf.xla.has_accelerator", lambda: True)
+        model.compile("sgd", loss=rn.retinanet_losses())
+    assert model.jit_compile
+    model.save(tmp_path / "model.keras")
+    assert not keras.models.load_model(tmp_path / "model.keras").jit_compile
+
+
+@pytest.mark.parametrize("name", ["w.h5", "w.hdf5"])
+def test_weights_in_the_older_hdf5_layout_are_refused(tmp_path, name):
+    with pytest.raises(rn.InputError, match=f"{name} must end in .weights.h5"):
+        small().save_weights(str(tmp_path / name))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("part", ["stages", "class_subnet", "all"])

@@ -58,12 +58,15 @@ def test_sgd_with_coupled_decay_is_the_hand_written_one():
     np.testing.assert_allclose(model.get_weights()[0], w, atol=1e-6)
 
 
-def test_adamw_decays_kernels_alone():
+@pytest.mark.parametrize("saved", [False, True])
+def test_adamw_decays_kernels_alone(saved):
     """With zero gradients only what is subject to decoupled decay moves."""
     # Keras 2's variables have their layer's name in theirs.
     model = keras.Sequential([keras.layers.Dense(2, bias_initializer="ones", name="alphabeta_bias")])
     model.build((None, 2))
     optimizer = make_optimizer(TrainConfig(optimizer="adamw", adamw_decay=0.1, learning_rate=0.5, decay_steps=()))
+    if saved:
+        optimizer = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     kernel, bias = (np.array(value) for value in model.get_weights())
     variables = model.trainable_variables
     optimizer.apply_gradients([(np.zeros(tuple(v.shape), np.float32), v) for v in variables])

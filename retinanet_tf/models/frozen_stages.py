@@ -1,0 +1,28 @@
+"""A backbone's fixed stages: their layers' names, and a Keras model whose `trainable` leaves them alone."""
+
+import keras
+
+
+def names_of_stages(stage: int) -> tuple[str, ...]:
+    """What the names of the layers of the stages up to `stage` begin with; 1 is the stem, 0 is none."""
+    return ("stem", *(f"stage{number}_" for number in range(2, stage + 1))) if stage else ()
+
+
+class FreezableModel(keras.Model):
+    """A model whose `trainable` sets that of all its layers, but for the stages that it was built with as fixed.
+
+    Keras' own would make their kernels trainable, though no gradient reaches them (`StopGradient`), and let batch
+    norm's statistics move.
+    """
+
+    fixed: tuple[str, ...] = ()
+    """What the names of the fixed layers begin with."""
+
+    @property
+    def trainable(self) -> bool:
+        return any(layer.trainable for layer in self.layers)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        for layer in self.layers:
+            layer.trainable = bool(value) and not layer.name.startswith(self.fixed)
