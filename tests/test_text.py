@@ -30,7 +30,7 @@ def test_what_could_act_on_a_terminal_is_escaped(text, shown):
         (["cup", "fish", "dog"], ("cup", "fish", "dog")),
         (["fish", "fish", "cup"], ("fish (1)", "fish (2)", "cup")),
         (["fish", "fish", "fish (1)"], ("fish (1)", "fish (2)", "fish (1) (3)")),
-        (["", "", ""], (" (1)", " (2)", " (3)")),
+        ([" ", " ", " "], ("  (1)", "  (2)", "  (3)")),
     ],
 )
 def test_names_that_tell_categories_apart(names, unique):

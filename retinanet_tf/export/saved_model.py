@@ -24,7 +24,6 @@ from retinanet_tf.export.quiet import quiet
 from retinanet_tf.export.signatures import SIGNATURES, ServedDetector
 from retinanet_tf.files import ended_by_sigterm, output_folder, write_json
 from retinanet_tf.inference.detector import Detector
-from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.provenance import provenance
 
@@ -182,8 +181,7 @@ def with_precision(detector: Detector, precision: str) -> Detector:
         raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}.")
     if {layer.compute_dtype for layer in detector.model.layers if layer.weights} == {precision}:
         return detector
-    with precision_policy(precision):
-        model = RetinaNet.from_config(detector.model.get_config())
+    model = RetinaNet.from_config({**detector.model.get_config(), "precision": precision})
     model.set_weights([np.asarray(weights, np.float32) for weights in detector.model.get_weights()])
     return Detector(model, detector.label_map, detector.config, detector.image_size, detector.max_size)
 

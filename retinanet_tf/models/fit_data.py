@@ -280,7 +280,8 @@ def _sequence_dataset(sequence: Any, num_classes: int, shuffle: bool) -> tf.data
         if hasattr(sequence, "on_epoch_begin"):  # not in Keras' first versions
             sequence.on_epoch_begin()
         order = itertools.count() if count is None else random.sample(range(count), count) if shuffle else range(count)
-        made = map_ahead(lambda index: _checked_batch(sequence[index], num_classes), order, sequence.workers)
+        threads, ahead = max(1, sequence.workers), sequence.max_queue_size
+        made = map_ahead(lambda index: _checked_batch(sequence[index], num_classes), order, threads, ahead)
         for number, batch in enumerate(made, 1):
             if number == count:
                 sequence.on_epoch_end()

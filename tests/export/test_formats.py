@@ -22,7 +22,6 @@ from retinanet_tf.export.frozen_graph import detection_graph, file_shape
 from retinanet_tf.export.saved_model import with_precision
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.predict import predict
-from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.runtime.exported import OUTPUTS, ExportedDetector
 from tests.oracles import box_iou
@@ -399,8 +398,7 @@ def test_the_default_canvas_has_4_3_pictures_at_the_detectors_own_size(detector)
 
 
 def test_a_network_in_half_precision_is_exported_in_float32(files):
-    with precision_policy("bfloat16"):
-        model = RetinaNet.from_config(files["onnx"].detector.model.get_config())
+    model = RetinaNet.from_config({**files["onnx"].detector.model.get_config(), "precision": "bfloat16"})
     graph = detection_graph(with_precision(Detector(model, LABELS, image_size=64, max_size=96), "float32"), (1, 32, 32))
     types_found = {value.dtype for one in graph.get_concrete_function().graph.get_operations() for value in one.outputs}
     assert tf.bfloat16 not in types_found and tf.float32 in types_found
