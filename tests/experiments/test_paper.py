@@ -28,7 +28,7 @@ COUNTS = {
     "initialisation": 2,
     "hinge": 4,
     "figure_7": 26,
-    "losses": 52,
+    "losses": 51,
     "longer": 2,
 }
 SMALL_COUNTS = {"table_1e": 6, "table_2": 1, "longer": 5}
