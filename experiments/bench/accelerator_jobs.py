@@ -18,7 +18,8 @@ from retinanet_tf.config.config import Config
 from retinanet_tf.config.presets import presets
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.layers import precision_policy
-from retinanet_tf.models.retinanet import RetinaNet, variables
+from retinanet_tf.models.network import variables
+from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.models.summary import flop
 from retinanet_tf.training.train import compile_model
 

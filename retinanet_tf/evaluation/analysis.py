@@ -11,7 +11,7 @@ import numpy as np
 
 from retinanet_tf.evaluation.coco import Scores
 from retinanet_tf.evaluation.error_kinds import Errors, error_costs
-from retinanet_tf.evaluation.matching import Matching, Outcomes, match, outcomes
+from retinanet_tf.evaluation.matching import KINDS, Matching, Outcomes, match, outcomes
 from retinanet_tf.evaluation.source import GroundTruth
 from retinanet_tf.inference.results import MIN_SCORE
 from retinanet_tf.text import printable
@@ -193,7 +193,7 @@ class Analysis:
                         "count_at_threshold": int(self.error_counts[index, self.level]),
                         "AP50_cost": errors.costs[kind],
                     }
-                    for index, kind in enumerate(MEANINGS)
+                    for index, kind in enumerate(KINDS)
                 },
                 "objects_beyond_max_detections": errors.beyond_limit,
             },

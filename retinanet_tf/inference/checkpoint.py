@@ -23,7 +23,8 @@ from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError, refusing
 from retinanet_tf.hdf5 import opened
 from retinanet_tf.inference.detector import Detector
-from retinanet_tf.models.retinanet import RetinaNet, variables
+from retinanet_tf.models.network import variables
+from retinanet_tf.models.retinanet import RetinaNet
 
 WEIGHTS = "model.weights.h5"
 SUFFIX = ".weights.h5"

@@ -21,15 +21,11 @@ from retinanet_tf.losses.classification import ClassificationLoss
 from retinanet_tf.losses.mining import mine
 from retinanet_tf.losses.normalizers import normalizer_weights
 from retinanet_tf.models.fit_data import check_structure, checked, dense, readable_faults, valid_images
-from retinanet_tf.models.fpn import feature_pyramid
 from retinanet_tf.models.frozen_stages import FreezableModel, names_of_stages
-from retinanet_tf.models.heads import Subnet
-from retinanet_tf.models.layers import PixelNormalization, precision_policy
-from retinanet_tf.models.resnet import resnet
+from retinanet_tf.models.layers import precision_policy
+from retinanet_tf.models.network import network_of
 from retinanet_tf.models.train_step import Step, replica_part
 from retinanet_tf.xla import resolve_jit_compile
-
-_WEIGHTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
@@ -100,23 +96,7 @@ class RetinaNet(FreezableModel):
             )
         chosen: dict[str, Any] = {"mining": mining, "mining_examples": mining_examples, "mining_nms": mining_nms}
         LossConfig(normalizer=normalizer, **chosen)
-        images = keras.Input((None, None, 3), name="images", dtype="float32")
-        pixels = PixelNormalization(config.pixel_mean, config.pixel_std, config.channel_order, name="pixels")(images)
-        pyramid = feature_pyramid(resnet(pixels, config), config, anchors)
-        subnet: dict[str, Any] = {
-            "anchors_per_cell": anchors.anchors_per_cell,
-            "depth": config.subnet_depth,
-            "channels": config.subnet_channels,
-            "norm": config.subnet_norm,
-            "init_std": config.subnet_init_std,
-            "weight_decay": config.weight_decay,
-        }
-        class_logits = Subnet(config.num_classes, prior=config.prior, name="class_subnet", **subnet)(pyramid)
-        box_deltas = Subnet(4, name="box_subnet", **subnet)(pyramid)
-        outputs = {
-            "class_logits": keras.layers.Concatenate(axis=1, name="class_logits")(class_logits),
-            "box_deltas": keras.layers.Concatenate(axis=1, name="box_deltas")(box_deltas),
-        }
+        images, outputs = network_of(config, anchors)
         super().__init__(inputs=images, outputs=outputs, name=name)
         self.config, self.fixed = config, names_of_stages(config.freeze_stages)
         self.anchors = Anchors(anchors, name="anchors", dtype="float32")
@@ -415,16 +395,3 @@ def _by_name(function: Any, model: keras.Model, x: Any, y: Any, *args: Any, **kw
     bound = inspect.signature(function).bind(model, x, y, *args, **kwargs).arguments
     others = bound.pop("kwargs", {})
     return {**{name: value for name, value in bound.items() if name not in ("self", "x", "y")}, **others}
-
-
-def variables(model: RetinaNet) -> dict:
-    """A model's weights as {"layer/weight": variable}, e.g. "stem_conv/kernel", "box_subnet/predictor/bias"."""
-    layers: dict[str, keras.layers.Layer] = {}
-    for layer in model.layers:
-        if isinstance(layer, Subnet):
-            inner = (*layer.convs, *layer.norms, layer.predictor)
-            layers |= {f"{layer.name}/{sublayer.name}": sublayer for sublayer in inner}
-        else:
-            layers[layer.name] = layer
-    named = {f"{name}/{kind}": getattr(layer, kind, None) for name, layer in layers.items() for kind in _WEIGHTS}
-    return {name: variable for name, variable in named.items() if variable is not None}

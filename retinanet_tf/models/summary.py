@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from retinanet_tf import files
 from retinanet_tf.detection.anchors import grid_sizes
-from retinanet_tf.models.retinanet import RetinaNet, variables
+from retinanet_tf.models.network import variables
+from retinanet_tf.models.retinanet import RetinaNet
 
 PARTS = ("stem", "stage2", "stage3", "stage4", "stage5", "fpn", "class_subnet", "box_subnet")
 _STAGE_ENDS = {"C3": "stage3", "C4": "stage4", "C5": "stage5"}

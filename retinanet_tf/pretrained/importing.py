@@ -19,7 +19,8 @@ from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.detection.anchors import cell_anchors
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
-from retinanet_tf.models.retinanet import RetinaNet, variables
+from retinanet_tf.models.network import variables
+from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.pretrained import reading
 from retinanet_tf.pretrained.architecture import Architecture, identify, note_strange, without_prefix
 from retinanet_tf.pretrained.loading import BACKBONE_LAYERS, PREDICTOR, Report, assign, settings_of

@@ -11,7 +11,8 @@ from retinanet_tf.config.presets import presets
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
-from retinanet_tf.models.retinanet import RetinaNet, variables
+from retinanet_tf.models.network import variables
+from retinanet_tf.models.retinanet import RetinaNet
 
 PREDICTOR = "class_subnet/predictor"
 BACKBONE_LAYERS = ("stem", "stage")

@@ -10,7 +10,7 @@ from small_models import batch, images, small
 import retinanet_tf as rn
 from retinanet_tf.config.config import AnchorConfig
 from retinanet_tf.models.layers import precision_policy
-from retinanet_tf.models.retinanet import variables
+from retinanet_tf.models.network import variables
 
 RNG = np.random.default_rng(0)
 

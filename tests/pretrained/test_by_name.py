@@ -18,7 +18,7 @@ from small_jobs import TINY, write_shards
 from weights_server import leftovers, row
 
 import retinanet_tf as rn
-from retinanet_tf.models.retinanet import variables
+from retinanet_tf.models.network import variables
 from retinanet_tf.pretrained import cache, download, import_weights, zoo
 from retinanet_tf.pretrained.by_name import resolve
 from retinanet_tf.pretrained.loading import initialize, settings

@@ -14,8 +14,8 @@ from published import BASIC, IMAGE, STAGES, Published, close, write, write_safet
 
 import retinanet_tf as rn
 from retinanet_tf import pretrained
+from retinanet_tf.models.network import variables
 from retinanet_tf.models.resnet import VARIANTS
-from retinanet_tf.models.retinanet import variables
 from retinanet_tf.pretrained.architecture import identify
 from retinanet_tf.pretrained.importing import COCO, class_columns, convert
 from retinanet_tf.pretrained.reading import read_tensors

@@ -10,8 +10,8 @@ from modern_reference import Reference, adamw_change, anchors_of
 
 import retinanet_tf as rn
 from retinanet_tf.models.layers import normalization
+from retinanet_tf.models.network import variables
 from retinanet_tf.models.resnet import VARIANTS, Variant
-from retinanet_tf.models.retinanet import variables
 from retinanet_tf.training.job import open_job
 from retinanet_tf.training.optimizers import make_optimizer, make_schedule
 from retinanet_tf.training.train import compile_model

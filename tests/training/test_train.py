@@ -12,7 +12,7 @@ from small_jobs import TINY, log_of, losses, write_shards
 import retinanet_tf as rn
 from retinanet_tf.data.pipeline import load_for_training
 from retinanet_tf.data.records.reader import read_records
-from retinanet_tf.models.retinanet import variables
+from retinanet_tf.models.network import variables
 from retinanet_tf.training import callbacks
 from retinanet_tf.training.job import Job, announce
 from retinanet_tf.training.optimizers import linear_rule_excess
