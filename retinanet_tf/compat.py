@@ -30,6 +30,8 @@ def optimizer_state(optimizer: keras.optimizers.Optimizer, variables: list) -> A
     """
     if hasattr(optimizer, "build"):
         optimizer.build(variables)
+    else:  # TensorFlow Addons' make their settings at the first use, and one that is a bool only then rightly
+        _ = optimizer.learning_rate
     return tensorflow_variables(optimizer.variables) if KERAS_3 else optimizer
 
 

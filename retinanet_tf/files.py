@@ -47,8 +47,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON with a closing newline."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Writes `value`, in which there may be NumPy's numbers and arrays, as indented JSON with a closing newline."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=lambda array: array.tolist()) + "\n")
 
 
 def local(path: str | os.PathLike, flag: str = "the output folder") -> str:

@@ -3,18 +3,25 @@
 import glob
 import os
 
+from retinanet_tf.errors import InputError, first_line
+
 
 def matching(pattern: str | os.PathLike) -> list[str]:
     """The sorted paths, local or remote, that a glob pattern matches; `**` is any number of folders.
 
     What exists is no pattern: neither a whole path nor the folders that one begins with. In the rest square brackets
     stand for themselves where that matches something, else for a set of characters.
+
+    Raises InputError for a remote path that can't be listed, such as a web address.
     """
     pattern = os.fspath(pattern)
     if "://" in pattern:
         import tensorflow as tf
 
-        return sorted(tf.io.gfile.glob(pattern))
+        try:
+            return sorted(tf.io.gfile.glob(pattern))
+        except tf.errors.OpError as error:
+            raise InputError(f"{pattern} can't be listed: {first_line(error)}; copy it to a local folder.") from None
     if "\0" in pattern:  # in no path
         return []
     if os.path.lexists(pattern):

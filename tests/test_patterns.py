@@ -2,6 +2,7 @@
 
 import pytest
 
+from retinanet_tf.errors import InputError
 from retinanet_tf.patterns import matching, split_list
 
 
@@ -64,3 +65,8 @@ def test_commas_of_names_do_not_separate(tree, text, parts, monkeypatch):
         (tree / name).write_text("")
     monkeypatch.chdir(tree)
     assert split_list(text) == parts
+
+
+def test_an_address_that_no_file_system_has_is_refused():
+    with pytest.raises(InputError, match=r"https://example\.com/a\.jpg can't be listed: .*copy it to a local folder"):
+        split_list("https://example.com/a.jpg")

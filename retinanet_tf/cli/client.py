@@ -18,8 +18,14 @@ _SERVER = flags.DEFINE_string("server", "localhost:8500", "HOST:PORT of the serv
 _REST = flags.DEFINE_boolean("rest", False, "Ask over REST instead of gRPC.")
 _MODEL = flags.DEFINE_string("model", "retinanet", "The model's name at the server.")
 _VERSION = flags.DEFINE_integer("version", None, "The model's version; the newest by default.")
-_TIMEOUT = flags.DEFINE_float("timeout", 60.0, "Seconds to wait for the answer.")
-_MIN_SCORE = flags.DEFINE_float("min_score", MIN_SCORE, "Detections below aren't printed (--output gets them all).")
+_TIMEOUT = flags.DEFINE_float("timeout", 60.0, "Seconds to wait for the answer.", lower_bound=0.001)
+_MIN_SCORE = flags.DEFINE_float(
+    "min_score",
+    MIN_SCORE,
+    "Detections below aren't printed (--output gets them all).",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the detections, in COCO's results format.")
 
 
@@ -27,7 +33,7 @@ def main() -> None:
     """Sends the images and prints a line per detection."""
     images = [read_bytes(path, "the image") for path in _IMAGE.value]
     model: dict[str, Any] = {"model": _MODEL.value, "version": _VERSION.value}
-    answer = detect(images, _SERVER.value, rest=_REST.value, timeout=_TIMEOUT.value, **model)
+    answer = detect(images, _SERVER.value, rest=_REST.value, timeout=_TIMEOUT.value, names=_IMAGE.value, **model)
     for path, rows in zip(_IMAGE.value, answer, strict=True):
         print(printable(f"{path}: {len(rows)} detections"))
         for row in rows:

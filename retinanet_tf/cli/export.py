@@ -82,6 +82,8 @@ def main() -> None:
         if len(sides) != 3 or not all(side.isdecimal() for side in sides[sides[0] == "N" :]):
             raise InputError(f"--fixed_shapes={text} must be batch x height x width, such as 8x800x1344.")
         shapes.append((None if sides[0] == "N" else int(sides[0]), int(sides[1]), int(sides[2])))
+    if _COMPILE.value and not shapes:
+        raise InputError("--compile needs --fixed_shapes: XLA compiles a graph for one batch and one size of images.")
     if _PAGE.value and _FORMAT.value != "onnx":
         raise InputError("--page is for --format=onnx.")
     saved_model = _FORMAT.value == "saved_model"

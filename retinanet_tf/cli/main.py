@@ -129,6 +129,8 @@ def expand_flagfiles(arguments: Iterable[str], outer: tuple[str, ...] = ()) -> l
             expanded.append(name + equals + os.path.expanduser(value))
             continue
         path = os.path.expanduser(match[1] if match[1] is not None else next(waiting, ""))
+        if not path:
+            raise InputError("--flagfile must have a value.")
         if path in outer:
             raise InputError(f"the flag file {path} reads itself.")
         lines = [line.strip() for line in read_text(path, "the flag file").splitlines()]

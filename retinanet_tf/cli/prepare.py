@@ -20,6 +20,7 @@ from absl import flags
 from retinanet_tf.data.records.images import ImagePolicy
 from retinanet_tf.data.sources.annotations import as_number
 from retinanet_tf.errors import InputError
+from retinanet_tf.files import read_json
 from retinanet_tf.text import printable
 
 _ANNOTATIONS = flags.DEFINE_string(
@@ -106,6 +107,8 @@ def main() -> None:
     splits = {_NAME.value: annotations}
     if shares:
         splits = random_split(annotations, folder, shares, seed=_SPLIT_SEED.value, group=_GROUP.value)
+        if "test" not in shares:
+            _check_test_split(annotations.source)
     summaries = prepare_splits(
         splits,
         folder,
@@ -137,6 +140,17 @@ def _shares() -> dict[str, float]:
     if not 2 <= len(shares) == len(_SPLIT_SHARES.value) <= 3:
         raise InputError(f"split_shares={','.join(_SPLIT_SHARES.value)} must be two or three numbers, such as 0.8,0.2.")
     return dict(zip(("train", "val", "test"), shares, strict=False))
+
+
+def _check_test_split(source: str) -> None:
+    """Refuses to divide pictures again beside the test split of an earlier division, which has some of them."""
+    path = os.path.join(_OUTPUT.value, "test.summary.json")
+    summary = read_json(path, "the summary") if os.path.exists(path) else {}
+    if isinstance(summary, dict) and str(summary.get("source")).startswith(f"{source} (test "):
+        raise InputError(
+            f"{path} is of an earlier division of {source}, some of whose pictures would now be in train or val: "
+            "delete the files of test, or choose another output folder."
+        )
 
 
 def _print_summary(name: str, summary: dict) -> None:

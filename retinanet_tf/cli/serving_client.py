@@ -28,6 +28,7 @@ def detect(
     model: str = "retinanet",
     version: int | None = None,
     timeout: float = 60.0,
+    names: Sequence[str] | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Sends encoded images in one request.
 
@@ -38,6 +39,7 @@ def detect(
       model: the model's name at the server.
       version: its version; None asks for the newest.
       timeout: seconds to wait for the answer.
+      names: of the images in errors, by default "images[0]" and so on.
 
     Returns:
       Per image its detections, best first, as rows of COCO's results format without "image_id": {"category_id",
@@ -48,7 +50,8 @@ def detect(
     """
     if not images:
         raise InputError("no image is given; name JPEG or PNG files.")
-    sizes = [_size(image, index) for index, image in enumerate(images)]
+    names = names or [f"images[{index}]" for index in range(len(images))]
+    sizes = list(map(_size, images, names))
     ask = _ask_rest if rest else _ask_grpc
     answer = ask(list(images), server, model, version, timeout)
     try:
@@ -60,12 +63,12 @@ def detect(
     return detections
 
 
-def _size(image: bytes, index: int) -> tuple[int, int]:
+def _size(image: bytes, name: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(image)) as opened:
             return opened.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"images[{index}] can't be read as an image; nothing is sent.") from error
+        raise InputError(f"{name} can't be read as an image; nothing is sent.") from error
 
 
 def _detections(answer: dict[str, Any], index: int, width: int, height: int) -> list[dict[str, Any]]:

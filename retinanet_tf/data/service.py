@@ -2,20 +2,23 @@
 
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import tensorflow as tf
 from absl import logging
 
-from retinanet_tf.errors import InputError
+from retinanet_tf.errors import InputError, first_line
 
 WAIT_SECONDS = 60.0
 
 
 def start_dispatcher(port: int = 0) -> tf.data.experimental.service.DispatchServer:
-    """Starts the dispatcher, one per job; `.target` is its address, grpc://HOST:PORT."""
-    return tf.data.experimental.service.DispatchServer(
-        tf.data.experimental.service.DispatcherConfig(port=port, protocol="grpc")
-    )
+    """Starts the dispatcher, one per job; `.target` is its address, grpc://HOST:PORT. InputError for a used port."""
+    with _listening(port):
+        return tf.data.experimental.service.DispatchServer(
+            tf.data.experimental.service.DispatcherConfig(port=port, protocol="grpc")
+        )
 
 
 def start_worker(
@@ -23,13 +26,23 @@ def start_worker(
 ) -> tf.data.experimental.service.WorkerServer:
     """Starts a worker of the dispatcher at grpc://HOST:PORT; it needs to see the shards under the trainer's path.
 
-    address: HOST:PORT under which the trainer reaches this worker, by default localhost.
+    address: HOST:PORT under which the trainer reaches this worker, by default localhost. InputError for a used port.
     """
-    return tf.data.experimental.service.WorkerServer(
-        tf.data.experimental.service.WorkerConfig(
-            dispatcher_address=_without_protocol(dispatcher), worker_address=address, port=port, protocol="grpc"
-        )
+    config = tf.data.experimental.service.WorkerConfig(
+        dispatcher_address=_without_protocol(dispatcher), worker_address=address, port=port, protocol="grpc"
     )
+    with _listening(port):
+        return tf.data.experimental.service.WorkerServer(config)
+
+
+@contextmanager
+def _listening(port: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, tf.errors.OpError) as error:
+        raise InputError(
+            f"port={port} can't be listened on ({first_line(error)}): another process may have it; choose another one."
+        ) from None
 
 
 def distributed(dataset: tf.data.Dataset, address: str) -> tf.data.Dataset:

@@ -105,7 +105,10 @@ def suppress(
     kept = (_greedy_nms if static_shapes else _kernel_nms)(tiled, merged.logits, config)
     # One candidate more, at index N, for the places that stay empty.
     boxes = tf.pad(merged.boxes, [[0, 0], [0, 1], [0, 0]])
-    scores = tf.pad(tf.sigmoid(merged.logits), [[0, 0], [0, 1]])
+    # TensorFlow's kernel rounds the last elements of an array otherwise than the rest: of equal logits some would have
+    # another score, and come after a lower one.
+    precise = merged.logits if static_shapes else tf.cast(merged.logits, tf.float64)
+    scores = tf.pad(tf.cast(tf.sigmoid(precise), tf.float32), [[0, 0], [0, 1]])
     labels = tf.pad(merged.labels, [[0, 0], [0, 1]], constant_values=-1)
     return {
         "boxes": tf.gather(boxes, kept, batch_dims=1),

@@ -183,7 +183,7 @@ class Analysis:
         return {
             **self.metrics,
             "per_category": dict(zip(self.names, self.scores.per_category.values(), strict=True)),
-            **_threshold_row(self.best),
+            **_threshold_row(self.best, int(self.matching.objects_per_class.sum())),
             "classes": [self._class_row(index) for index in range(len(self.names))],
             "errors": {
                 "AP50": errors.ap50,
@@ -224,12 +224,13 @@ class Analysis:
         totals = self.matching.objects_per_class
         most = np.argsort(-totals, kind="stable")[:_LISTED_CLASSES]
         for index in sorted(most.tolist()):
-            values = f"{percent(self.ap[index]):>6} {percent(self.ap50[index]):>6} | {_columns(self.thresholds[index])}"
-            lines.append(f"{printable(self.names[index], 24):<24} {totals[index]:>7} {values}")
+            values = f"{totals[index]:>7} {percent(self.ap[index]):>6} {percent(self.ap50[index]):>6}"
+            columns = _columns(self.thresholds[index], totals[index])
+            lines.append(f"{printable(self.names[index], 24):<24} {values} | {columns}")
         rest = len(totals) - len(most)
         lines += [f"… and {rest} classes with fewer objects, in metrics.json"] * (rest > 0)
         ap, ap50 = (percent(None if value < 0 else value) for value in (self.metrics["AP"], self.metrics["AP50"]))
-        lines.append(f"{'all':<24} {totals.sum():>7} {ap:>6} {ap50:>6} | {_columns(self.best)}")
+        lines.append(f"{'all':<24} {totals.sum():>7} {ap:>6} {ap50:>6} | {_columns(self.best, totals.sum())}")
         if self.best is None:
             lines.append(f"no detection finds an object; what follows is for scores of {self.threshold:g} or more")
         lines += ["", f"{'errors (IoU 0.5)':<24}  of score ≥ {self.threshold:<6.3g} of all scores  AP50 lost"]
@@ -267,7 +268,6 @@ class Analysis:
         return lines
 
     def _class_row(self, index: int) -> dict[str, Any]:
-        best = self.thresholds[index]
         matching = self.matching
         of_class = (matching.classes == index) & ~matching.ignored
         return {
@@ -277,7 +277,7 @@ class Analysis:
             "detections": int(of_class.sum()),
             "AP": self.ap[index],
             "AP50": self.ap50[index],
-            **_threshold_row(best),
+            **_threshold_row(self.thresholds[index], int(matching.objects_per_class[index])),
         }
 
     def _ranked(self, index: int | None) -> tuple[np.ndarray, np.ndarray, int]:
@@ -303,14 +303,19 @@ def percent(value: float | None) -> str:
     return "—" if value is None else f"{100 * value:.1f}"
 
 
-def _threshold_row(best: Threshold | None) -> dict[str, float | None]:
-    return dict(zip(("threshold", "F1", "precision", "recall"), best or (None,) * 4, strict=True))
+def threshold_numbers(best: Threshold | None, num_objects: int) -> tuple[float | None, ...]:
+    """A threshold's score, F1, precision and recall; objects of which none is found have an F1 and a recall of 0."""
+    return best or ((None, 0.0, None, 0.0) if num_objects else (None,) * 4)
 
 
-def _columns(best: Threshold | None) -> str:
-    if best is None:
-        return f"{'—':>7} {'—':>6} {'—':>10} {'—':>7}"
-    return f"{percent(best.f1):>7} {best.score:>6.3f} {percent(best.precision):>10} {percent(best.recall):>7}"
+def _threshold_row(best: Threshold | None, num_objects: int) -> dict[str, float | None]:
+    return dict(zip(("threshold", "F1", "precision", "recall"), threshold_numbers(best, num_objects), strict=True))
+
+
+def _columns(best: Threshold | None, num_objects: int) -> str:
+    score, f1, precision, recall = threshold_numbers(best, num_objects)
+    shown = "—" if score is None else f"{score:.3f}"
+    return f"{percent(f1):>7} {shown:>6} {percent(precision):>10} {percent(recall):>7}"
 
 
 def rounded(values: Any, digits: int = 4) -> list[float] | None:

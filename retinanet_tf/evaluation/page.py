@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from retinanet_tf.data.sources.image_headers import quiet_pillow
-from retinanet_tf.evaluation.analysis import MEANINGS, Analysis, rounded
+from retinanet_tf.evaluation.analysis import MEANINGS, Analysis, rounded, threshold_numbers
 from retinanet_tf.evaluation.coco import METRICS
 from retinanet_tf.evaluation.matching import KINDS
 from retinanet_tf.evaluation.plots import mean_precision
@@ -57,9 +57,10 @@ def page_data(analysis: Analysis) -> dict[str, Any]:
     matching, outcomes = analysis.matching, analysis.outcomes
     names, totals = [printable(name, _NAME) for name in analysis.names], matching.objects_per_class.tolist()
     errors = outcomes.errors_per_image(analysis.level, matching.num_images)
-    by_errors = np.argsort(-errors, kind="stable")[:LISTED_PICTURES].tolist()
-    cells = _cells(analysis, set(by_errors))
-    drawn = _drawn(by_errors, cells, analysis.level)
+    cells = _cells(analysis)
+    by_errors, of_mistakes = np.argsort(-errors, kind="stable").tolist(), _of_mistakes(cells, analysis.level)
+    drawn = _first(THUMBNAILS, of_mistakes, by_errors)
+    by_errors = sorted(_first(LISTED_PICTURES, of_mistakes, by_errors), key=lambda image: (-errors[image], image))
     pictures = [_picture(analysis, index, cells[index]) for index in by_errors]
     _add_boxes(analysis, {index: pictures[by_errors.index(index)] for index in drawn})
     wrong = analysis.confusion * ~np.eye(len(names) + 1, dtype=bool)
@@ -75,7 +76,7 @@ def page_data(analysis: Analysis) -> dict[str, Any]:
         "start": analysis.level,
         "has_best": analysis.best is not None,
         "classes": [
-            [totals[k], analysis.ap[k], analysis.ap50[k], *(best[:2] if best else (None, None))]
+            [totals[k], analysis.ap[k], analysis.ap50[k], *threshold_numbers(best, totals[k])[:2]]
             for k, best in enumerate(analysis.thresholds)
         ],
         "errors": [
@@ -141,28 +142,30 @@ def _about(content: dict[str, Any], analysis: Analysis, has_images: bool) -> str
     return shown + (f" The {listed} pictures with the most errors are listed by name." if listed < total else "")
 
 
-def _cells(analysis: Analysis, images: set[int]) -> dict[int, dict[tuple[int, int], tuple[list[int], list[int]]]]:
+def _cells(analysis: Analysis) -> dict[int, dict[tuple[int, int], tuple[list[int], list[int]]]]:
     """The levels at which each cell of each image's confusion matrix gains one and loses one."""
-    found: dict[int, dict] = {image: defaultdict(lambda: ([], [])) for image in images}
+    found: dict[int, dict] = defaultdict(lambda: defaultdict(lambda: ([], [])))
     for image, true, predicted, level, sign in analysis.outcomes.events.tolist():
-        if image in found:
-            found[image][true, predicted][sign < 0].append(level)
+        found[image][true, predicted][sign < 0].append(level)
     return found
 
 
-def _drawn(by_errors: list[int], cells: dict, level: int) -> list[int]:
-    """The images to draw: half of them at most so that every kind of mistake has a picture, then the worst."""
+def _of_mistakes(cells: dict, level: int) -> list[int]:
+    """For every cell off the diagonal the image with most of it at a level, the most frequent mistakes first."""
     best: dict[tuple[int, int], tuple[int, int]] = {}
     totals: dict[tuple[int, int], int] = defaultdict(int)
-    for image in by_errors:
-        for cell, (gains, losses) in cells[image].items():
+    for image, of_image in sorted(cells.items()):
+        for cell, (gains, losses) in of_image.items():
             count = sum(one >= level for one in gains) - sum(one >= level for one in losses)
             totals[cell] += count
-            if count > best.get(cell, (0, 0))[0]:
+            if cell[0] != cell[1] and count > best.get(cell, (-1, 0))[0]:
                 best[cell] = (count, image)
-    mistakes = sorted((cell for cell in best if cell[0] != cell[1]), key=lambda cell: -totals[cell])
-    chosen = dict.fromkeys(best[cell][1] for cell in mistakes[: THUMBNAILS // 2])
-    return list(dict.fromkeys([*chosen, *by_errors]))[:THUMBNAILS]
+    return [best[cell][1] for cell in sorted(best, key=lambda cell: -totals[cell])]
+
+
+def _first(limit: int, of_mistakes: list[int], by_errors: list[int]) -> list[int]:
+    """At most so many images: half of them for as many kinds of mistakes, then the worst."""
+    return list(dict.fromkeys([*of_mistakes[: limit // 2], *by_errors]))[:limit]
 
 
 def _picture(analysis: Analysis, index: int, cells: dict) -> dict[str, Any]:
@@ -196,7 +199,7 @@ def _add_boxes(analysis: Analysis, pictures: dict[int, dict[str, Any]]) -> None:
         if image in pictures and number in outcomes.detections:
             row = analysis.results[number]
             told = history(outcomes.detections[number], matching.object_classes)
-            pictures[image]["detections"].append([_box(row), int(matching.classes[number]), row["score"], told])
+            pictures[image]["detections"].append([_box(row), int(matching.classes[number]), float(row["score"]), told])
 
 
 def _box(row: dict[str, Any]) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from retinanet_tf.data.sources.coco import SIZE_BOUNDS
-from retinanet_tf.evaluation.analysis import Analysis, percent
+from retinanet_tf.evaluation.analysis import Analysis, percent, threshold_numbers
 from retinanet_tf.evaluation.coco import Scores
 from retinanet_tf.fonts import default_font, legible
 from retinanet_tf.visualize import new_figure, save_figure
@@ -31,11 +31,13 @@ def classes_plot(analysis: Analysis, path: str | os.PathLike) -> Path:
     """Precision over recall and F1 over score at IoU 0.5 by class; names for the classes with most objects."""
     figure = new_figure(11.0, 4.2)
     by_recall, by_score = figure.subplots(1, 2)
-    most = np.argsort(-analysis.matching.objects_per_class, kind="stable")
+    totals = analysis.matching.objects_per_class
+    most = np.argsort(-totals, kind="stable")
     named = set(most[:_NAMED_CURVES].tolist())
+    best_f1 = [threshold_numbers(best, total)[1] for best, total in zip(analysis.thresholds, totals, strict=True)]
     panels = (
         (by_recall, analysis.scores.recalls, analysis.precision, analysis.ap50, "AP50"),
-        (by_score, analysis.levels, analysis.f1["classes"], [one and one.f1 for one in analysis.thresholds], "F1"),
+        (by_score, analysis.levels, analysis.f1["classes"], best_f1, "F1"),
     )
     for axes, x, curves, numbers, what in panels:
         for index in most.tolist():
@@ -121,7 +123,8 @@ def precision_recall_plot(scores: Scores, path: str | os.PathLike) -> Path:
     axes = figure.subplots()
     for index in _SHOWN_IOUS:
         curve = mean_precision(scores, index)
-        axes.plot(scores.recalls, curve, label=f"IoU {0.5 + 0.05 * index:.2f}: AP {100 * curve.mean():.1f}")
+        ap = percent(None if np.isnan(curve).any() else curve.mean())
+        axes.plot(scores.recalls, curve, label=f"IoU {0.5 + 0.05 * index:.2f}: AP {ap}")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="precision and recall")
     axes.legend(frameon=False, fontsize=9)
     return save_figure(figure, path)
@@ -143,7 +146,8 @@ def size_score_plot(
     for limit in (32, 96):
         by_size.axvline(limit, color="grey", linestyle=":", linewidth=1)
     by_size.set(xscale="log", xlabel="√area, pixels", ylabel="share", title="size")
-    by_size.legend(frameon=False, fontsize=9)
+    if by_size.patches:
+        by_size.legend(frameon=False, fontsize=9)
     by_score.hist([row["score"] for row in results], np.linspace(0, 1, 21), color="tab:orange", alpha=0.8)
     by_score.set(xlabel="score", ylabel="detections", title="score", xlim=(0, 1))
     counts = {name: int(((areas >= low) & (areas < high)).sum()) for name, (low, high) in SIZE_BOUNDS.items()}

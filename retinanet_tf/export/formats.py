@@ -182,6 +182,10 @@ def _check(detector: Detector, path: Path, format: str, precision: str, calibrat
         raise InputError(f"{path} must end in {SUFFIXES[format]}, as a file of format={format!r}.")
     if path.exists():
         raise InputError(f"{path} exists; choose another name or remove it.")
+    mean = detector.model.config.pixel_mean
+    if not 0 <= min(mean) <= max(mean) <= 255:
+        shown = ",".join(f"{value:g}" for value in mean)
+        raise InputError(f"pixel_mean={shown} can't be the colour of a canvas's padding in a file: 0 to 255.")
     if format == "onnx" and precision != "float32":
         raise InputError(
             f"precision={precision!r} is not for ONNX, where it would reach the boxes too; TensorRT and other runtimes "

@@ -40,19 +40,21 @@ def file_of(checkpoint: str | os.PathLike, name: str) -> Path:
 
 def save_weights(model: RetinaNet, path: Path) -> None:
     """Writes a model's weights; the file is whole or absent. InputError if the disk hasn't the space."""
+    check_space(model, path)  # first: HDF5 crashes on a disk that becomes full
     with files.written_aside(path) as aside:
-        needed, free = 4 * model.count_params(), shutil.disk_usage(path.parent).free
-        # Looked up first: HDF5 crashes on a disk that becomes full.
-        if needed > free:
-            raise InputError(
-                f"{path} can't be written: it needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free."
-            )
         partial = f"{aside}{SUFFIX}"
         try:
             model.save_weights(partial)
             os.replace(partial, aside)
         finally:
             Path(partial).unlink(missing_ok=True)
+
+
+def check_space(model: RetinaNet, path: Path) -> None:
+    """Raises InputError if the disk hasn't the space for a model's weights."""
+    needed, free = 4 * model.count_params(), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise InputError(f"{path} can't be written: it needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free.")
 
 
 def read_json(path: Path) -> dict:
@@ -133,14 +135,24 @@ def load_unfinished(run_dir: str | os.PathLike) -> tuple[RetinaNet, str]:
         InputError: there is no checkpoint, or it can't be read.
     """
     folder, model = Path(run_dir) / "checkpoints", RetinaNet.from_config(load_config(run_dir))
-    link = link_without_wildcards(folder)
-    state = tf.train.get_checkpoint_state(os.path.join(link.name, "checkpoints") if link else str(folder))
-    if not state:
+    link, steps = link_without_wildcards(folder), saved_steps(folder)
+    if not steps:
         raise InputError(f"{run_dir} holds neither weights nor checkpoints: run its training first.")
+    newest = f"step-{steps[-1]}"
     with refusing(f"the checkpoints in {folder} can't be read"):
-        restored = tf.train.Checkpoint(weights=named_weights(model)).restore(state.model_checkpoint_path)
+        path = os.path.join(link.name, "checkpoints", newest) if link else str(folder / newest)
+        restored = tf.train.Checkpoint(weights=named_weights(model)).restore(path)
         restored.expect_partial().assert_existing_objects_matched()
-    return model, os.path.basename(state.model_checkpoint_path)
+    return model, newest
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints `FOLDER/step-N`, rising.
+
+    Of the files themselves: TensorFlow's list of them, `FOLDER/checkpoint`, may be lost or damaged.
+    """
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(int(match[1]) for match in (re.fullmatch(r"step-(\d+)\.index", name) for name in names) if match)
 
 
 def named_weights(model: keras.Model) -> dict[str, tf.Variable]:

@@ -1,10 +1,11 @@
 """Predict: detections on image and video files as annotated copies, JSON and a contact sheet; no TensorFlow here."""
 
 import itertools
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -54,7 +55,9 @@ class Predictions(NamedTuple):
     saved: list[str]  # files of annotations in the output folder
 
 
-def find_images(inputs: Sequence[str | os.PathLike], output: str | os.PathLike | None = None) -> list[str]:
+def find_images(
+    inputs: str | os.PathLike | Sequence[str | os.PathLike], output: str | os.PathLike | None = None
+) -> list[str]:
     """The image and video files of files, folders (searched recursively, by suffix) and glob patterns, each once.
 
     Hidden files and what `predict` wrote, in `output` or in a folder with its detections.json and contact_sheet.jpg,
@@ -63,10 +66,11 @@ def find_images(inputs: Sequence[str | os.PathLike], output: str | os.PathLike |
     Raises:
         InputError: an input that doesn't exist and matches nothing, or no input.
     """
+    inputs = _as_list(inputs)
     if not inputs:
         raise InputError("no image or video is given; name files, folders or patterns.")
     paths: dict[str, str] = {}
-    for given in [os.fspath(path) for path in inputs]:
+    for given in inputs:
         if os.path.isdir(given):
             inside = [p for p in Path(given).rglob("*") if p.suffix.lower() in (*SUFFIXES, *VIDEO_SUFFIXES)]
             found = sorted(str(p) for p in inside if not any(part[0] == "." for part in p.relative_to(given).parts))
@@ -84,19 +88,19 @@ def find_images(inputs: Sequence[str | os.PathLike], output: str | os.PathLike |
 
 def predict(
     detector: "DetectorLike | ImageDetector",
-    inputs: Sequence[str | os.PathLike],
+    inputs: str | os.PathLike | Sequence[str | os.PathLike],
     output: str | os.PathLike,
     *,
     min_score: float = MIN_SCORE,
     batch_size: int = 4,
-    save: Sequence[str] = (),
+    save: str | Sequence[str] = (),
     progress: bool = True,
 ) -> Predictions:
     """Detects objects on image and video files and writes pictures and JSON.
 
     Args:
         detector: a trained detector, or an exported one.
-        inputs: files, folders, glob patterns: see `find_images`.
+        inputs: a file, a folder, a glob pattern or several of them: see `find_images`.
         output: folder that gets pictures/NAME.jpg (annotated), contact_sheet.jpg and detections.json: COCO's results
             format, {"image_id", "category_id", "bbox": [x, y, w, h], "score"}, with the image's path as "image_id"
             and the category's name as "category". Of a video there are pictures/NAME.mp4 (without sound), and "frame",
@@ -117,6 +121,9 @@ def predict(
     """
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be a whole number above 0.")
+    if not isinstance(min_score, Real) or math.isnan(min_score):
+        raise InputError(f"min_score={min_score} must be a number.")
+    inputs, save = _as_list(inputs), _as_list(save)
     output = Path(local(output))
     paths = find_images(inputs, output)
     base = _common_folder(inputs)
@@ -153,6 +160,10 @@ def predict(
         found.notes,
         write_annotations(save, output, [found.annotated[path] for path in done if save], detector.label_map),
     )
+
+
+def _as_list(given: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
+    return [os.fspath(one) for one in ([given] if isinstance(given, str | os.PathLike) else given)]
 
 
 def _thumbnail(path: Path) -> np.ndarray:
@@ -245,10 +256,9 @@ def _annotate_video(
         found.refuse(path, error)
 
 
-def _common_folder(inputs: Sequence[str | os.PathLike]) -> str:
+def _common_folder(inputs: Sequence[str]) -> str:
     """The folder that all inputs share: a folder that is given is its own, a pattern's is what comes before it."""
-    given = [os.fspath(path) for path in inputs]
-    folders = [path if os.path.isdir(path) else existing_folder(os.path.dirname(path)) for path in given]
+    folders = [path if os.path.isdir(path) else existing_folder(os.path.dirname(path)) for path in inputs]
     return os.path.commonpath([os.path.abspath(folder or ".") for folder in folders]) if folders else "."
 
 

@@ -26,6 +26,8 @@ def alpha_of_classes(text: str, alpha: float, class_names: Sequence[str] = ()) -
     """
     if not text:
         return alpha
+    if "\n" in text or "\r" in text:
+        raise InputError(f"class_alpha={text!r} must be one line.")
     items = next(csv.reader([text]))
     if not any("=" in item for item in items):
         if class_names and len(items) != len(class_names):

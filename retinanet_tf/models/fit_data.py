@@ -116,12 +116,13 @@ def valid_images(boxes: tf.Tensor, labels: tf.Tensor, num_classes: int) -> tf.Te
 def range_fault(pixels: tf.Tensor) -> tf.Tensor:
     """'' for pixels `(...)` that may be RGB in 0–255, else what is wrong, as a scalar string.
 
-    Below the range and above it a resampled image may overshoot; 0–1 is told from a black image by its fractions.
+    Below the range and above it a resampled image may overshoot; 0–1, and what a change of brightness makes of it, is
+    told from a black image by its fractions.
     """
     low, high = (-64.0, 320.0) if pixels.dtype.is_floating else (0.0, 255.0)
     pixels = tf.cast(pixels, tf.float32)
     smallest, largest = tf.reduce_min(pixels), tf.reduce_max(pixels)
-    normalised = tf.reduce_any(pixels != tf.floor(pixels)) & ((largest <= 1.0) | ((smallest < 0.0) & (largest <= 16.0)))
+    normalised = tf.reduce_any(pixels != tf.floor(pixels)) & ((largest <= 2.0) | ((smallest < 0.0) & (largest <= 16.0)))
     wrong = normalised | (smallest < low) | (largest > high)
     ends = [tf.strings.as_string(end, shortest=True) for end in (smallest, largest)]
     sentence = tf.strings.join(
@@ -156,7 +157,7 @@ def _fault(images: Any, y: Mapping[str, Any], num_classes: int) -> tf.Tensor:
         (labels < -1.0, "has a negative label" + allowed),
         (~tf.reduce_all(tf.math.is_finite(corners), axis=-1), "has a box that is NaN or infinite."),
         (
-            objects & (largest > 0.0) & (largest <= 1.0),
+            objects & (largest > 0.0) & (largest <= 1.5),  # a share may be a little above 1
             "has boxes in 0 to 1; they must be in pixels: multiply x by the width of the images and y by their height.",
         ),
         (inverted, "has a box with x2 < x1 or y2 < y1; boxes are x1, y1, x2, y2, not x, y, width, height."),

@@ -1,5 +1,7 @@
 """A backbone's fixed stages: their layers' names, and a Keras model whose `trainable` leaves them alone."""
 
+from typing import Any
+
 import keras
 
 
@@ -8,6 +10,7 @@ def names_of_stages(stage: int) -> tuple[str, ...]:
     return ("stem", *(f"stage{number}_" for number in range(2, stage + 1))) if stage else ()
 
 
+@keras.saving.register_keras_serializable(package="retinanet_tf")
 class FreezableModel(keras.Model):
     """A model whose `trainable` sets that of all its layers, but for the stages that it was built with as fixed.
 
@@ -17,6 +20,12 @@ class FreezableModel(keras.Model):
 
     fixed: tuple[str, ...] = ()
     """What the names of the fixed layers begin with."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trainable":  # Keras 3 leaves out what has the value already, as if no layer could differ
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def trainable(self) -> bool:

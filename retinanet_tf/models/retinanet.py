@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import keras
@@ -128,7 +128,7 @@ class RetinaNet(FreezableModel):
         Raises:
             InputError: fewer stages than the model was built to freeze, or more than five.
         """
-        if not isinstance(stage, int) or not self.config.freeze_stages <= stage <= 5:
+        if not isinstance(stage, Integral) or not self.config.freeze_stages <= stage <= 5:
             raise InputError(
                 f"stage={stage!r} must be a whole number from {self.config.freeze_stages} to 5: the model was built "
                 f"with freeze_stages={self.config.freeze_stages}; for fewer build one and set its weights."
@@ -194,7 +194,8 @@ class RetinaNet(FreezableModel):
         Raises:
             InputError: the older HDF5 layout, which can't hold this model's weights.
         """
-        if str(filepath).endswith((".h5", ".hdf5")) and not str(filepath).endswith(".weights.h5"):
+        older = str(filepath).endswith((".h5", ".hdf5")) or kwargs.get("save_format") == "h5"
+        if older and not str(filepath).endswith(".weights.h5"):
             raise InputError(f"{filepath} must end in .weights.h5: the older HDF5 layout can't hold these weights.")
         return super().save_weights(filepath, *args, **kwargs)
 

@@ -85,7 +85,13 @@ def describe(architecture: Architecture, source: str, tensors: dict[str, np.ndar
     if architecture.detects:
         changes |= {"num_classes": architecture.class_columns, **architecture.head_settings()}
         has_anchors = any(name.startswith("anchor_generator.cell_anchors") for name in tensors)
-        if architecture.class_columns not in COCO_COLUMNS and not has_anchors:
+        of_coco = architecture.class_columns in COCO_COLUMNS
+        if source == "detectron2" and not of_coco:
+            architecture.notes.append(
+                "channel_order, pixel_std and stride_in are detectron2's usual ones; if it was trained with others, "
+                "give them."
+            )
+        if not of_coco and not has_anchors:
             architecture.notes.append(
                 f"the anchors' sizes aren't in the file: {source}'s usual ones are taken; if it was trained with "
                 "others, give anchor_multiplier, anchor_scales and anchor_ratios."
@@ -193,9 +199,12 @@ def convert(
     """The model of a source's tensors; `name` is the checkpoint's in errors. See `import_weights`."""
     if source not in SOURCES:
         raise InputError(f"source={source} is not known; choose one of {', '.join(SOURCES)}.")
+    if not isinstance(label_map, LabelMap | None):
+        raise InputError(f"label_map={label_map!r} must be a LabelMap, such as LabelMap([1, 2], ['cat', 'dog']).")
     tensors = without_prefix(tensors, source)
     architecture = identify(tensors, source, name)
-    config = adjust(describe(architecture, source, tensors))
+    described = describe(architecture, source, tensors)
+    config = _in_channel_order(adjust(described), described, tensors)
     if architecture.detects:
         _check_anchors(config, architecture, tensors, name)
         label_map = label_map or default_label_map(architecture.class_columns, name)
@@ -206,6 +215,10 @@ def convert(
     if architecture.detects:
         width = architecture.class_columns
         columns = class_columns(width, label_map)
+        left_out = set(range(0 if source.startswith("detectron") else 1, width)) - set(columns.tolist())
+        if left_out and width not in COCO_COLUMNS:
+            outputs = f"{len(left_out)} class outputs, e.g. {min(left_out)},"
+            architecture.notes.append(f"{outputs} have no category in the label map and are left out.")
         for key in (f"{PREDICTOR}/kernel", f"{PREDICTOR}/bias"):
             array = arrays.get(key)
             # One of another width is refused below.
@@ -213,7 +226,10 @@ def convert(
                 by_class = array.reshape(*array.shape[:-1], per_cell, width)
                 arrays[key] = by_class[..., columns].reshape(*array.shape[:-1], -1)
     model = RetinaNet.from_config(config)
-    sources = {key: architecture.sources[key] for key in variables(model) if key in arrays}
+    names = variables(model)
+    if architecture.detects and _layers(config) == _layers(described):
+        _check_layers({key: architecture.sources[key] for key in arrays if key not in names}, config, name)
+    sources = {key: architecture.sources[key] for key in names if key in arrays}
     missing = assign(model, {key: arrays[key] for key in sources}, name, sources)
     lacking = [key for key in missing if architecture.detects or key.startswith(BACKBONE_LAYERS)]
     if lacking:
@@ -223,6 +239,32 @@ def convert(
     report = Report(name, sources, unused, missing, architecture.notes + note_strange(unused, source))
     is_modern = architecture.detects and source == "torchvision" and config.model.subnet_norm == "group"
     return Imported(model, config, label_map, report, "modern" if is_modern else "")
+
+
+def _in_channel_order(config: Config, described: Config, tensors: dict[str, np.ndarray]) -> Config:
+    """With the statistics that detectron2 stores in the network's order turned round again for a network of RGB."""
+    changed = config.model.channel_order != described.model.channel_order
+    stored = [field for field in ("pixel_mean", "pixel_std") if changed and field in tensors]
+    values = {field: getattr(described.model, field) for field in stored}
+    turned = {field: value[::-1] for field, value in values.items() if getattr(config.model, field) == value}
+    return config.replace(**turned)
+
+
+def _layers(config: Config) -> tuple:
+    """What determines the layers of subnets and pyramid."""
+    model = config.model
+    return model.subnet_depth, model.subnet_norm, model.p6_from, config.anchors.levels
+
+
+def _check_layers(strange: dict[str, str], config: Config, name: str) -> None:
+    """Raises InputError if a file has weights of subnets that the network of its other ones lacks."""
+    if strange:
+        norm = config.model.subnet_norm
+        raise InputError(
+            f"{name} has {len(strange)} tensors, e.g. {next(iter(strange.values()))}, which subnets of "
+            f"{config.model.subnet_depth} convolutions with subnet_norm={norm} don't have: it is incomplete, or its "
+            "subnets are of another kind (with batch norm, or detectron2's with a norm), which can't be imported."
+        )
 
 
 def _check_anchors(config: Config, architecture: Architecture, tensors: dict[str, np.ndarray], name: str) -> None:
@@ -264,11 +306,14 @@ def _write(imported: Imported, *, source: str, output: Path) -> None:
     record_path = checkpoint.file_of(output, "run.json")
     if record_path.exists() and '"imported"' not in files.read_text(record_path, "the run"):
         raise InputError(f"output={output} is the folder of a training run; choose another one.")
+    weights = checkpoint.file_of(output, checkpoint.WEIGHTS)
+    checkpoint.check_space(model, weights)
+    record_path.unlink(missing_ok=True)  # of an earlier import: half of this one isn't a model
     label_map.save(checkpoint.file_of(output, "labels.json"))
     lines = flag_lines(({"preset": preset} if preset else {}) | settings_of(config, report.parts, preset))
     files.write_text(checkpoint.file_of(output, "flags.txt"), "".join(lines))
     files.write_json(checkpoint.file_of(output, "import.json"), report.to_json())
-    checkpoint.save_weights(model, checkpoint.file_of(output, checkpoint.WEIGHTS))
+    checkpoint.save_weights(model, weights)
     record = {
         "config": config.to_dict(),
         "imported": {"source": source, "file": report.source, "parts": report.parts, "preset": preset},

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 from absl import logging
 
+from retinanet_tf.errors import InputError
 from retinanet_tf.training.checkpoints import TrainingState, newest_step
 from retinanet_tf.training.strategies import leave_together
 
@@ -173,7 +175,7 @@ class WatchLosses(keras.callbacks.Callback):
 
     def __init__(self, progress: Progress, box_weight: float = 1.0):
         super().__init__()
-        self.progress, self.warned = progress, box_weight == 0.0
+        self.progress, self.warned, self.without = progress, box_weight == 0.0, 0
 
     def on_train_batch_end(self, batch, logs=None):
         logs = logs or {}
@@ -181,17 +183,23 @@ class WatchLosses(keras.callbacks.Callback):
         if not math.isfinite(logs.get("loss", 0.0)):
             raise NonFiniteLoss(self.progress.step - 1)
         # The box loss is a sum over positive anchors: exactly 0 without any.
-        if batch + 1 >= STEPS_WITHOUT_POSITIVES and logs.get("box_deltas_loss") == 0.0 and not self.warned:
+        self.without = self.without + 1 if logs.get("box_deltas_loss") == 0.0 else 0
+        if self.without >= STEPS_WITHOUT_POSITIVES and not self.warned:
             self.warned = True
             logging.warning(
                 "no anchor matched any object in %d steps: the objects are smaller or larger than every anchor, or the "
                 "images have none; `retinanet inspect` shows which anchor settings would reach them.",
-                batch + 1,
+                self.without,
             )
 
 
 LOGGED_METRICS = ("AP", "AP50", "AP75")
 """The numbers of an evaluation that go into the logs, as val_AP and so on."""
+
+
+def unwritable(path: str | os.PathLike, reason: str) -> InputError:
+    """The error for a file of a running job on a disk that is full or gone."""
+    return InputError(f"{path} can't be written ({reason}); make room and repeat the command: it resumes.")
 
 
 class EpochLog(keras.callbacks.CSVLogger):
@@ -207,7 +215,10 @@ class EpochLog(keras.callbacks.CSVLogger):
     def on_epoch_end(self, epoch, logs=None):
         logs = {**dict.fromkeys(self.columns, math.nan), **(logs or {})}
         self.keys = self.keys or sorted(logs)  # without keys Keras adds a column val_NAME to each
-        super().on_epoch_end(epoch, {**dict.fromkeys(self.keys, math.nan), **logs})
+        try:
+            super().on_epoch_end(epoch, {**dict.fromkeys(self.keys, math.nan), **logs})
+        except OSError as error:
+            raise unwritable(self.filename, error.strerror or str(error)) from None
 
 
 ZERO_FACTOR = 5

@@ -1,5 +1,6 @@
 """Checkpoints of the training state: weights, optimizer and averages by step; whole or absent."""
 
+import os
 import re
 import shutil
 import tempfile
@@ -11,7 +12,7 @@ from absl import logging
 
 from retinanet_tf.compat import optimizer_state
 from retinanet_tf.errors import InputError, first_line
-from retinanet_tf.inference.checkpoint import link_without_wildcards, named_weights
+from retinanet_tf.inference.checkpoint import link_without_wildcards, named_weights, saved_steps
 from retinanet_tf.models.ema import WeightAverage
 
 KEPT = 2
@@ -40,8 +41,10 @@ class TrainingState:
         # Otherwise created by the first save, and with several workers all of them must create it together.
         _ = self._checkpoint.save_counter
         self._link = link_without_wildcards(self.folder)
-        path = Path(self._link.name) / "checkpoints" if self._link else self.folder
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(path), KEPT, checkpoint_name="step")
+        self._path = Path(self._link.name) / "checkpoints" if self._link else self.folder
+        if is_chief:
+            _list_again(self._path)
+            self._manager = tf.train.CheckpointManager(self._checkpoint, str(self._path), KEPT, checkpoint_name="step")
 
     def restore(self) -> int:
         """Loads the newest readable checkpoint and returns its step, 0 if there is no checkpoint.
@@ -50,12 +53,13 @@ class TrainingState:
             InputError: there are checkpoints and none of them can be read.
         """
         reasons = []
-        for path in self._manager.checkpoints[::-1]:
+        for step in saved_steps(self.folder)[::-1]:
             try:
-                self._checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
-                return _step(path)
-            except (tf.errors.OpError, AssertionError, ValueError) as error:
-                reasons.append(f"step-{_step(path)}: {first_line(error)}")
+                restored = self._checkpoint.restore(str(self._path / f"step-{step}"))
+                restored.expect_partial().assert_existing_objects_matched()
+                return step
+            except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
+                reasons.append(f"step-{step}: {first_line(error)}")
                 logging.warning("a checkpoint in %s can't be read: %s", self.folder, reasons[-1])
         if reasons:
             raise InputError(
@@ -99,9 +103,20 @@ class TrainingState:
 
 def newest_step(folder: Path) -> int:
     """The step of the newest checkpoint `FOLDER/step-N`, 0 if there is none; read from the folder, on any worker."""
-    state = tf.train.get_checkpoint_state(str(folder))
-    return _step(state.model_checkpoint_path) if state else 0
+    return max(saved_steps(folder), default=0)
 
 
-def _step(path: str | None) -> int:
-    return int(path.rsplit("-", 1)[1]) if path else 0
+def _list_again(folder: Path) -> None:
+    """Writes TensorFlow's list of checkpoints anew if it isn't that of the files."""
+    names = [f"step-{step}" for step in saved_steps(folder)]
+    try:
+        state = tf.train.get_checkpoint_state(str(folder))
+        listed = [Path(path).name for path in state.all_model_checkpoint_paths] if state else []
+    except ValueError:
+        listed = []
+    if names and listed != names:
+        paths = [str(folder / name) for name in names]
+        times = [os.path.getmtime(f"{path}.index") for path in paths]
+        tf.compat.v1.train.update_checkpoint_state(
+            str(folder), paths[-1], paths, all_model_checkpoint_timestamps=times, last_preserved_timestamp=0.0
+        )

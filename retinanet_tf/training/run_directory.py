@@ -32,7 +32,7 @@ from retinanet_tf.config.config import Config
 from retinanet_tf.config.flagfile import flagfile
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.inference.checkpoint import SUFFIX, WEIGHTS, load_config, read_json, save_weights
+from retinanet_tf.inference.checkpoint import SUFFIX, WEIGHTS, load_config, read_json, save_weights, saved_steps
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.provenance import provenance
 
@@ -134,7 +134,7 @@ def start(
     record = json.loads(json.dumps(record))  # tuples become lists, as in the file
     existing = run_dir / "run.json"
     started = {**record, "workers": workers}
-    if any((run_dir / name).exists() for name in ("checkpoints/checkpoint", f"best{SUFFIX}", WEIGHTS)):
+    if saved_steps(run_dir / "checkpoints") or any((run_dir / name).exists() for name in (f"best{SUFFIX}", WEIGHTS)):
         if not existing.exists():
             raise InputError(
                 f"run_dir={run_dir} has checkpoints or weights but no run.json; put it back or choose another run_dir."

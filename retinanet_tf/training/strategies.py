@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from retinanet_tf.errors import InputError
+from retinanet_tf.errors import InputError, first_line
 
 LOST = (
     *(tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError),
@@ -79,13 +79,22 @@ def _multi_worker() -> tf.distribute.Strategy:
         ) from None
     worker = _place(resolver)
     print(f"worker {worker.index} of {worker.count}, {address}: it starts when all are there.", file=sys.stderr)
-    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except (tf.errors.OpError, ValueError) as error:
+        raise InputError(
+            f"worker {worker.index} of {worker.count} can't start at {address} ({first_line(error)}): another process "
+            "may have the port, or the address isn't HOST:PORT of this machine."
+        ) from None
 
 
 def _tf_config(text: str) -> tf.distribute.cluster_resolver.ClusterResolver:
-    kind = json.loads(text)["task"]["type"]
+    content = json.loads(text)
+    kind = content["task"]["type"]
     if kind not in ("chief", "worker"):
         raise ValueError(f"a task is chief or worker, not {kind}")
+    if others := set(content["cluster"]) - {"chief", "worker", "evaluator"}:
+        raise ValueError(f"the cluster has tasks of the kind {min(others)}, which nobody starts")
     return tf.distribute.cluster_resolver.TFConfigClusterResolver()
 
 

@@ -1,5 +1,7 @@
 """TensorBoard: scalars, the first input images, and predicted and true boxes at every evaluation."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -11,7 +13,7 @@ from retinanet_tf.evaluation.source import Source
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.images import to_image
 from retinanet_tf.inference.results import MIN_SCORE
-from retinanet_tf.training.callbacks import Progress
+from retinanet_tf.training.callbacks import Progress, unwritable
 from retinanet_tf.visualize import draw_detections
 
 LOG_STEPS = 20
@@ -27,7 +29,7 @@ class Board(keras.callbacks.Callback):
     def __init__(self, folder: Path, progress: Progress):
         super().__init__()
         self.progress = progress
-        self.writer = tf.summary.create_file_writer(str(folder))
+        self.folder, self.writer = folder, tf.summary.create_file_writer(str(folder))
 
     def on_train_batch_end(self, batch, logs=None):
         if self.progress.step % LOG_STEPS == 0:  # Keras' logs are means since the epoch's beginning
@@ -35,16 +37,23 @@ class Board(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._scalars({name: value for name, value in (logs or {}).items() if np.isfinite(value)})
-        self.writer.flush()
 
     def classes(self, values: dict[str, float | None]) -> None:
         """Writes AP by class, as AP/NAME, of the classes that have objects."""
         self._scalars({f"AP/{name}": value for name, value in values.items() if value is not None})
 
     def _scalars(self, values: dict[str, float]) -> None:
-        with self.writer.as_default(self.progress.step):
+        with self._writing():
             for name, value in values.items():
                 tf.summary.scalar(name, value)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with self.writer.as_default(self.progress.step):
+                yield
+        except tf.errors.OpError as error:  # of a full disk it is the same as of a GPU's memory
+            raise unwritable(self.folder, error.message.splitlines()[0].rpartition("; ")[2]) from None
 
     def inputs(self, batch: tuple[tf.Tensor, dict[str, tf.Tensor]], label_map: LabelMap) -> None:
         """Writes images of a training batch as the network sees them, with their boxes."""
@@ -76,7 +85,6 @@ class Board(keras.callbacks.Callback):
         self._pictures("evaluation", pictures)
 
     def _pictures(self, name: str, pictures: list[np.ndarray]) -> None:
-        with self.writer.as_default(self.progress.step):
+        with self._writing():
             for number, picture in enumerate(pictures):
                 tf.summary.image(f"{name}/{number}", picture[None])
-        self.writer.flush()

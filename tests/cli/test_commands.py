@@ -223,6 +223,11 @@ def test_prepare_divides_a_folder(tmp_path, forked):
     assert status == 0, printed
     for name, count in (("train", 7), ("val", 2), ("test", 1)):
         assert json.loads((tmp_path / "out" / f"{name}.summary.json").read_text())["images"] == count
+    status, printed = forked.run("prepare", [*flags, "--split_shares=0.5,0.5"])
+    assert status == 1 and "out/test.summary.json is of an earlier division" in printed
+    for path in (tmp_path / "out").glob("test*"):
+        path.unlink()
+    assert forked.run("prepare", [*flags, "--split_shares=0.5,0.5"])[0] == 0
 
 
 def test_without_git_and_in_another_repository_the_commit_is_unknown(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Image files: the outcome of every awkward file of the real collection, EXIF orientation, bit depths, damage."""
 
 import io
+import struct
 import threading
 import warnings
 from pathlib import Path
@@ -212,6 +213,68 @@ def test_a_cut_anywhere_is_found_by_the_default_check(share):
     data = encoded(Image.fromarray(picture(200, 150)), quality=95)
     with pytest.raises(BadImage):
         prepare_image(data[: int(len(data) * share)], (200, 150), ImagePolicy())
+
+
+@pytest.mark.parametrize("colours", ["RGB", "L"])
+def test_a_png_with_a_wrong_bit_or_without_its_end_is_found(colours):
+    """Pillow checks neither the sums of the pixels' chunks nor the end, as TensorFlow's decoder does."""
+    content = encoded(Image.fromarray(picture(48, 40)).convert(colours), "PNG")
+    assert prepare_image(content, (48, 40), ImagePolicy())
+    for place in range(content.index(b"IDAT") + 4, len(content) - 12, 97):
+        damaged = bytearray(content)
+        damaged[place] ^= 4
+        for read in (lambda file: prepare_image(file, (48, 40), ImagePolicy()), read_pixels):
+            with pytest.raises(BadImage, match="doesn't decode"):
+                read(bytes(damaged))
+    for cut in (1, 4, 12, 20):
+        with pytest.raises(BadImage, match="doesn't decode"):
+            prepare_image(content[:-cut], (48, 40), ImagePolicy())
+
+
+def with_segment(file, block):
+    """A JPEG with an APP1 segment more."""
+    return file[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + file[2:]
+
+
+def test_a_jpeg_without_its_end_is_found_though_its_thumbnail_has_one():
+    thumbnail, whole = (encoded(Image.fromarray(picture(*size))) for size in ((16, 12), (48, 40)))
+    content = with_segment(whole, b"Exif\0\0" + thumbnail)
+    for file in (content, content + b"a phone's film \xff\xda of some bytes"):
+        assert prepare_image(file, (48, 40), ImagePolicy()).encoded == file
+    with pytest.raises(BadImage, match="doesn't decode"):
+        prepare_image(content[:-2], (48, 40), ImagePolicy())
+
+
+@pytest.mark.parametrize("tag", [0x0128, 0x0100])
+def test_a_picture_is_turned_though_another_tag_is_damaged(tag):
+    """A resolution's unit, a width, as text: Pillow can't write such a block anew, and needn't."""
+    entries = sorted([(0x0112, 3, 6), (tag, 2, int.from_bytes(b"ab\0\0", "little"))])
+    fields = b"".join(struct.pack("<HHII", one, kind, 3 if kind == 2 else 1, value) for one, kind, value in entries)
+    block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + fields + bytes(4)
+    plain = encoded(Image.fromarray(picture(48, 40)))
+    content = with_segment(plain, block)
+    prepared = prepare_image(content, (40, 48), ImagePolicy())
+    assert (prepared.width, prepared.height) == (40, 48)
+    turned = np.rot90(read_pixels(plain), -1)
+    np.testing.assert_array_equal(read_pixels(content), turned)
+    np.testing.assert_array_equal(picture_pixels(Image.open(io.BytesIO(content))), turned)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF"])
+def test_damage_behind_the_first_frame_is_no_traceback(kind):
+    frames = [Image.fromarray(picture(48, 40, seed)) for seed in range(3)]
+    file = io.BytesIO()
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(200):
+        damaged = bytearray(file.getvalue())
+        for place in rng.integers(8, len(damaged), 3):
+            damaged[place] = rng.integers(256)
+        try:
+            prepare_image(bytes(damaged), (None, None), ImagePolicy())
+        except BadImage:
+            refused += 1
+    assert refused
 
 
 def test_threads_that_overlap_leave_pillow_and_warnings_as_they_were():

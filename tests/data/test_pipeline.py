@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -308,6 +309,14 @@ def test_wrong_arguments_are_named(shards, change, message, monkeypatch):
 
 
 # --- tf.data service --------------------------------------------------------------------------------------------------
+
+
+def test_a_port_that_is_taken_is_a_sentence():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        for start in (service.start_dispatcher, lambda port: service.start_worker("grpc://localhost:1", port)):
+            with pytest.raises(InputError, match=f"port={port} can't be listened on"):
+                start(port)
 
 
 @pytest.mark.slow

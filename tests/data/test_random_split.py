@@ -38,6 +38,12 @@ def test_pictures_are_whole_and_in_one_split_each(tmp_path):
     assert found["train"] == sorted(found["train"]), "in the order of the source"
 
 
+def test_warnings_of_the_whole_source_come_once(tmp_path):
+    data = dataset({f"{i}.jpg": [1] for i in range(10)})
+    data.warnings.append("repeats: 3")
+    assert [split.warnings for split in random_split(data, tmp_path, SHARES).values()] == [["repeats: 3"], []]
+
+
 def test_every_class_has_its_share_and_the_seed_decides(tmp_path):
     """Of 10 pictures with a rare class two are for validation, be it alone or beside a frequent one."""
     classes = {f"{i:03}.jpg": [1] * (1 + i % 3) for i in range(70)}

@@ -355,6 +355,10 @@ def test_a_folder_of_folders_says_which_to_give(tmp_path):
     (tmp_path / "train" / "a.xml").write_text(voc_xml("a.jpg", []))
     with pytest.raises(InputError, match="train does: give that"):
         read_source(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "train").rename(tmp_path / "images" / "xmls")  # Oxford's pets have annotations/xmls; this isn't YOLO
+    with pytest.raises(InputError, match="images/xmls does: give that"):
+        read_source(tmp_path)
     (tmp_path / "instances.json").write_text("{}")
     with pytest.raises(InputError, match="COCO's annotations are a file: give .*instances.json"):
         read_source(tmp_path)

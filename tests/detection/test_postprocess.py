@@ -242,6 +242,14 @@ def test_thousand_cases_full_of_ties(form, values, classes, batch):
         check({name: value[image] for name, value in found.items()}, expected, 15)
 
 
+def test_equal_logits_have_equal_scores(ours):
+    """Also the last ones of an array, which TensorFlow's kernel rounds otherwise."""
+    anchors = np.float32([(20 * i, 0, 20 * i + 16, 16) for i in range(37)])
+    for logit in (0.3, 1.0):
+        logits, deltas = np.full((37, 1), logit, np.float32), np.zeros((37, 4), np.float32)
+        assert len(set(ours([logits], [deltas], [anchors], (1, 1), (800, 800))["scores"][:37].tolist())) == 1
+
+
 @pytest.mark.parametrize("top_k", [2, 3])
 def test_ties_inside_the_cut_of_cells(ours, top_k):
     """Two cells of nine anchors: the weaker cell comes first, and its pair ties with one of the stronger cell."""

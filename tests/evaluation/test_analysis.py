@@ -36,6 +36,12 @@ def test_pictures_without_objects_and_without_detections_count():
     analysis = analysed(*split(objects, detections, "ABC", (1, 2)))
     assert analysis.best is None and analysis.threshold == 0.3
     assert cells(analysis) == {(0, 2): 1, (2, 0): 1, (2, 1): 1, (1, 2): 1}
+    content = analysis.to_json()
+    for row in (content, *content["classes"]):  # there are objects, of which none is found
+        assert (row["F1"], row["recall"]) == (0.0, 0.0) and row["threshold"] is row["precision"] is None
+    without = analysed(*split([], detections, "ABC", (1, 2))).to_json()
+    for row in (without, *without["classes"]):
+        assert row["F1"] is row["recall"] is None
 
 
 def test_rows_are_true_and_columns_predicted():

@@ -102,6 +102,18 @@ def test_a_page_has_as_many_pictures_as_it_says(monkeypatch):
     assert len(embedded(html_page(analysis, encoded))["pictures"]) == 3
 
 
+def test_every_cell_has_a_listed_picture_though_others_have_more_errors(monkeypatch):
+    """Nine pictures with two false alarms each, and one with the only confusion of two classes."""
+    box, far, images = (10, 10, 20, 20), (60, 60, 20, 20), "abcdefghij"
+    rows = [(image, 0, place, 0.9) for image in images[:9] for place in (box, far)]
+    analysis = analysed(*split([("j", 0, box)], [*rows, ("j", 1, box, 0.9)], images))
+    monkeypatch.setattr(page, "LISTED_PICTURES", 4)
+    monkeypatch.setattr(page, "THUMBNAILS", 2)
+    pictures = page.page_data(analysis)["pictures"]
+    assert [one["name"] for one in pictures] == ["a.jpg", "b.jpg", "c.jpg", "j.jpg"]
+    assert [0, 1] in [cell[:2] for cell in pictures[-1]["cells"]]
+
+
 def test_evaluate_writes_page_numbers_and_plots(tmp_path):
     """Of results and the folder of the images the page has pictures; without images it says that it has none."""
     truth, results = random_split(3, images=(5, 3, 2, 9))
@@ -109,7 +121,9 @@ def test_evaluate_writes_page_numbers_and_plots(tmp_path):
     (tmp_path / "images").mkdir()
     for row, content in zip(truth["images"], encoded(), strict=True):
         Image.open(io.BytesIO(content)).save(tmp_path / "images" / row["file_name"])
-    metrics = analyse_results(tmp_path / "gt.json", results, tmp_path / "images", output=tmp_path / "out").metrics
+    of_numpy = [{**row, "bbox": np.array(row["bbox"]), "score": np.float64(row["score"])} for row in results]
+    metrics = analyse_results(tmp_path / "gt.json", of_numpy, tmp_path / "images", output=tmp_path / "out").metrics
+    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == json.loads(json.dumps(results))
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"evaluation.html", "metrics.json", "detections.json"} | {
         f"{name}.png" for name in ("precision_recall", "sizes_scores", "classes", "confusion_matrix", "errors")

@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from retinanet_tf.config.config import DetectConfig
+from retinanet_tf.config.presets import presets
 from retinanet_tf.detection.postprocess import select_detections
 from retinanet_tf.errors import InputError
 from retinanet_tf.export import formats, onnx_file, parity, saved_model
@@ -379,6 +380,13 @@ def test_calibration_without_a_picture_is_refused(detector, tmp_path):
 def test_wrong_settings_are_refused(detector, tmp_path, name, options, sentence):
     with pytest.raises(InputError, match=sentence):
         export(detector, tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_padding_that_no_picture_can_have_is_refused_first(tmp_path):
+    odd = Detector.from_config(presets["mini"].replace(pixel_mean=(-5.0, 300.0, 0.0), num_classes=2))
+    with pytest.raises(InputError, match="pixel_mean=-5,300,0 can't be the colour"):
+        export(odd, tmp_path / "a.onnx", format="onnx")
     assert not list(tmp_path.iterdir())
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,9 +41,18 @@ def test_files_folders_and_patterns_each_once(folder, monkeypatch):
         predict(Quarter(), [], folder / "out")
     with pytest.raises(InputError, match="the output folder '' must be a local folder"):
         predict(Quarter(), [folder], "")
-    with pytest.raises(InputError, match="batch_size=0 must be a whole number above 0"):
-        predict(Quarter(), [folder], folder / "out", batch_size=0)
+    for wrong, said in (({"batch_size": 0}, "batch_size=0 must be a whole"), ({"min_score": "auto"}, "min_score=auto")):
+        with pytest.raises(InputError, match=said):
+            predict(Quarter(), [folder], folder / "out", **wrong)
     assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_path_and_one_format_need_no_list(folder, tmp_path, kind):
+    path = folder / "a.png"
+    assert find_images(kind(path)) == [str(path)]
+    predictions = predict(Quarter(), kind(path), tmp_path / "out", save="yolo", progress=False)
+    assert list(predictions.pictures) == [str(path)] and predictions.saved
 
 
 def test_pictures_results_and_sheet(folder, tmp_path, monkeypatch):

@@ -117,6 +117,15 @@ def test_what_was_frozen_is_trained_again_but_for_the_fixed_stages(tmp_path, sta
         assert [variable.shape for variable in model.trainable_variables] == trained
 
 
+def test_stages_that_were_frozen_by_hand_are_trained_again_too():
+    model = small(freeze_stages=0)
+    trained = len(model.trainable_variables)
+    model.freeze_until(np.int64(3))
+    assert len(model.trainable_variables) < trained
+    model.backbone.trainable = True  # though some of its layers are trainable already
+    assert len(model.trainable_variables) == trained
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_precision_and_its_optimizer_are_saved(tmp_path, precision):
     with precision_policy(precision):

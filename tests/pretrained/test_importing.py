@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from published import BASIC, IMAGE, STAGES, Published, close, write, write_safet
 
 import retinanet_tf as rn
 from retinanet_tf import pretrained
+from retinanet_tf.inference import checkpoint
 from retinanet_tf.models.network import variables
 from retinanet_tf.models.resnet import VARIANTS
 from retinanet_tf.pretrained.architecture import identify
@@ -291,6 +293,68 @@ def test_fine_tuning_on_real_pictures(tmp_path, capsys, annotations, images, cla
     np.testing.assert_allclose(after["class_subnet/predictor/bias"], -np.log(99), atol=1e-3)
 
 
+def test_a_failed_import_keeps_the_earlier_one_and_half_a_one_is_no_model(detectron2, tmp_path, monkeypatch):
+    tensors, first = detectron2[0].tensors, numbered(80)
+    other = rn.data.LabelMap(first.ids, [f"other {name}" for name in first.names])
+    file = write(tmp_path / "f.pkl", tensors)
+    pretrained.import_weights("detectron2", file, tmp_path / "out", label_map=first)
+    free = shutil.disk_usage(tmp_path)._replace(free=20_000)
+    with monkeypatch.context() as full, pytest.raises(rn.InputError, match="can't be written: it needs"):
+        full.setattr(shutil, "disk_usage", lambda path: free)
+        pretrained.import_weights("detectron2", file, tmp_path / "out", label_map=other)
+    assert rn.load_detector(tmp_path / "out").label_map == first
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(checkpoint, "save_weights", killed)
+        pretrained.import_weights("detectron2", file, tmp_path / "out", label_map=other)
+    with pytest.raises(rn.InputError, match="run.json doesn't exist"):
+        rn.load_detector(tmp_path / "out")
+    pretrained.import_weights("detectron2", file, tmp_path / "out", label_map=other)
+    assert rn.load_detector(tmp_path / "out").label_map == other
+
+
+def test_statistics_that_detectron2_stored_for_rgb(detectron2):
+    """The network's order is the file's; by default it is blue, green, red."""
+    tensors = {
+        **detectron2[0].tensors,
+        "pixel_mean": np.float32([1, 2, 3]).reshape(3, 1, 1),
+        "pixel_std": np.float32([4, 5, 6]).reshape(3, 1, 1),
+    }
+    for changes, mean, std in (
+        ({}, (3.0, 2.0, 1.0), (6.0, 5.0, 4.0)),
+        ({"channel_order": "rgb"}, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)),
+        ({"channel_order": "rgb", "pixel_mean": (7.0, 8.0, 9.0)}, (7.0, 8.0, 9.0), (4.0, 5.0, 6.0)),
+    ):
+        config = convert("detectron2", tensors, "f.pth", adjust=lambda config, c=changes: config.replace(**c)).config
+        assert (config.model.pixel_mean, config.model.pixel_std) == (mean, std)
+
+
+def test_outputs_without_a_category_are_told(detectron2):
+    """Of detectron2 no output is a background, so a label map of fewer categories may be a wrong one."""
+    published = Published("detectron2", "resnet_small", columns=3, channels=32)
+    published.outputs(IMAGE)
+    labels = rn.data.LabelMap([1, 2], ["cat", "dog"])
+    notes = convert("detectron2", published.tensors, "f.pth", labels).report.notes
+    assert "1 class outputs, e.g. 0, have no category in the label map and are left out." in notes
+
+
+def with_normalised_subnets(tensors):
+    """detectron2's MODEL.RETINANET.NORM: convolutions are layers 0, 3, 6, 9 of a subnet, norms 1, 4, 7, 10."""
+    renamed = {}
+    for name, value in tensors.items():
+        head, subnet, index, *weight = (*name.split("."), "", "", "")[:4]
+        if head == "head" and subnet.endswith("subnet"):
+            place = int(index) // 2 * 3
+            renamed[f"head.{subnet}.{place}.{weight[0]}"] = value
+            renamed[f"head.{subnet}.{place + 1}.{weight[0]}"] = np.ones(256, np.float32)
+        else:
+            renamed[name] = value
+    return renamed
+
+
 def changed(name, change):
     return lambda tensors: {**tensors, name: change(tensors[name])}
 
@@ -307,6 +371,9 @@ def without(name):
         ("detectron2", without("head.bbox_pred.weight"), "not a checkpoint of detectron2"),
         ("detectron2", without("backbone.fpn_lateral4.bias"), "lacks 1 tensors .*, e.g. for fpn_lateral4/bias"),
         ("detectron2", without("head.cls_score.bias"), "lacks 1 tensors .*predictor/bias"),
+        ("detectron2", without("head.cls_subnet.6.weight"), "3 tensors, e.g. head.cls_subnet.6.bias, which subnets"),
+        ("detectron2", without("head.bbox_subnet.6.weight"), "lacks 1 tensors .*box_subnet/conv3/kernel"),
+        ("detectron2", with_normalised_subnets, "which subnets of 1 convolutions with subnet_norm=none don't have"),
         ("detectron2", changed("backbone.bottom_up.stem.conv1.weight", np.ravel), "not a checkpoint of detectron2"),
         ("detectron2", changed("head.cls_score.bias", lambda bias: bias[:-1]), r"has shape \(719,\)"),
         (

@@ -82,6 +82,55 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
         TrainingState(tmp_path, small()).restore()
 
 
+@pytest.mark.parametrize("left", [0.0, 0.5, 0.999])
+def test_a_checkpoint_that_was_cut_gives_way_too(tmp_path, left):
+    """What TensorFlow reads first is the last of the file."""
+    model = small()
+    state = TrainingState(tmp_path, model)
+    state.save(1)
+    state.save(2)
+    file = tmp_path / "step-2.data-00000-of-00001"
+    file.write_bytes(file.read_bytes()[: int(left * file.stat().st_size)])
+    assert TrainingState(tmp_path, small()).restore() == 1
+
+
+@pytest.mark.parametrize(
+    "listed", [None, b"", b"\0" * 99, b'model_checkpoint_path: "ckpt"\n'], ids=["none", "empty", "zeros", "another"]
+)
+def test_checkpoints_are_found_though_tensorflows_list_of_them_is_lost(tmp_path, listed):
+    """And the oldest is removed by the next save."""
+    model = small()
+    state = TrainingState(tmp_path, model)
+    state.save(1)
+    state.save(2)
+    (tmp_path / "checkpoint").unlink()
+    if listed is not None:
+        (tmp_path / "checkpoint").write_bytes(listed)
+    assert newest_step(tmp_path) == 2
+    again = TrainingState(tmp_path, small())
+    assert again.restore() == 2
+    again.save(3)
+    assert {path.name for path in tmp_path.glob("*.index")} == {"step-2.index", "step-3.index"}
+
+
+def test_an_optimizer_of_tensorflow_addons_with_a_setting_of_yes_or_no_is_resumed(tmp_path):
+    addons = pytest.importorskip("tensorflow_addons")
+
+    def compiled():
+        model = small()
+        model.compile(addons.optimizers.NovoGrad(0.1), "mse", jit_compile=False)
+        return model
+
+    model = compiled()
+    state = TrainingState(tmp_path, model)
+    train(model, 2)
+    state.save(2)
+    expected, other = train(model, 2), compiled()
+    assert TrainingState(tmp_path, other).restore() == 2
+    for restored, uninterrupted in zip(train(other, 2), expected, strict=True):
+        np.testing.assert_array_equal(restored, uninterrupted)
+
+
 def test_two_jobs_in_one_directory(tmp_path):
     refusal = pytest.raises(rn.InputError, match=r"run_dir=.* is in use by another job \(process \d+ on ")
     with exclusive(tmp_path), refusal, exclusive(tmp_path):

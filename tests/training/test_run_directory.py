@@ -164,7 +164,7 @@ def test_a_run_from_before_a_field_existed_is_the_same_job(finished, shards, job
     assert run_directory.start(tmp_path, TINY, rn.data.LabelMap.load(shards / "labels.json"), **jobs_data)
 
 
-@pytest.mark.parametrize("held", ["checkpoints/checkpoint", "best.weights.h5", "model.weights.h5"])
+@pytest.mark.parametrize("held", ["checkpoints/step-1.index", "best.weights.h5", "model.weights.h5"])
 def test_weights_make_a_folder_a_jobs_and_their_settings_must_be_there(tmp_path, held):
     def start(**changes):
         return run_directory.start(tmp_path, TINY.replace(**changes), LABELS, data="d", validation="")

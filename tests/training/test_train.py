@@ -1,8 +1,10 @@
 """Training steps: NaN, precision, averages, XLA, optimizers; warnings and errors of a job."""
 
+import errno
 import importlib.util
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,6 +19,7 @@ from retinanet_tf.training import callbacks
 from retinanet_tf.training.job import Job, announce
 from retinanet_tf.training.optimizers import linear_rule_excess
 from retinanet_tf.training.strategies import Worker
+from retinanet_tf.training.tensorboard import Board
 from retinanet_tf.training.train import readable_failures
 
 FOUR_STEPS = TINY.replace(
@@ -191,6 +194,30 @@ def test_anchors_that_never_match_are_warned_of_once(caplog):
             watch.on_train_batch_end(batch, {"loss": 1.0, "box_deltas_loss": 0.0})
             assert ("no anchor matched any object in 50 steps" in caplog.text) == (batch >= 49)
     assert caplog.text.count("no anchor matched") == 1
+
+
+def test_anchors_that_never_match_are_warned_of_in_short_epochs_too(caplog):
+    watch = callbacks.WatchLosses(callbacks.Progress(100, 0, 4, lambda step: 0.0))
+    for step in range(60):
+        watch.on_train_batch_end(step % 10, {"loss": 1.0, "box_deltas_loss": float(step == 4)})
+        assert ("no anchor matched any object in 50 steps" in caplog.text) == (step >= 54)
+
+
+@pytest.mark.parametrize("part", ["scalars", "log"])
+def test_a_full_disk_is_not_taken_for_the_devices_memory(tmp_path, monkeypatch, part):
+    progress = callbacks.Progress(100, 0, 4, lambda step: 0.0)
+
+    def full(*args):
+        raise tf.errors.ResourceExhaustedError(None, None, f"{{{{node}}}} {tmp_path}/events; No space left on device")
+
+    def no_space(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tf.summary, "scalar", full)
+    monkeypatch.setattr(keras.callbacks.CSVLogger, "on_epoch_end", no_space)
+    log = callbacks.EpochLog(str(tmp_path / "log.csv"), ()) if part == "log" else Board(tmp_path, progress)
+    with pytest.raises(rn.InputError, match=r"can't be written \(No space left on device\); make room and repeat"):
+        log.on_epoch_end(0, {"loss": 1.0})
 
 
 def test_without_a_box_loss_nothing_is_known_of_anchors(caplog):

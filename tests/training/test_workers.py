@@ -68,6 +68,10 @@ TWO = {"worker": ["a:1", "b:1"]}
         ("worker 0", "'worker 0' is not that"),
         (json.dumps({"cluster": TWO, "task": {"type": "worker", "index": 2}}), "No task with index 2"),
         (json.dumps({"cluster": TWO, "task": {"type": "ps", "index": 0}}), "chief or worker, not ps"),
+        (
+            json.dumps({"cluster": {**TWO, "ps": ["c:1"]}, "task": {"type": "worker", "index": 0}}),
+            "tasks of the kind ps, which nobody starts",
+        ),
     ],
 )
 def test_a_wrong_cluster_is_a_sentence(monkeypatch, value, found):
@@ -80,7 +84,7 @@ def test_a_wrong_cluster_is_a_sentence(monkeypatch, value, found):
 def start(run_dir, workers, **changes):
     resumed = run_directory.start(run_dir, TINY.replace(**changes), LABELS, data="d", validation="", workers=workers)
     (run_dir / "checkpoints").mkdir(exist_ok=True)
-    (run_dir / "checkpoints/checkpoint").touch()
+    (run_dir / "checkpoints/step-1.index").touch()
     return resumed
 
 

@@ -2,10 +2,11 @@
 
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from retinanet_tf.data.sources.annotations import ImageAnnotations
 from retinanet_tf.data.sources.image_files import BadImage, read_image
@@ -21,17 +22,19 @@ from retinanet_tf.data.sources.image_headers import (
 _LOSSY = {"JPEG", "MPO", "WEBP"}
 # Start-of-frame markers that every JPEG decoder reads: baseline, extended sequential and progressive Huffman.
 _PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
-# What takes an upright picture back to the stored one, by EXIF orientation.
-_UNDONE = {
+# What makes a stored picture upright, by EXIF orientation, and what takes it back.
+_DONE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
+    6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
+    8: Image.Transpose.ROTATE_90,
 }
+_UNDONE = {**_DONE, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
+_JPEG_END, _PNG_END = b"\xff\xd9", b"\0\0\0\0IEND\xaeB`\x82"
 _QUALITY = 95  # of converted JPEG files
 
 
@@ -99,12 +102,12 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
             changed = ", ".join(filter(None, [f"EXIF orientation {orientation} applied", changed]))
         if not changed:
             if policy.verify == "decode":
-                _decode(image, reduced=True)
+                _decode(image, encoded, reduced=True)
             return PreparedImage(encoded, "png" if image.format == "PNG" else "jpeg", *size, "", exif)
         lossy = image.format in _LOSSY
-        _decode(image)
+        _decode(image, encoded)
         if turn:
-            image = ImageOps.exif_transpose(image)
+            image = _upright(image)
         elif image.format == "TIFF" and orientation in _UNDONE:
             image = image.transpose(_UNDONE[orientation])
         pixels = _to_rgb(image)
@@ -117,8 +120,8 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
 def read_pixels(encoded: bytes, max_pixels: int = ImagePolicy.max_pixels) -> np.ndarray:
     """The pixels `(H, W, 3)` uint8 RGB of one image file, upright as viewers show it; raises BadImage."""
     with quiet_pillow(), open_image(io.BytesIO(encoded), max_pixels) as image:
-        _decode(image)
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if orientation_of(image) != 1 else image))
+        _decode(image, encoded)
+        return np.asarray(_to_rgb(_upright(image)))
 
 
 def picture_pixels(picture: Image.Image) -> np.ndarray:
@@ -126,17 +129,39 @@ def picture_pixels(picture: Image.Image) -> np.ndarray:
 
     Floats stay as they are. Raises BadImage, or what Pillow raises, if the image can't be decoded.
     """
-    picture = ImageOps.exif_transpose(picture)
+    picture = _upright(picture)
     if picture.mode.startswith("I"):
         return np.asarray(_to_rgb(picture))
     return np.asarray(picture if picture.mode == "F" else picture.convert("RGB"))
 
 
-def _decode(image: Image.Image, reduced: bool = False) -> None:
-    """Decodes the file; `reduced` decodes a JPEG to an eighth of its size, checking every coded bit in less time."""
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as viewers show it. Pillow's `exif_transpose` would write all of its EXIF tags anew, damaged ones too.
+
+    A TIFF that is loaded is upright and says so.
+    """
+    turned = _DONE.get(orientation_of(image))
+    return image if turned is None else image.transpose(turned)
+
+
+def _decode(image: Image.Image, encoded: bytes, reduced: bool = False) -> None:
+    """Decodes the file; `reduced` decodes a JPEG to an eighth of its size, checking every coded bit in less time.
+
+    Pillow passes over some damage that TensorFlow's decoders refuse: a PNG's checksums, the end of either format.
+    """
     try:
-        if reduced and image.format in ("JPEG", "MPO"):
-            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+        if image.format in ("JPEG", "MPO"):
+            if reduced:
+                image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+            ends = encoded.find(_JPEG_END, _start_of_scan(encoded)) >= 0
+        elif image.format == "PNG":
+            ends = _PNG_END in encoded
+            with Image.open(io.BytesIO(encoded)) as copy:
+                copy.verify()
+        else:
+            ends = True
+        if not ends:
+            raise EOFError("it ends early")
         image.load()
     except DAMAGE as error:
         raise BadImage(f"doesn't decode: {str(error) or type(error).__name__}") from None
@@ -179,23 +204,35 @@ def _why_not_plain(image: Image.Image, encoded: bytes) -> str:
         if not _plain_frame(encoded):
             return "JPEG of an unusual coding"
         return ""
-    frames = getattr(image, "n_frames", 1)
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except DAMAGE as error:
+        raise BadImage(f"doesn't decode after its first frame: {str(error) or type(error).__name__}") from None
     return f"{image.format}, first of {frames} frames" if frames > 1 else str(image.format)
 
 
 def _plain_frame(encoded: bytes) -> bool:
     """Whether the JPEG's first frame header is of a kind that libjpeg builds without extras decode."""
+    frames = (marker for marker, _ in _segments(encoded) if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC))
+    return next(frames, None) in _PLAIN_FRAMES
+
+
+def _start_of_scan(encoded: bytes) -> int:
+    """Where the coded pixels of a JPEG begin; a thumbnail in its EXIF block, with an end of its own, comes before."""
+    return next((start for marker, start in _segments(encoded) if marker == 0xDA), len(encoded))
+
+
+def _segments(encoded: bytes) -> Iterator[tuple[int, int]]:
+    """Markers and places of a JPEG's segments."""
     start = 2
     while start + 4 <= len(encoded):
         first, marker, length = encoded[start], encoded[start + 1], encoded[start + 2 : start + 4]
         if first != 0xFF or marker == 0xFF:
             start += 1  # junk between segments, or fill bytes
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return marker in _PLAIN_FRAMES
         else:
+            yield marker, start
             has_no_length = marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD9
             start += 2 + (0 if has_no_length else int.from_bytes(length, "big"))
-    return False
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,6 +1,7 @@
 """Opening image files with Pillow: which formats, the size and the orientation that their headers give."""
 
 import os
+import struct
 import sys
 import threading
 import warnings
@@ -17,7 +18,7 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # MPO, several JPEGs i
 _BEGINNINGS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8"}
 TURNED = (5, 6, 7, 8)
 """Orientations that exchange width and height; 2 to 4 keep them."""
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError)
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
 """Pillow's exceptions for damaged files; OSError includes UnidentifiedImageError."""
 
 

@@ -46,7 +46,7 @@ def random_split(
             any) stay together; an empty match is none.
 
     Returns:
-        The splits, each with the pictures in the order of the source.
+        The splits, each with the pictures in the order of the source. Warnings of the source come with the first.
 
     Raises:
         InputError: wrong shares, a wrong expression or one that no file name has, a split that would get no picture.
@@ -59,7 +59,7 @@ def random_split(
     by_split: list[set[int]] = [set() for _ in shares]
     for unit, split in zip(units, chosen, strict=True):
         by_split[split].update(unit)
-    result = {}
+    result: dict[str, Annotations] = {}
     for (name, share), numbers in zip(shares.items(), by_split, strict=True):
         if not numbers:
             raise InputError(
@@ -67,9 +67,9 @@ def random_split(
                 f"{len(annotations.images)} pictures in {len(units)} groups that stay together."
             )
         pictures = [image for number, image in enumerate(annotations.images) if number in numbers]
-        result[name] = replace(
-            annotations, images=pictures, source=f"{annotations.source} ({name} {share:g}, seed {seed})"
-        )
+        source = f"{annotations.source} ({name} {share:g}, seed {seed})"
+        warnings = [] if result else annotations.warnings
+        result[name] = replace(annotations, images=pictures, source=source, warnings=warnings)
     return result
 
 

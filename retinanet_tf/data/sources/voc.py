@@ -126,6 +126,7 @@ def _instead(folder: str) -> str:
         ("*.tfrecord", "it has shards already, such as {}"),
         ("*.json", "COCO's annotations are a file: give {}"),
         (os.path.join("*", "*.xml"), "{} does: give that"),
+        (os.path.join("*", "*", "*.xml"), "{} does: give that"),
     ):
         if found := sorted(glob.glob(os.path.join(glob.escape(folder), pattern))):
             return sentence.format(os.path.dirname(found[0]) if pattern.endswith(".xml") else found[0])

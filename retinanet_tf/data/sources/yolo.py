@@ -44,7 +44,7 @@ def is_yolo(path: str | os.PathLike) -> bool:
     if not os.path.isdir(path):
         return path.lower().endswith(YAML_SUFFIXES)
     inside = os.listdir(path)
-    of_voc = (os.path.join(glob.escape(path), *inner, "*.[xX][mM][lL]") for inner in ([], ["*"]))
+    of_voc = (os.path.join(glob.escape(path), *inner, "*.[xX][mM][lL]") for inner in ([], ["*"], ["*", "*"]))
     if "Annotations" in inside or any(map(glob.glob, of_voc)):
         return False
     folders = {"labels", "images", *(alias for aliases in SPLITS.values() for alias in aliases)}
