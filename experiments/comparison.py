@@ -69,10 +69,11 @@ def _compare(name: str, rows: Mapping[str, Mapping], base: Config, choose: Choic
     train, train_images = read_source(given.train, images=given.images)
     val, val_images = read_source(given.val, label_map=train.label_map, images=given.images)
     train = choose(train)
-    try:
-        chosen = [list(rows)[int(number)] for number in given.rows] or list(rows)
-    except (ValueError, IndexError):
-        raise InputError(f"--rows={','.join(given.rows)}: {name} has rows 0 to {len(rows) - 1}.") from None
+    if not all(number.isdecimal() and int(number) < len(rows) for number in given.rows):
+        raise InputError(f"--rows={','.join(given.rows)}: {name} has rows 0 to {len(rows) - 1}.")
+    if not given.seeds or not all(seed.isdecimal() for seed in given.seeds):
+        raise InputError(f"--seeds={','.join(given.seeds)} must be a list of whole numbers.")
+    chosen = [list(rows)[int(number)] for number in given.rows] or list(rows)
     rn.data.prepare(train, train_images, shards, "train", progress=False)
     rn.data.prepare(val, val_images, shards, "val", progress=False)
     source = open_source(str(shards / "val-*.tfrecord"))

@@ -16,8 +16,8 @@ OUTPUT = flags.DEFINE_string("output", "runs/fit", "Folder for shards, weights a
 BACKBONE = flags.DEFINE_string("backbone", "resnet50", "The backbone's name.")
 IMAGE_SIZE = flags.DEFINE_integer("image_size", 600, "Shorter side of the images in pixels.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images per step.")
-EPOCHS = flags.DEFINE_integer("epochs", 12, "Evaluations on the way.")
-STEPS = flags.DEFINE_integer("steps_per_epoch", 1000, "Steps between evaluations.")
+EPOCHS = flags.DEFINE_integer("epochs", 12, "Evaluations on the way.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps_per_epoch", 1000, "Steps between evaluations.", lower_bound=1)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 import retinanet_tf as rn
 from experiments import comparison
+from retinanet_tf.errors import InputError
 
 RARE, SHARE = "Platelets", 0.1
 ROWS = {
@@ -23,8 +24,10 @@ ROWS = {
 
 def imbalanced(annotations: rn.data.Annotations, name: str, share: float) -> rn.data.Annotations:
     """All pictures without the category, and as many with it as make `share` of the result, drawn at random."""
-    category = annotations.label_map.ids[annotations.label_map.names.index(name)]
-    has = np.array([category in image.present for image in annotations.images])
+    ids = dict(zip(annotations.label_map.names, annotations.label_map.ids, strict=True))
+    has = np.array([ids.get(name) in image.present for image in annotations.images])
+    if not has.any():
+        raise InputError(f"{annotations.source} has no object of {name}, the class that is made rare.")
     kept = round((~has).sum() * share / (1 - share))
     chosen = np.random.default_rng(0).choice(np.flatnonzero(has), kept, replace=False)
     images = [image for i, image in enumerate(annotations.images) if not has[i] or i in chosen]

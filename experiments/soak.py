@@ -37,7 +37,9 @@ from retinanet_tf.training.checkpoints import newest_step
 STOPS = flags.DEFINE_integer("stops", 30, "Number of stops.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 3000, "Length of the job, enough for the stops.", lower_bound=1)
 WORKERS = flags.DEFINE_integer("workers", 1, "Number of processes on this machine.", lower_bound=1)
-SECONDS = flags.DEFINE_float("seconds", 3.0, "Longest time from the first step after a start to the stop.")
+SECONDS = flags.DEFINE_float(
+    "seconds", 3.0, "Longest time from the first step after a start to the stop.", lower_bound=0.0
+)
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments, workers and signals.")
 
 CHECKPOINT_STEPS = 20

@@ -28,15 +28,15 @@ _FIRST_BYTES = {
 def written_aside(path: str | os.PathLike) -> Iterator[str]:
     """Yields a temporary name in the same folder; it is renamed to `path` if the block ends without an error."""
     path = os.fspath(path)
-    folder, name = os.path.split(path)
-    aside = os.path.join(folder, f".{name}.{os.getpid()}-{secrets.token_hex(4)}")
+    # Without the name, with which this one might be longer than a file's name can be.
+    aside = os.path.join(os.path.dirname(path), f".{os.getpid()}-{secrets.token_hex(4)}")
     try:
         yield aside
         os.replace(aside, path)
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror or error}.") from None
     finally:
-        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        with suppress(OSError):
             os.remove(aside)
 
 

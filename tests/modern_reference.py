@@ -159,7 +159,6 @@ def giou(a, b):
 
 
 def adamw_change(value, gradient, rate, decay):
-    """What the first step of AdamW adds (Loshchilov & Hutter 2019; Kingma & Ba 2015, the form before section 2.1)."""
-    first, second = 0.1 * gradient, 0.001 * gradient**2
-    corrected = rate * math.sqrt(1 - 0.999) / (1 - 0.9)
-    return -rate * decay * value - corrected * first / (np.sqrt(second) + 1e-7)
+    """What the first step of torch.optim.AdamW adds (Loshchilov & Hutter 2019; Kingma & Ba 2015, algorithm 1)."""
+    first, second = 0.1 * gradient / (1 - 0.9), 0.001 * gradient**2 / (1 - 0.999)
+    return -rate * decay * value - rate * first / (np.sqrt(second) + 1e-8)

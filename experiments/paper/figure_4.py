@@ -21,7 +21,8 @@ def main() -> None:
     """Finds the model and draws."""
     scale = study.SCALE.value
     row = next(row for row in table_1d.STUDY.rows if row.label == "focal loss")
-    config = study.resolve(table_1d.STUDY, row, scale, int(study.SEEDS.value[0]))
+    seed, *_ = study.numbers("seeds", study.SEEDS.value) or [0]
+    config = study.resolve(table_1d.STUDY, row, scale, seed)
     run_dir = Path(study.RUNS.value) / scale / study.job_name(config, scale)
     if not (run_dir / checkpoint.WEIGHTS).exists():
         raise InputError(

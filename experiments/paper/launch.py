@@ -50,7 +50,8 @@ spec:
         image: {image}
         command: [bash, -c]
         args:
-        - exec {command} --rows="$JOB_COMPLETION_INDEX"
+        - >-
+          exec {command} --rows="$JOB_COMPLETION_INDEX"
         resources: {{limits: {{nvidia.com/gpu: 8}}}}
         volumeMounts: [{{name: shared, mountPath: {folder}}}]
       volumes:

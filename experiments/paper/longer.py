@@ -9,6 +9,7 @@ that was best for each loss at its usual schedule (experiments.paper.losses).
 
 from experiments.paper import study
 from retinanet_tf.cli.main import run
+from retinanet_tf.errors import InputError
 
 LOSSES = {"CE, α = .75": {"gamma": 0.0, "alpha": 0.75}, "FL, γ = 2": {}}
 MINI_LOSSES = {
@@ -33,5 +34,13 @@ STUDY = study.Study(
     small_rows=rows(MINI_LOSSES, 12_000, (6_000, 8_000)),
 )
 
+
+def main() -> None:
+    """The study, whose small rows have the miniature's rates."""
+    if study.SCALE.value == "real":
+        raise InputError("--scale=real: the rates of these rows are the miniature's.")
+    study.main(STUDY)
+
+
 if __name__ == "__main__":
-    run(lambda: study.main(STUDY))
+    run(main)

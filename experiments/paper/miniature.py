@@ -69,7 +69,8 @@ def paths(folder: Path, backbones: set[str]) -> dict[str, str]:
     `init_weights` holds `{backbone}` where the backbone's name belongs.
     """
     files.make_folder(folder, "--runs")
-    if not all((folder / "weights" / name / "run.json").exists() for name in backbones):
+    made = [*(folder / "weights" / name / "run.json" for name in backbones), folder / "data" / "val.summary.json"]
+    if not all(path.exists() for path in made):
         with exclusive(folder):
             _pictures(folder / "data", **PICTURES)
             for name in sorted(backbones):

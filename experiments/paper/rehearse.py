@@ -10,7 +10,6 @@ OUTPUT/paper/rehearsal.json, and aren't repeated; --tables takes a few. Keras 3 
 """
 
 import importlib
-import json
 import time
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def rehearse(config: Config, model: RetinaNet, pattern: str, shrink: int = 1) ->
     data = load_for_training(config, pattern)
     for step in range(STEPS):
         start = time.perf_counter()
-        history = model.fit(data.skip(step).take(1), shuffle=False, verbose=0).history
+        history = model.fit(data.skip(step), steps_per_epoch=1, shuffle=False, verbose=0).history
         seconds.append(round(time.perf_counter() - start, 2))
         losses.append({name: round(float(history[name][0]), 5) for name in history if name.endswith("loss")})
     return {"image_size": size, "learning_rate": config.train.learning_rate, "losses": losses, "seconds": seconds}
@@ -75,7 +74,7 @@ def main() -> None:
         raise InputError("--data is missing: a pattern of prepared shards of COCO photos (80 classes).")
     path = Path(study.OUTPUT.value) / "paper" / "rehearsal.json"
     files.make_folder(path.parent, "--output")
-    done = json.loads(path.read_text())["jobs"] if path.exists() else {}
+    done = files.read_json(path, "the rehearsal")["jobs"] if path.exists() else {}
     network, model, weights = None, None, None
     for name, config in tqdm(distinct_jobs(TABLES.value).items(), unit="job"):
         if name in done:

@@ -88,7 +88,8 @@ def _table(heading: Mapping, rows: Sequence[Mapping]) -> str:
         paper = " / ".join(f"{value:.1f}" for value in row["paper"][:3]) or "–"
         done = row["runs"]
         times = [
-            f"{statistics.median(run[key] for run in done if key in run):.1f}" if done else "–" for key in measured
+            f"{statistics.median(times):.1f}" if (times := [run[key] for run in done if key in run]) else "–"
+            for key in measured
         ]
         cells = [*(_cell(row, number) for number in NUMBERS), *times, _gain(row), str(len(done))]
         lines.append(f"| {row['label']} | {paper} | {' | '.join(cells)} | {sum(run['diverged'] for run in done)} |")

@@ -13,7 +13,7 @@ stands beside the paper's in one column.
 
 import csv
 import dataclasses
-import json
+import glob
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,7 +27,9 @@ from retinanet_tf import files
 from retinanet_tf.config.config import Config
 from retinanet_tf.config.flagfile import flagfile
 from retinanet_tf.config.presets import presets
+from retinanet_tf.data.records.reader import labels_beside
 from retinanet_tf.errors import InputError
+from retinanet_tf.inference import checkpoint
 from retinanet_tf.provenance import provenance
 from retinanet_tf.training import run_directory
 from retinanet_tf.training.callbacks import LOSSES
@@ -126,7 +128,7 @@ def main(study: Study) -> None:
     """Runs, prints or collects a study, as the flags say."""
     scale = SCALE.value
     rows = study.rows_at(scale)
-    chosen, seeds = _numbers("rows", ROWS.value) or range(len(rows)), _numbers("seeds", SEEDS.value)
+    chosen, seeds = numbers("rows", ROWS.value) or range(len(rows)), numbers("seeds", SEEDS.value)
     if any(not 0 <= number < len(rows) for number in chosen):
         raise InputError(f"--rows={','.join(ROWS.value)}: {study.name} has rows 0 to {len(rows) - 1}.")
     folder = Path(RUNS.value) / scale
@@ -147,7 +149,8 @@ def main(study: Study) -> None:
     _collect(study, scale, folder)
 
 
-def _numbers(name: str, values: list[str]) -> list[int]:
+def numbers(name: str, values: list[str]) -> list[int]:
+    """A flag's list of whole numbers."""
     try:
         return [int(value) for value in values]
     except ValueError:
@@ -165,6 +168,7 @@ def _filled(paths: Mapping[str, str], config: Config) -> dict[str, str]:
 def run_job(config: Config, run_dir: Path, paths: dict[str, str]) -> None:
     """One row with one seed; a divergence is a result too, and kept as such."""
     if (run_dir / "outcome.json").exists():
+        _check_same(config, run_dir, paths["data"])
         print(f"{run_dir} has finished and is reused.")
         return
     print(run_dir, flush=True)
@@ -173,7 +177,7 @@ def run_job(config: Config, run_dir: Path, paths: dict[str, str]) -> None:
     outcome = {"seed": config.train.seed, "diverged": False}
     try:
         train(config, **paths, run_dir=str(run_dir))
-        outcome |= json.loads((run_dir / "metrics.json").read_text())
+        outcome |= files.read_json(run_dir / "metrics.json", "the metrics")
         evaluations = run_directory.read_evaluations(run_dir, config.train.steps)
         outcome["AP_by_step"] = {row["step"]: row["AP"] for row in evaluations}
     except InputError as error:
@@ -182,6 +186,15 @@ def run_job(config: Config, run_dir: Path, paths: dict[str, str]) -> None:
         outcome |= {"diverged": True, "why": str(error).partition(" (")[0]}  # without this machine's paths
     outcome |= {"losses": _last_losses(run_dir), "hours": round((time.time() - start) / 3600, 4)}
     files.write_json(run_dir / "outcome.json", {**outcome, "made_by": provenance()})
+
+
+def _check_same(config: Config, run_dir: Path, data: str) -> None:
+    """Refuses a finished job of other classes, or of another version's settings, whose name is the same."""
+    if not (run_dir / "run.json").exists():  # an outcome that was copied alone
+        return
+    labels = files.read_json(run_dir / "run.json", "the run").get("labels")
+    if checkpoint.load_config(run_dir) != config or labels != labels_beside(data).to_json():
+        raise InputError(f"{run_dir} is a finished job with other settings or classes; give another --runs.")
 
 
 def _last_losses(run_dir: Path) -> dict[str, float]:
@@ -200,10 +213,12 @@ def _collect(study: Study, scale: str, folder: Path) -> None:
     for row in study.rows_at(scale):
         name = job_name(resolve(study, row, scale, seed=0), scale).removesuffix("seed=0")
         found = []
-        for number in range(100):
-            path = folder / f"{name}seed={number}" / "outcome.json"
-            if path.exists():
-                found.append({**json.loads(path.read_text()), **_measured(study, path.parent)})
+        paths = folder.glob(f"{glob.escape(name)}seed=*/outcome.json")
+        for path in sorted(paths, key=lambda path: int(path.parent.name.rpartition("=")[2])):
+            outcome = files.read_json(path, "the outcome")
+            if "diverged" not in outcome or not (outcome["diverged"] or set(report.NUMBERS) <= set(outcome)):
+                raise InputError(f"{path} isn't a job's outcome; remove it, and the row is made again.")
+            found.append(outcome if outcome["diverged"] else {**outcome, **_measured(study, path.parent)})
         rows.append({"label": row.label, "changes": dict(row.changes), "paper": list(row.paper), "runs": found})
     config = base_at(study, scale)
     steps = sorted({resolve(study, row, scale, seed=0).train.steps for row in study.rows_at(scale)})
@@ -219,4 +234,4 @@ def _measured(study: Study, run_dir: Path) -> Mapping[str, float]:
         return {}
     if not path.exists():
         files.write_json(path, dict(study.measure(run_dir)))
-    return json.loads(path.read_text())
+    return files.read_json(path, "the measurement")

@@ -8,10 +8,12 @@ One dispatcher, any number of workers; each must see the shards under the path t
 is interrupted.
 """
 
+import threading
+
 from absl import flags
 
 _DISPATCHER = flags.DEFINE_string("dispatcher", None, "grpc://HOST:PORT to be a worker of; without it this dispatches.")
-_PORT = flags.DEFINE_integer("port", 0, "Port to listen on; 0 takes a free one.")
+_PORT = flags.DEFINE_integer("port", 0, "Port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65535)
 _ADDRESS = flags.DEFINE_string("address", None, "HOST:PORT under which the trainer reaches this worker.")
 
 
@@ -25,4 +27,4 @@ def main() -> None:
     else:
         server = start_dispatcher(_PORT.value)
         print(f"dispatching at {server.target}", flush=True)
-    server.join()
+    threading.Event().wait()  # `server.join()` would wait in C++, where Ctrl-C doesn't come through

@@ -60,7 +60,8 @@ def run(main: Callable[[], int | None], description: str = "", *, tensorflow: bo
     """Parses the absl flags, calls `main()` and exits with its status.
 
     Status 0 (or what `main` returns) is success, 1 an `InputError` (its sentence goes to stderr, without a
-    traceback), 2 a wrong flag (with a suggestion), 130 an interruption from the keyboard.
+    traceback), 2 a wrong flag (with a suggestion), 130 an interruption from the keyboard, 141 a reader of the output
+    that has left.
 
     Args:
       main: the command.
@@ -83,14 +84,21 @@ def run(main: Callable[[], int | None], description: str = "", *, tensorflow: bo
         try:
             if tensorflow:
                 import_tensorflow()
-            return main()
+            status = main()
+            sys.stdout.flush()
+            return status
         except InputError as error:
             print(f"error: {with_dashes(str(error), flags.FLAGS)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("interrupted.", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # the reader of the output has left, such as `head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
 
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
     app.run(guarded, flags_parser=parse)
 
 

@@ -14,8 +14,9 @@ from retinanet_tf.errors import InputError
 from retinanet_tf.files import make_folder, write_json, write_text
 from retinanet_tf.inference.results import to_results
 
-FORMATS = ("coco", "csv", "yolo")
-_LABELS, _CLASSES = "labels", "classes.txt"
+WRITTEN = {"coco": "annotations.json", "csv": "annotations.csv", "yolo": "labels"}
+"""The formats, and what is written of each."""
+_LABELS, _CLASSES = WRITTEN["yolo"], "classes.txt"
 
 
 class AnnotatedPicture(NamedTuple):
@@ -31,8 +32,8 @@ class AnnotatedPicture(NamedTuple):
 
 def check_formats(formats: Sequence[str], file_names: Sequence[str]) -> None:
     """Raises InputError if a format is unknown, or if two pictures would share a label file of YOLO's."""
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise InputError(f"save={unknown[0]} must be one of {', '.join(FORMATS)}.")
+    if unknown := [name for name in formats if name not in WRITTEN]:
+        raise InputError(f"save={unknown[0]} must be one of {', '.join(WRITTEN)}.")
     taken = {_CLASSES: "the list of classes"}
     for name in file_names if "yolo" in formats else ():
         other = taken.setdefault(_text_name(name), name)
@@ -51,7 +52,7 @@ def write_annotations(
     Boxes are rounded to thousandths of a pixel. Pictures without objects are in each: YOLO's have an empty file.
 
     Args:
-        formats: of `FORMATS`.
+        formats: of `WRITTEN`.
         folder: where to.
         pictures: see `AnnotatedPicture`.
         label_map: ids of COCO's categories, and names. YOLO's ids are the class indices.
@@ -64,11 +65,11 @@ def write_annotations(
     """
     folder, written = Path(folder), []
     if "coco" in formats:
-        write_json(folder / "annotations.json", _coco(pictures, label_map))
-        written.append("annotations.json")
+        write_json(folder / WRITTEN["coco"], _coco(pictures, label_map))
+        written.append(WRITTEN["coco"])
     if "csv" in formats:
-        write_text(folder / "annotations.csv", _csv(pictures, label_map))
-        written.append("annotations.csv")
+        write_text(folder / WRITTEN["csv"], _csv(pictures, label_map))
+        written.append(WRITTEN["csv"])
     if "yolo" in formats:
         for picture in pictures:
             path = folder / _LABELS / _text_name(picture.file_name)

@@ -51,6 +51,8 @@ def to_image(image: Any, index: int) -> tf.Tensor:
     if isinstance(image, str | os.PathLike):
         name = f"{name}, {os.fspath(image)},"
         return tf.constant(_read(lambda: read_pixels(read_bytes(image, "the image")), name))
+    if isinstance(image, bytes | bytearray) and image[:2] == b"BM":  # TensorFlow takes palette indices for greys
+        return tf.constant(_read(lambda: read_pixels(bytes(image)), name))
     if isinstance(image, bytes | bytearray) or (isinstance(image, tf.Tensor) and image.dtype == tf.string):
         return _read(lambda: decode_image(tf.constant(bytes(image)) if isinstance(image, bytearray) else image), name)
     if isinstance(image, Image.Image):

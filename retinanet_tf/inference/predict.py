@@ -18,7 +18,7 @@ from retinanet_tf.data.sources.image_files import PREDICTED, SUFFIXES, is_predic
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import local, make_folder, read_bytes, write_json
-from retinanet_tf.inference.annotation_files import AnnotatedPicture, check_formats, write_annotations
+from retinanet_tf.inference.annotation_files import WRITTEN, AnnotatedPicture, check_formats, write_annotations
 from retinanet_tf.inference.results import MIN_SCORE, to_results
 from retinanet_tf.inference.video import SUFFIXES as VIDEO_SUFFIXES
 from retinanet_tf.inference.video import is_video, read_frames, video_writer
@@ -135,6 +135,8 @@ def predict(
     for path in paths:
         if os.path.realpath(path) in written:
             raise InputError(f"{path} would be overwritten by its own annotated copy; choose another output folder.")
+    if not (output / _RESULTS).exists():
+        _check_own_files(inputs, output, save)
     make_folder(output / _PICTURES)
     found = _Found(detector.label_map, min_score, base)
     with tqdm(total=len(paths), desc="predict", unit="file", disable=not progress, mininterval=0.5) as bar:
@@ -160,6 +162,16 @@ def predict(
         found.notes,
         write_annotations(save, output, [found.annotated[path] for path in done if save], detector.label_map),
     )
+
+
+def _check_own_files(inputs: Sequence[str], output: Path, save: Sequence[str]) -> None:
+    """Refuses a folder without predictions that has files of its own which they would replace."""
+    pictures = output / _PICTURES
+    given = any(os.path.isdir(path) and pictures.resolve().is_relative_to(Path(path).resolve()) for path in inputs)
+    taken = [pictures] if given and pictures.is_dir() and any(pictures.iterdir()) else []
+    taken += [path for path in (output / WRITTEN[name] for name in save) if path.exists()]
+    if taken:
+        raise InputError(f"{taken[0]} is there already, not from here; choose another output folder.")
 
 
 def _as_list(given: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:

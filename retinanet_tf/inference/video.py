@@ -37,8 +37,10 @@ def read_frames(path: str | os.PathLike) -> Iterator[Frame]:
     """
     av = _pyav()
     count, step = 0, 0.04
+    if not os.path.isfile(path):  # opening a pipe would wait for its writer
+        raise BadImage("can't be read as a video: it isn't a regular file")
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(os.path.abspath(path)) as container:  # FFmpeg takes "10:30.mp4" for an address
             if not container.streams.video:
                 raise BadImage("has no video stream")
             stream = container.streams.video[0]

@@ -9,6 +9,8 @@ import tensorflow as tf
 from retinanet_tf.detection import boxes as box_geometry
 from retinanet_tf.errors import InputError
 
+_SMALLEST = {tf.float16: 6.2e-5}  # normal number, where it isn't float32's
+
 
 def smooth_l1(difference: tf.Tensor, beta: float) -> tf.Tensor:
     """0.5 d²/β where |d| < β, |d| − 0.5 β beyond: continuous with its slope, element by element.
@@ -16,7 +18,7 @@ def smooth_l1(difference: tf.Tensor, beta: float) -> tf.Tensor:
     β = 0 is L1; its slope at 0 is 0. (Huber's loss with δ = β is β times this.)
     """
     distance = tf.abs(difference)
-    if beta == 0.0:
+    if beta < _SMALLEST.get(difference.dtype, 1.2e-38):  # 0 in this type, by which nothing can be divided
         return distance
     return tf.where(distance < beta, 0.5 * difference * difference / beta, distance - 0.5 * beta)
 

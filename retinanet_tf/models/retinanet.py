@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral, Real
 from typing import Any
 
@@ -346,8 +346,14 @@ class RetinaNet(FreezableModel):
     def train_step(self, data):
         """The step of `self.step`."""
         images, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self.step(self, images, y if sample_weight is None else {**y, "sample_weight": sample_weight})
-        return self.get_metrics_result()
+        with _after(data):
+            self.step(self, images, y if sample_weight is None else {**y, "sample_weight": sample_weight})
+            return self.get_metrics_result()
+
+    def test_step(self, data):
+        """Keras' own."""
+        with _after(data):
+            return super().test_step(data)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """The tracked losses. Keras 2 would compare the structures of `y` and `y_pred`, which differ by design."""
@@ -389,6 +395,11 @@ class RetinaNet(FreezableModel):
             if layer.trainable != (layer.name not in frozen):
                 layer.trainable = not layer.trainable
         return model
+
+
+def _after(data: Any) -> AbstractContextManager:
+    """Lets nothing run before the batch is there: Keras 3 would count an update more where data ends unannounced."""
+    return tf.control_dependencies([part for part in tf.nest.flatten(data, expand_composites=True) if part is not None])
 
 
 def _by_name(function: Any, model: keras.Model, x: Any, y: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:

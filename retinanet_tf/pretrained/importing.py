@@ -306,13 +306,16 @@ def _write(imported: Imported, *, source: str, output: Path) -> None:
     record_path = checkpoint.file_of(output, "run.json")
     if record_path.exists() and '"imported"' not in files.read_text(record_path, "the run"):
         raise InputError(f"output={output} is the folder of a training run; choose another one.")
+    report_path, labels_path = (checkpoint.file_of(output, name) for name in ("import.json", "labels.json"))
+    if labels_path.exists() and not (record_path.exists() or report_path.exists()):
+        raise InputError(f"output={output} has a labels.json of other data; choose another folder.")
     weights = checkpoint.file_of(output, checkpoint.WEIGHTS)
     checkpoint.check_space(model, weights)
     record_path.unlink(missing_ok=True)  # of an earlier import: half of this one isn't a model
-    label_map.save(checkpoint.file_of(output, "labels.json"))
     lines = flag_lines(({"preset": preset} if preset else {}) | settings_of(config, report.parts, preset))
     files.write_text(checkpoint.file_of(output, "flags.txt"), "".join(lines))
-    files.write_json(checkpoint.file_of(output, "import.json"), report.to_json())
+    files.write_json(report_path, report.to_json())
+    label_map.save(labels_path)
     checkpoint.save_weights(model, weights)
     record = {
         "config": config.to_dict(),

@@ -78,12 +78,31 @@ def linear_rule_excess(config: TrainConfig, batch_size: int) -> float:
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class AdamWOfKernels(keras.optimizers.AdamW):
-    """Keras' AdamW without weight decay of biases and norms, which a saved model of Keras' own would get back."""
+    """PyTorch's AdamW, without weight decay of biases and norms, which a saved model of Keras' own would get back.
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    Args:
+        epsilon: beside √(v / (1 − β₂ᵗ)), as in PyTorch and in Kingma & Ba's algorithm 1. Keras adds its own beside √v,
+            where it is the larger, the earlier the step.
+        *args, **kwargs: of Keras' AdamW.
+    """
+
+    def __init__(self, *args: Any, epsilon: float = 1e-8, **kwargs: Any):
+        super().__init__(*args, epsilon=epsilon, **kwargs)
         # A variable's own name comes last; in Keras 2 it follows its layers' and ends in ":0".
         self.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:0)?$"])
+
+    @property
+    def epsilon(self) -> tf.Tensor:
+        """What Keras adds beside √v at the present step."""
+        step = tf.cast(self.iterations + 1, tf.float32)
+        return self.corrected_epsilon * tf.sqrt(1.0 - tf.pow(tf.constant(self.beta_2, tf.float32), step))
+
+    @epsilon.setter
+    def epsilon(self, value: float) -> None:
+        self.corrected_epsilon = value
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "epsilon": self.corrected_epsilon}
 
 
 def make_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:

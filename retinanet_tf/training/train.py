@@ -182,11 +182,12 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
             ]
             batches = distribute(strategy, lambda shard: load_for_training(config, data, done, damage_log, shard))
             run_steps(model, batches, every, progress, config.train.checkpoint_steps, stop)
-        if worker.is_chief and (run_dir / run_directory.LOG).exists():
-            training_curves(run_dir / run_directory.LOG, run_dir / "training.png")
-        evaluator.finish()
-        # A worker that had left would not come back if the chief had to be started again.
-        leave_together(strategy, lambda: (run_dir / checkpoint.WEIGHTS).exists())
+        with files.ended_by_sigterm():  # the state is saved
+            if worker.is_chief and (run_dir / run_directory.LOG).exists():
+                training_curves(run_dir / run_directory.LOG, run_dir / "training.png")
+            evaluator.finish()
+            # A worker that had left would not come back if the chief had to be started again.
+            leave_together(strategy, lambda: (run_dir / checkpoint.WEIGHTS).exists())
     return model
 
 

@@ -156,7 +156,7 @@ def test_flag_files_of_every_editor_are_read(content, tmp_path):
         (b"\x89PNG\r\n\x1a\n", "isn't text in UTF-8"),
         (b"--flagfile=%s", "reads itself"),
         (b"--flagfile=nowhere.txt", "nowhere.txt can't be read"),
-        (b"--flagfile=", "can't be read"),
+        (b"--flagfile=", "--flagfile must have a value"),
     ],
 )
 def test_flag_files_that_are_no_text_are_one_sentence(content, sentence, tmp_path):

@@ -238,6 +238,16 @@ def test_damaged_shards_are_errors_not_a_crash(small, tmp_path):
     assert "record 1 of" in (tmp_path / "out" / "report.txt").read_text()
 
 
+def test_a_picture_that_does_not_decode_is_an_error_not_a_crash(tmp_path):
+    truth, images = write_coco(tmp_path, [(60, 40)] * 4)
+    cut = sorted(images.iterdir())[1]
+    cut.write_bytes(cut.read_bytes()[:-40])
+    prepare(truth, images, tmp_path / "shards", verify="header", progress=False)
+    found = inspect_dataset(str(tmp_path / "shards" / "train-*"), presets["mini"], tmp_path / "out")
+    assert [error.split(" of ")[0] for error in found.errors] == ["record 1"]
+    assert (tmp_path / "out" / "report.html").exists()
+
+
 def test_thumbnails_of_suspicious_boxes_are_on_the_page(tmp_path):
     path, images = faulty(tmp_path)
     found = inspect_dataset(path, presets["mini"], tmp_path / "out", images=str(images))

@@ -13,6 +13,7 @@ from experiments.paper import launch, rehearse, report, study, table_1e
 from retinanet_tf.config.presets import presets
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.synthetic import shapes
+from retinanet_tf.errors import InputError
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.retinanet import RetinaNet
 
@@ -83,6 +84,24 @@ def test_a_job_that_evaluates_at_its_end_alone_has_an_outcome(tmp_path):
     study.run_job(config, tmp_path / "job", paths)
     outcome = json.loads((tmp_path / "job/outcome.json").read_text())
     assert outcome["AP"] >= 0 and outcome["AP_by_step"] == {} and not outcome["diverged"]
+    study.run_job(config, tmp_path / "job", paths)
+    with pytest.raises(InputError, match="is a finished job with other settings or classes"):
+        study.run_job(config.replace(batch_size=3), tmp_path / "job", paths)
+
+
+def test_outcomes_of_every_seed_are_collected_and_damaged_ones_are_named(tmp_path, forked):
+    table = load("table_1e")
+    row = study.resolve(table, table.rows_at("mini")[0], "mini", seed=4321)
+    path = tmp_path / "mini" / study.job_name(row, "mini") / "outcome.json"
+    path.parent.mkdir(parents=True)
+    flags = ("--scale=mini", "--collect", f"--runs={tmp_path}", f"--output={tmp_path / 'out'}")
+    for content, status in (('{"seed": 4321, "diverged": true}', 0), ("{}", 1), ('{"AP', 1)):
+        path.write_text(content)
+        ended, printed = forked.run("experiments.paper.table_1e", flags)
+        assert ended == status and ("Traceback" not in printed)
+        assert status == 0 or str(path) in printed
+    rows = json.loads((tmp_path / "out" / "mini" / "table_1e.json").read_text())["rows"]
+    assert [run["seed"] for run in rows[0]["runs"]] == [4321]
 
 
 def test_the_papers_scale_is_the_papers_configuration():

@@ -384,7 +384,8 @@ def test_wrong_settings_are_refused(detector, tmp_path, name, options, sentence)
 
 
 def test_padding_that_no_picture_can_have_is_refused_first(tmp_path):
-    odd = Detector.from_config(presets["mini"].replace(pixel_mean=(-5.0, 300.0, 0.0), num_classes=2))
+    config = presets["mini"].replace(pixel_mean=(-5.0, 300.0, 0.0), num_classes=2)
+    odd = Detector.from_config(config, RetinaNet.from_config(config))
     with pytest.raises(InputError, match="pixel_mean=-5,300,0 can't be the colour"):
         export(odd, tmp_path / "a.onnx", format="onnx")
     assert not list(tmp_path.iterdir())

@@ -99,6 +99,27 @@ def test_no_input_is_overwritten(folder, given):
     assert {path: path.read_bytes() for path in (folder / "out").rglob("*.*")} == before
 
 
+def test_files_of_ones_own_are_not_replaced(folder):
+    """Pictures in a folder "pictures" of the input, and annotations beside it; of an earlier run they are."""
+    own = folder / "pictures" / "a.jpg"
+    own.parent.mkdir()
+    shutil.copy(folder / "more" / "a.jpg", own)
+    (folder / "set" / "labels").mkdir(parents=True)
+    before = own.read_bytes()
+    for output, more in ((folder, {}), (folder / "set", {"save": "yolo"})):
+        with pytest.raises(InputError, match="is there already, not from here"):
+            predict(Quarter(), folder, output, progress=False, **more)
+    assert own.read_bytes() == before and not (folder / "detections.json").exists()
+    for _ in range(2):
+        predict(Quarter(), folder / "more", folder / "again", save="yolo", progress=False)
+
+
+def test_a_name_as_long_as_they_can_be(folder, tmp_path):
+    path = folder / ("x" * 251 + ".jpg")
+    shutil.copy(folder / "more" / "a.jpg", path)
+    assert predict(Quarter(), path, tmp_path / "out", progress=False).pictures[str(path)].exists()
+
+
 def test_pipes_devices_folders_and_hidden_files(folder, tmp_path):
     os.mkfifo(folder / "pipe.png")
     (folder / "folder.jpg").mkdir()

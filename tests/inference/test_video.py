@@ -1,6 +1,7 @@
 """Videos: every frame upright and at its time, annotated copies that play as long, broken files named."""
 
 import json
+import os
 import struct
 import sys
 from fractions import Fraction
@@ -109,6 +110,15 @@ def test_a_video_that_cannot_be_read_is_named_and_leaves_nothing(tmp_path):
     predictions = predict(Quarter(), [tmp_path], tmp_path / "out", progress=False)
     assert {path.rsplit("/", 1)[1] for path, _ in predictions.unreadable} == {"text.mp4", "empty.mov", "cut.mp4"}
     assert [path.name for path in (tmp_path / "out" / "pictures").iterdir()] == ["whole.mp4"]
+
+
+def test_pipes_are_no_videos_and_names_no_addresses(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(BadImage, match="it isn't a regular file"):
+        list(read_frames(tmp_path / "pipe.mp4"))
+    write(tmp_path / "10:30.mp4", [(64, 48)] * 2)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(read_frames("10:30.mp4"))) == 2
 
 
 def test_without_the_library_a_video_is_named_and_pictures_are_read(tmp_path, monkeypatch):

@@ -44,6 +44,16 @@ def test_beta_0_is_l1_with_slope_0_at_0():
     np.testing.assert_array_equal(tape.gradient(value, d), [-1, 0, 1])
 
 
+@pytest.mark.parametrize("dtype, beta", [("float32", 1e-40), ("float32", 1e-300), ("float16", 1e-8)])
+def test_a_beta_that_is_0_in_the_type_is_l1_too(dtype, beta):
+    d = tf.constant([-2.0, 0.0, 3.0], dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(d)
+        value = smooth_l1(d, beta)
+    np.testing.assert_array_equal(value, [2, 0, 3])
+    np.testing.assert_array_equal(tape.gradient(value, d), [-1, 0, 1])
+
+
 def test_giou_of_deltas_is_giou_of_the_decoded_boxes():
     """For any anchors, where they are and however large."""
     corner = RNG.uniform(0, 500, (200, 2))

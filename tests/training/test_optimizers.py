@@ -3,10 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from retinanet_tf.config.config import TrainConfig
 from retinanet_tf.models.layers import regularizer
-from retinanet_tf.training.optimizers import make_optimizer, make_schedule
+from retinanet_tf.training.optimizers import AdamWOfKernels, make_optimizer, make_schedule
 
 
 def test_the_papers_schedule():
@@ -36,6 +37,29 @@ def test_schedules_survive_serialisation(changes):
     rate = make_schedule(TrainConfig(**changes))
     again = type(rate).from_config(rate.get_config())
     assert [float(again(step)) for step in (0, 2, 70_000)] == [float(rate(step)) for step in (0, 2, 70_000)]
+
+
+def test_adamw_is_pytorchs():
+    """Five steps of torch.optim.AdamW by hand, with gradients down to its epsilon, and no decay of a bias."""
+    optimizer = AdamWOfKernels(learning_rate=1e-3, weight_decay=0.1)
+    optimizer = type(optimizer).from_config(optimizer.get_config())
+    layer = keras.layers.Dense(1, name="dense")
+    layer.build((None, 4))
+    layer.set_weights([np.full((4, 1), 0.5, np.float32), np.zeros(1, np.float32)])
+    optimizer.build(layer.trainable_variables)
+    rng, w, b = np.random.default_rng(0), np.full((4, 1), 0.5), np.zeros(1)
+    m, v = [np.zeros_like(w), np.zeros_like(b)], [np.zeros_like(w), np.zeros_like(b)]
+    for step in range(1, 6):
+        gradients = [rng.normal(size=(4, 1)) * [[1], [1e-3], [1e-6], [1e-8]], rng.normal(size=1) * 1e-7]
+        tensors = [tf.constant(one, tf.float32) for one in gradients]
+        optimizer.apply_gradients(zip(tensors, layer.trainable_variables, strict=True))
+        w = w * (1 - 1e-3 * 0.1)
+        for one, (value, gradient) in enumerate(zip((w, b), gradients, strict=True)):
+            m[one] = 0.9 * m[one] + 0.1 * gradient
+            v[one] = 0.999 * v[one] + 0.001 * gradient**2
+            value -= 1e-3 * (m[one] / (1 - 0.9**step)) / (np.sqrt(v[one] / (1 - 0.999**step)) + 1e-8)
+        for found, value in zip(layer.get_weights(), (w, b), strict=True):
+            np.testing.assert_allclose(found, value, rtol=0, atol=5e-7)
 
 
 def test_sgd_with_coupled_decay_is_the_hand_written_one():

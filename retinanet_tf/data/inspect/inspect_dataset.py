@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -26,10 +27,11 @@ from retinanet_tf.data.records.reader import labels_beside
 from retinanet_tf.data.records.tfrecord import payloads
 from retinanet_tf.data.sources import read_source
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
+from retinanet_tf.data.sources.image_headers import DAMAGE
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.detection.anchors import Anchors
 from retinanet_tf.detection.assignment import assign
-from retinanet_tf.errors import InputError
+from retinanet_tf.errors import InputError, first_line
 from retinanet_tf.text import printable
 from retinanet_tf.visualize import contact_sheet, draw_detections
 
@@ -78,11 +80,19 @@ def inspect_dataset(
             folder, pattern = None, None if damaged else str(data)
         inspection = inspect(annotations, config, folder)
         inspection.errors[:0] = damaged
+        samples = output / "samples.jpg"
+        samples.unlink(missing_ok=True)  # an earlier inspection's
         if pattern is not None:
-            inspection.facts["expected positives per image"], sheet = _training(pattern, config, annotations.label_map)
-            sheets.append((_SAMPLES_TITLE, sheet))
-            with files.written_aside(output / "samples.jpg") as aside:
-                Image.fromarray(sheet).save(aside, "JPEG", quality=90)
+            try:
+                counts, sheet = _training(pattern, config, annotations.label_map)
+            except tf.errors.OpError as error:  # a picture that doesn't decode
+                sentence = re.search("<<(.*?)>>", str(error))
+                inspection.errors.append(sentence[1] if sentence else first_line(error))
+            else:
+                inspection.facts["expected positives per image"] = counts
+                sheets.append((_SAMPLES_TITLE, sheet))
+                with files.written_aside(samples) as aside:
+                    Image.fromarray(sheet).save(aside, "JPEG", quality=90)
     files.write_text(output / "report.txt", text_page(inspection))
     files.write_text(output / "report.html", html_page(inspection, _thumbnails(inspection, picture), sheets))
     files.write_json(output / "report.json", _plain(inspection))
@@ -118,7 +128,7 @@ def _from_shards(pattern: str) -> tuple[Annotations, list[str], Callable]:
         except InputError as error:
             errors.append(str(error))
 
-    def picture(image: ImageAnnotations) -> np.ndarray:
+    def picture(image: ImageAnnotations) -> np.ndarray | None:
         path, number = places[str(image.image_id)]
         return _pixels(from_example(next(itertools.islice(payloads(path), number, None))).encoded)
 
@@ -145,9 +155,12 @@ def _picture_reader(folder: str | None) -> Callable[[ImageAnnotations], np.ndarr
     return picture
 
 
-def _pixels(encoded: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(encoded)) as image:
-        return np.asarray(image.convert("RGB"))
+def _pixels(encoded: bytes) -> np.ndarray | None:
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return np.asarray(image.convert("RGB"))
+    except DAMAGE:
+        return None
 
 
 def _prepare_some(annotations: Annotations, folder: str, scratch: str) -> str | None:

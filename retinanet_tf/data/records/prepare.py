@@ -134,6 +134,8 @@ def prepare_splits(
     for key, value in (("shards", shards), ("num_workers", num_workers)):
         if value is not None and value < 1:
             raise InputError(f"{key}={value} must be at least 1.")
+    if not splits:
+        raise InputError("splits is empty; give at least one.")
     folder, output = os.fspath(images), os.fspath(output)
     for name, annotations in splits.items():
         _check_split(name, annotations, exif)

@@ -51,7 +51,7 @@ def random_split(
     Raises:
         InputError: wrong shares, a wrong expression or one that no file name has, a split that would get no picture.
     """
-    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
+    if not shares or not min(shares.values()) > 0 or not abs(sum(shares.values()) - 1) <= 1e-6:
         text = ", ".join(f"{name} {share:g}" for name, share in shares.items())
         raise InputError(f"the shares of the splits are {text}; they must be above 0 and add up to 1.")
     units = _units(annotations, os.fspath(images), group)
