@@ -350,7 +350,7 @@ class RetinaNet(FreezableModel):
             self.step(self, images, y if sample_weight is None else {**y, "sample_weight": sample_weight})
             return self.get_metrics_result()
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, Any]:
         """Keras' own."""
         with _after(data):
             return super().test_step(data)
