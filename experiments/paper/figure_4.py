@@ -31,7 +31,9 @@ def main() -> None:
         )
     data = study.VALIDATION.value
     if scale == "mini":
-        data = miniature.paths(Path(study.RUNS.value) / "miniature", set())["validation"]
+        pictures = Path(study.RUNS.value) / "miniature"
+        miniature.make(pictures, set())
+        data = miniature.places(pictures)["validation"]
     if not data:
         raise InputError(f"--scale={scale} needs --validation, a pattern of prepared shards.")
     output = Path(study.OUTPUT.value) / scale

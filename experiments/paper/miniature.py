@@ -63,11 +63,8 @@ _BEFORE = presets["mini"].replace(num_classes=20, steps=4_000, checkpoint_steps=
 """Pretraining of the backbones: the demo's recipe, on pictures whose shapes are of all sizes and plain to see."""
 
 
-def paths(folder: Path, backbones: set[str]) -> dict[str, str]:
-    """Makes, once, what the jobs start from: shards, and weights for each backbone; {flag: value} for `train`.
-
-    `init_weights` holds `{backbone}` where the backbone's name belongs.
-    """
+def make(folder: Path, backbones: set[str]) -> None:
+    """Makes, once, what the jobs start from: shards, and weights for each backbone."""
     files.make_folder(folder, "--runs")
     made = [*(folder / "weights" / name / "run.json" for name in backbones), folder / "data" / "val.summary.json"]
     if not all(path.exists() for path in made):
@@ -75,6 +72,10 @@ def paths(folder: Path, backbones: set[str]) -> dict[str, str]:
             _pictures(folder / "data", **PICTURES)
             for name in sorted(backbones):
                 _backbone(folder, name)
+
+
+def places(folder: Path) -> dict[str, str]:
+    """{flag: value} for `train`; `init_weights` holds `{backbone}` where the backbone's name belongs."""
     data = folder / "data"
     return {
         "data": str(data / "train-*.tfrecord"),

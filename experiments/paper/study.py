@@ -133,15 +133,17 @@ def main(study: Study) -> None:
         raise InputError(f"--rows={','.join(ROWS.value)}: {study.name} has rows 0 to {len(rows) - 1}.")
     folder = Path(RUNS.value) / scale
     jobs = [(number, resolve(study, rows[number], scale, seed)) for seed in seeds for number in chosen]
+    pictures = Path(RUNS.value) / "miniature"
+    paths = miniature.places(pictures) if scale == "mini" else _given()
     if DRY_RUN.value:
         for number, config in jobs:
             print(f"# {study.name}, row {number} ({rows[number].label}), seed {config.train.seed}")
             run_dir = folder / job_name(config, scale)
-            print(flagfile(config, **_filled(_given(), config), run_dir=str(run_dir)))
+            print(flagfile(config, **_filled(paths, config), run_dir=str(run_dir)))
         return
     if not COLLECT.value:
-        backbones = {config.model.backbone for _, config in jobs}
-        paths = miniature.paths(Path(RUNS.value) / "miniature", backbones) if scale == "mini" else _given()
+        if scale == "mini":
+            miniature.make(pictures, {config.model.backbone for _, config in jobs})
         if not (paths["data"] and paths["validation"]):
             raise InputError(f"--scale={scale} needs --data and --validation, patterns of prepared shards.")
         for _, config in jobs:
