@@ -171,7 +171,7 @@ def _check_own_files(inputs: Sequence[str], output: Path, save: Sequence[str]) -
     taken = [pictures] if given and pictures.is_dir() and any(pictures.iterdir()) else []
     taken += [path for path in (output / WRITTEN[name] for name in save) if path.exists()]
     if taken:
-        raise InputError(f"{taken[0]} is there already, not from here; choose another output folder.")
+        raise InputError(f"{taken[0]} exists and isn't of an earlier prediction; choose another output folder.")
 
 
 def _as_list(given: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:

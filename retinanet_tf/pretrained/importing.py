@@ -227,8 +227,13 @@ def convert(
                 arrays[key] = by_class[..., columns].reshape(*array.shape[:-1], -1)
     model = RetinaNet.from_config(config)
     names = variables(model)
-    if architecture.detects and _layers(config) == _layers(described):
-        _check_layers({key: architecture.sources[key] for key in arrays if key not in names}, config, name)
+    strange = [architecture.sources[key] for key in arrays if key not in names]
+    if strange and architecture.detects and _layers(config) == _layers(described):
+        raise InputError(
+            f"{name} has {len(strange)} tensors, e.g. {strange[0]}, which subnets of {config.model.subnet_depth} "
+            f"convolutions with subnet_norm={config.model.subnet_norm} don't have: it is incomplete, or its subnets "
+            "are of another kind (with batch norm, or detectron2's with a norm), which can't be imported."
+        )
     sources = {key: architecture.sources[key] for key in names if key in arrays}
     missing = assign(model, {key: arrays[key] for key in sources}, name, sources)
     lacking = [key for key in missing if architecture.detects or key.startswith(BACKBONE_LAYERS)]
@@ -254,17 +259,6 @@ def _layers(config: Config) -> tuple:
     """What determines the layers of subnets and pyramid."""
     model = config.model
     return model.subnet_depth, model.subnet_norm, model.p6_from, config.anchors.levels
-
-
-def _check_layers(strange: dict[str, str], config: Config, name: str) -> None:
-    """Raises InputError if a file has weights of subnets that the network of its other ones lacks."""
-    if strange:
-        norm = config.model.subnet_norm
-        raise InputError(
-            f"{name} has {len(strange)} tensors, e.g. {next(iter(strange.values()))}, which subnets of "
-            f"{config.model.subnet_depth} convolutions with subnet_norm={norm} don't have: it is incomplete, or its "
-            "subnets are of another kind (with batch norm, or detectron2's with a norm), which can't be imported."
-        )
 
 
 def _check_anchors(config: Config, architecture: Architecture, tensors: dict[str, np.ndarray], name: str) -> None:

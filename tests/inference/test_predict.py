@@ -107,7 +107,7 @@ def test_files_of_ones_own_are_not_replaced(folder):
     (folder / "set" / "labels").mkdir(parents=True)
     before = own.read_bytes()
     for output, more in ((folder, {}), (folder / "set", {"save": "yolo"})):
-        with pytest.raises(InputError, match="is there already, not from here"):
+        with pytest.raises(InputError, match="exists and isn't of an earlier prediction"):
             predict(Quarter(), folder, output, progress=False, **more)
     assert own.read_bytes() == before and not (folder / "detections.json").exists()
     for _ in range(2):

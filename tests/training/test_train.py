@@ -23,7 +23,7 @@ from retinanet_tf.training.tensorboard import Board
 from retinanet_tf.training.train import readable_failures
 
 FOUR_STEPS = TINY.replace(
-    **{"steps": 4, "checkpoint_steps": 1, "eval_steps": 0, "subnet_norm": "none"},
+    **{"steps": 4, "checkpoint_steps": 1, "eval_steps": 0, "subnet_norm": "none", "learning_rate": 5e-4},
     **{"mining": "ohem", "normalizer": "image", "box": "giou", "ema_decay": 0.9, "accumulation": 2},
 )
 """A short job with every part of the step that can be chosen."""
@@ -94,8 +94,8 @@ def test_averages_in_low_precision_and_parts_are_the_result(shards, plain_losses
     for result, average in zip(model.get_weights(), stored["average"][1:], strict=True):
         np.testing.assert_array_equal(result, average)
     assert any((a != w).any() for a, w in zip(stored["average"][1:], stored["weights"], strict=True))
-    # Mining may choose others in half precision, and AdamW's first steps are signs, of the smallest gradients too.
-    np.testing.assert_allclose(losses(run_dir), plain_losses, rtol=0.25)
+    np.testing.assert_allclose(losses(run_dir), plain_losses, rtol=0.1)  # mining may choose others in half precision
+    np.testing.assert_allclose(losses(run_dir)[0], plain_losses[0], rtol=0.05)  # of the same weights
 
 
 def test_xla_computes_the_same_job(shards, plain_losses, tmp_path, capsys):
