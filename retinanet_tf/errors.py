@@ -1,5 +1,6 @@
 """InputError: the one exception for wrong input, such as a file, an id or a setting."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,9 +19,17 @@ class InputError(ValueError):
         super().__init__(printable(message))
 
 
+_TENSORFLOWS_HEADINGS = re.compile(r"Graph execution error:|Detected at node|<stack traces|Node: |\s|$")
+
+
 def first_line(error: Exception) -> str:
-    """An exception's message in a line of at most 500 characters without its full stop; its type's name if empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500].rstrip(".")
+    """The first line of an exception's message that says why, of at most 500 characters, without its full stop.
+
+    >>> first_line(RuntimeError("Graph execution error:\\n\\nDetected at node 'x' at:\\n  File a\\nDisk is full."))
+    'Disk is full'
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if not _TENSORFLOWS_HEADINGS.match(line)), lines[0])[:500].rstrip(".")
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def test_auto_is_for_accelerators_and_the_caller_decides(pretended, model, kind,
         assert rn.Detector(model, LABELS, jit_compile=jit_compile).jit_compile is wanted
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_deterministic_operations_are_not_compiled_by_default():
     program = """
 import tensorflow as tf
@@ -71,6 +71,15 @@ def test_other_values_are_refused(value):
         resolve_jit_compile(value)
 
 
+def test_a_step_that_runs_eagerly_is_not_compiled_by_default(pretended):
+    pretended("GPU")
+    model = rn.RetinaNet.from_config(TINY)
+    model.compile("sgd", rn.retinanet_losses(), run_eagerly=True)
+    assert model.run_eagerly and model.xla_scope == "nothing"
+    model.compile("sgd", rn.retinanet_losses())
+    assert not model.run_eagerly and model.xla_scope == "step"
+
+
 @pytest.mark.parametrize(("xla", "expected"), [("auto", True), ("true", True), ("false", False)])
 def test_a_jobs_word_reaches_its_evaluation(pretended, model, tmp_path, xla, expected):
     pretended("GPU")
@@ -80,7 +89,7 @@ def test_a_jobs_word_reaches_its_evaluation(pretended, model, tmp_path, xla, exp
     assert validation.detector.jit_compile is expected
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_compiled_step_is_compiled_once_for_each_canvas(tmp_path):
     """Two canvases and lengths of targets up to 8, over two epochs: XLA writes down what it compiles."""
     program = """

@@ -33,7 +33,7 @@ def main(_: list[str]) -> int | None:
         (input_name,) = signature.structured_input_signature[1]
         encoded = [tf.io.read_file(file) for file in files]
         answer = {name: value.numpy() for name, value in signature(**{input_name: tf.stack(encoded)}).items()}
-    except (KeyError, OSError, ValueError, tf.errors.OpError) as error:
+    except (IndexError, KeyError, OSError, ValueError, tf.errors.OpError) as error:
         print(f"error: --model={MODEL.value} doesn't answer: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
     rows = []

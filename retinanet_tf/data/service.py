@@ -65,8 +65,8 @@ def _wait_for_dispatcher(address: str) -> None:
     while True:
         try:
             return socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            if time.monotonic() >= deadline:
+        except (OSError, UnicodeError) as error:  # the latter of a name that no host can have
+            if isinstance(error, UnicodeError) or time.monotonic() >= deadline:
                 raise InputError(
                     f"data_service={address}: no dispatcher answers there ({error}); `retinanet data-service` starts "
                     "one."

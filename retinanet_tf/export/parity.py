@@ -120,8 +120,8 @@ def without_threshold(detector: Detector) -> Detector:
 
 
 def without_nms(detector: Detector) -> Detector:
-    """The detector with all of its candidates as detections."""
-    everything = len(detector.levels.output["class_logits"]) * detector.config.pre_nms_top_k
+    """The detector with all of its candidates as detections, up to the 100,000 that there can be."""
+    everything = min(100_000, len(detector.levels.output["class_logits"]) * detector.config.pre_nms_top_k)
     return detector.with_config(dataclasses.replace(detector.config, nms_iou=1.0, max_detections=everything))
 
 

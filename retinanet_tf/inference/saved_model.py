@@ -29,7 +29,7 @@ class SavedModelDetector:
         try:
             loaded = tf.saved_model.load(os.fspath(folder))
             self._detect = loaded.signatures["image_tensor"]
-        except (KeyError, OSError, ValueError, tf.errors.OpError) as error:
+        except (IndexError, KeyError, OSError, ValueError, tf.errors.OpError) as error:
             raise InputError(f"{folder} can't be loaded as an exported detector: {first_line(error)}.") from None
         self._loaded = loaded  # its functions live as long as it does
 

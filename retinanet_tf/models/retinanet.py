@@ -303,17 +303,23 @@ class RetinaNet(FreezableModel):
         if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
             raise InputError("metrics can't be computed while training; use retinanet_tf.evaluate or CocoEvaluation.")
         compiles, self.xla = resolve_jit_compile(jit_compile), jit_compile
+        if kwargs.get("run_eagerly") and jit_compile in ("auto", None):
+            compiles = False
         replicas = self.distribute_strategy.num_replicas_in_sync
         kwargs |= {"loss_weights": loss_weights, "jit_compile": compiles and replicas == 1}
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         whole = self.mining["mining"] != "none" and self.normalizer == "global"
-        trains_statistics = "batch" in (self.config.norm, self.config.subnet_norm)
-        self.compiles_replicas = compiles and replicas > 1 and not whole and not trains_statistics
+        self.compiles_replicas = compiles and replicas > 1 and not whole and not self.trains_statistics
         with self.distribute_strategy.scope():
             if hasattr(self.optimizer, "build"):
                 self.optimizer.build(self.trainable_variables)
             self.distribute_strategy.run(tf.function(self._loss_of_background, autograph=False))
             self.reset_metrics()
+
+    @property
+    def trains_statistics(self) -> bool:
+        """Whether some norm takes its statistics from the batch, which several replicas exchange."""
+        return "batch" in (self.config.norm, self.config.subnet_norm)
 
     @property
     def xla_scope(self) -> str:

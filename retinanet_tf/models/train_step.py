@@ -70,11 +70,16 @@ class Step:
             return index + 1, [total + new / self.accumulation for total, new in zip(sums, gradients, strict=True)]
 
         # One part after the other, which is what saves memory.
-        start = (tf.constant(0), [tf.zeros(variable.shape, variable.dtype) for variable in variables])
+        sums = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+        if model.trains_statistics and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            for index in range(self.accumulation):  # the replicas' statistics can't be reduced inside a while loop
+                with tf.control_dependencies(sums):
+                    _, sums = part(index, sums)
+            return sums
         loop = tf.while_loop(
             lambda index, _: index < self.accumulation,
             part,
-            start,
+            (tf.constant(0), sums),
             parallel_iterations=1,
             maximum_iterations=self.accumulation,
         )

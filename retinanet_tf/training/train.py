@@ -22,7 +22,7 @@ from retinanet_tf.config.flagfile import flagfile
 from retinanet_tf.data.pipeline import image_ids, load_for_training
 from retinanet_tf.data.records.damage import DamageLog
 from retinanet_tf.data.records.index import find_shards
-from retinanet_tf.errors import InputError
+from retinanet_tf.errors import InputError, first_line
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.ema import WeightAverage
@@ -229,15 +229,16 @@ def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[in
     except tf.errors.ResourceExhaustedError as error:
         raise InputError(
             f"the devices' memory is too small for a step of {config.data.batch_size} images of "
-            f"{config.model.image_size} px ({error.message.splitlines()[0]}); lower batch_size, or keep it and "
+            f"{config.model.image_size} px ({first_line(error)}); lower batch_size, or keep it and "
             "compute it in parts with accumulation (precision=bfloat16 and a smaller image_size help too)."
         ) from None
     except LOST as e:
         if worker.count == 1:
             raise
         raise InputError(
-            f"worker {worker.index} of {worker.count} lost the others ({str(e).splitlines()[0]}); start all workers "
-            f"again with the same commands: they resume from step {newest_step(states)}."
+            f"worker {worker.index} of {worker.count} lost the others ({first_line(e)}); where none of them has ended "
+            "with an error of its own, start all workers again with the same commands: they resume from step "
+            f"{newest_step(states)}."
         ) from None
 
 

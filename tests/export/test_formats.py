@@ -29,6 +29,7 @@ from tests.oracles import box_iou
 from tests.small_detectors import clutter, encode, small_detector
 from tests.small_exports import HEIGHT, LABELS, PICTURES, WIDTH, exported, spread_out_detector, write_shards
 
+pytestmark = pytest.mark.slow
 FLOAT32 = parity.LIMITS["float32"]
 
 
@@ -92,7 +93,7 @@ def test_rows_of_a_batch_are_their_own_pictures(file):
         assert (answer["boxes"] <= [width, height, width, height]).all() and (answer["boxes"] >= 0).all()
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize(("name", "format"), [("a.onnx", "onnx"), ("a.tflite", "litert")])
 def test_without_detections_an_answer_is_padding_alone(detector, tmp_path, name, format):
     """Of a file whose score threshold nothing reaches; that it is right is shown without a threshold."""
@@ -200,7 +201,7 @@ class _Silent:
         return {**answer, "num_detections": np.zeros_like(answer["num_detections"])}
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_saved_model_is_compared_on_validation_data_or_generated_pictures(detector, tmp_path, monkeypatch):
     """And one whose answers are another detector's is refused. One SavedModel stands for all three that this takes."""
     shards = write_shards(tmp_path / "data", [clutter(seed, 120, 200) for seed in range(4)])
@@ -270,6 +271,20 @@ class _Moved:
 def _overlapping(box, candidates):
     overlap = np.array([box_iou(box, other) for other in candidates])
     return candidates[np.argmax(np.where(overlap < 0.99, overlap, 0))]
+
+
+def test_candidates_of_any_number_are_compared():
+    """`pre_nms_top_k` may be far above what there is; a detector has at most 100,000 detections."""
+    detector, sizes = spread_out_detector(), tf.constant([[32.0, 32.0]])
+    enough, more = (
+        parity.without_nms(
+            detector.with_config(dataclasses.replace(detector.config, pre_nms_top_k=top_k, score_threshold=0.0))
+        ).detect_canvases(tf.zeros((1, 32, 32, 3)), tf.ones_like(sizes), sizes)
+        for top_k in (1_000, 50_000)
+    )
+    count = int(enough["num_detections"][0])
+    assert 500 < count == int(more["num_detections"][0])
+    np.testing.assert_array_equal(more["boxes"][:, :count], enough["boxes"][:, :count])
 
 
 def test_of_two_boxes_of_one_score_either_side_may_keep_its_own(files):

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def check_equal(answer, expected, sizes):
     np.testing.assert_array_equal(answer["detection_class_names"].numpy(), names[labels + 1])
 
 
+@pytest.mark.slow
 def test_encoded_images_of_mixed_sizes_answer_as_the_detector(detector, signatures):
     sizes = [(60, 80), (80, 60), (40, 100), (60, 80), (200, 30), (1, 1), (64, 64)]
     images = [clutter(number, *size) for number, size in enumerate(sizes)]
@@ -74,12 +76,14 @@ def test_encoded_images_of_mixed_sizes_answer_as_the_detector(detector, signatur
             np.testing.assert_allclose(value[0].numpy(), answer[name][2].numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_image_tensor_answers_as_the_detector(detector, signatures):
     images = np.stack([clutter(0), clutter(1), clutter(2)])
     answer = signatures["image_tensor"](input_tensor=tf.constant(images))
     check_equal(answer, detector(images), [(50, 70)] * 3)
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_a_detector_of_pictures(detector, exported):
     """As `retinanet predict` takes it: pictures of several sizes, in their own pixels, ids as class indices again."""
     images = [clutter(number, *size) for number, size in enumerate([(60, 80), (80, 60), (200, 30)])]
@@ -93,6 +97,7 @@ def test_a_saved_model_is_a_detector_of_pictures(detector, exported):
         np.testing.assert_allclose(found["boxes"], expected["boxes"][index, :count], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_predict_turns_files_upright_for_a_saved_model_too(detector, exported, tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -120,7 +125,15 @@ def test_other_saved_models_are_no_detector(damage, tmp_path):
         SavedModelDetector(tmp_path)
 
 
-@pytest.mark.slow
+def test_an_export_without_its_end_is_refused(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "1")
+    path = tmp_path / "1/variables/variables.data-00000-of-00001"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match="can't be loaded as an exported detector: "):
+        SavedModelDetector(tmp_path / "1")
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fixed_shapes_answer_as_the_detector_on_that_canvas(detector, tmp_path, jit_compile):
     shapes = [(2, 64, 96)] if jit_compile else [(2, 64, 96), (1, 96, 64)]
@@ -157,6 +170,7 @@ def test_wrong_fixed_shapes_are_refused(detector, tmp_path, options, sentence):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_tf_example_answers_as_serving_default(signatures):
     encoded = [encode(clutter(0)), encode(clutter(1, 70, 50))]
     examples = [
@@ -187,6 +201,7 @@ def test_outputs_are_the_object_detection_apis(signatures):
         assert all(outputs[name].dtype == tf.float32 for name in floats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "empty"),
     [
@@ -201,6 +216,7 @@ def test_empty_batches(signatures, name, empty):
     assert answer["detection_boxes"].shape == (0, 30, 4) and answer["num_detections"].shape == (0,)
 
 
+@pytest.mark.slow
 def test_awkward_files_alone_and_in_a_batch(signatures, test_data):
     """An image, or a clean refusal that names it; never anything else."""
     good = (test_data / "awkward" / "plain.jpg").read_bytes()
@@ -230,6 +246,7 @@ def test_awkward_files_alone_and_in_a_batch(signatures, test_data):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_lower_precisions_are_close(detector, precision):
     """Float32 answers; boxes and scores differ by what the format rounds off."""
@@ -245,7 +262,7 @@ def test_lower_precisions_are_close(detector, precision):
     assert keras.mixed_precision.global_policy().name == "float32", "the process' own setting is as it was"
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_lower_precision_is_what_is_exported(detector, tmp_path):
     (tmp_path / "6").mkdir()
     # Its warm-up pictures, which an export checks, are made small enough.
@@ -266,7 +283,7 @@ def test_weights_are_constants_and_stored_once(exported, detector):
     assert not tf.saved_model.load(str(exported)).signatures["serving_default"].variables
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_loads_with_tensorflow_alone(exported, tmp_path):
     """In a process without this package on its path, which never imports it."""
     (tmp_path / "a.png").write_bytes(encode(clutter(0)))
@@ -369,6 +386,7 @@ def test_folders_that_tensorflow_cant_load_from_are_refused_before_computing(det
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("built", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
 def test_the_precision_asked_for_is_the_one_computed_in(built, wanted):
