@@ -2,7 +2,7 @@
 #   PYTHON=python3.13   the interpreter (3.10 to 3.13)      VENV=.venv   the environment's folder
 #   DEMO_FLAGS=...      flags of `retinanet demo`       TESTS=...    what pytest runs
 #   BENCH_FLAGS=...     flags of experiments.bench
-#   FAST=1              `make test` without the tests marked slow
+#   FAST=1              `make test` without the tests that take more than about a second
 #   WORKERS=auto        test processes at once; 0 for one that a debugger can enter
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/retinanet demo $(DEMO_FLAGS)
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(if $(FAST),-m "not slow") $(TESTS)
+	$(VENV)/bin/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(if $(FAST),-m "not slow and not once") $(TESTS)
 
 # Beside the peers that are installed: $(VENV)/bin/pip install -e '.[bench]'
 bench: $(VENV)/.installed

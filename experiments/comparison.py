@@ -1,7 +1,8 @@
 """Settings compared on a small data set in a few minutes a run: recipes/bccd.flags reduced, one row after the other.
 
 What a comparison has in common: flags, data, training, and OUTPUT/NAME.json with mean and standard deviation over the
-seeds. A run that has finished isn't trained again, so a comparison that was interrupted goes on.
+seeds. A run that has finished isn't trained again, so a comparison that was interrupted goes on, and further rows and
+seeds join those in the file.
 
 The blood cells:       --train=bccd/instances_train.json --val=bccd/instances_val.json --images=bccd/images
 The playing cards:     --train=cards/train --val=cards/val
@@ -74,12 +75,16 @@ def _compare(name: str, rows: Mapping[str, Mapping], base: Config, choose: Choic
     if not given.seeds or not all(seed.isdecimal() for seed in given.seeds):
         raise InputError(f"--seeds={','.join(given.seeds)} must be a list of whole numbers.")
     chosen = [list(rows)[int(number)] for number in given.rows] or list(rows)
+    scale = (
+        f"reduced: {len(train.images)} training pictures, {len(val.images)} of validation, {given.steps} steps of 4 at "
+        "240 to 320 pixels"
+    )
+    path = output / f"{name}.json"
+    found = _before(path, scale)
     rn.data.prepare(train, train_images, shards, "train", progress=False)
     rn.data.prepare(val, val_images, shards, "val", progress=False)
     source = open_source(str(shards / "val-*.tfrecord"))
     base = base.replace(num_classes=len(train.label_map.names), steps=given.steps)
-    scale = f"reduced: {len(train.images)} training pictures, {given.steps} steps of 4 at 240 to 320 pixels"
-    found: dict[str, dict] = {row: {} for row in chosen}
     for seed in given.seeds:
         for row in chosen:
             keras.backend.clear_session()
@@ -89,19 +94,30 @@ def _compare(name: str, rows: Mapping[str, Mapping], base: Config, choose: Choic
             analysis = analyse(load_detector(run_dir), source)
             numbers = {key: analysis.metrics[key] for key in ("AP", "AP50")}
             numbers |= dict(zip(analysis.names, analysis.ap, strict=True))
-            found[row][seed] = numbers
-            files.write_json(output / f"{name}.json", _result(name, found, rows, scale))
+            found.setdefault(row, {})[seed] = numbers
+            files.write_json(path, _result(name, found, rows, scale))
             minutes = (time.perf_counter() - start) / 60
             print(
                 f"{row}, seed {seed}:", {key: round(value, 3) for key, value in numbers.items()}, f"{minutes:.1f} min"
             )
 
 
+def _before(path: Path, scale: str) -> dict[str, dict]:
+    """What an earlier call has found: {row: {seed: numbers}}; raises InputError if it had other pictures or steps."""
+    if not path.exists():
+        return {}
+    before = files.read_json(path, "the comparison")
+    if before["scale"] != scale:
+        raise InputError(f"{path} is of other pictures or steps ({before['scale']}); give another --output.")
+    return {row["row"]: row["seeds"] for row in before["rows"]}
+
+
 def _result(name: str, found: Mapping[str, Mapping], rows: Mapping[str, Mapping], scale: str) -> dict:
     """The numbers by row, with mean and standard deviation over the seeds."""
     table = []
-    for row, seeds in found.items():
-        values = {key: [numbers[key] for numbers in seeds.values()] for key in next(iter(seeds.values()), {})}
+    for row in [row for row in rows if row in found]:
+        seeds = found[row]
+        values = {key: [numbers[key] for numbers in seeds.values()] for key in next(iter(seeds.values()))}
         mean = {key: round(statistics.mean(of), 4) for key, of in values.items()}
         spread = {key: round(statistics.stdev(of), 4) for key, of in values.items() if len(of) > 1}
         table.append(

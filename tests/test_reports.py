@@ -150,7 +150,7 @@ def test_02_xml_of_another_encoding(report, retinanet):
     assert "0.xml" in sentence and "UTF-8" in sentence
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_03_brackets_in_folder_names(report, retinanet, tmp_path):
     retinanet.prepared(report / "boxes.csv", report / "images", output="data [v2]")
     flags = [*small_job(steps=60, checkpoint_steps=5), "--data=data [v2]/train-*.tfrecord", "--run_dir=run [1]"]
@@ -254,7 +254,7 @@ def test_11_val_lacks_a_category(report, retinanet, detector_file):
         assert retinanet.metrics(checkpoint=detector_file, **source)["per_category"]["rare"] == -1.0
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_12_go_on_longer(reports, retinanet, tmp_path):
     boxes = next(reports.glob("03-*"))
     retinanet.prepared(boxes / "boxes.csv", boxes / "images", output="shards")
@@ -372,7 +372,7 @@ def test_h06_flag_file_that_is_not_utf8(report, retinanet):
     assert "c.flags" in retinanet.refused("train", status=2, flagfile=report / "c.flags")
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_h07_keras_user(report, tmp_path, capsys, monkeypatch):
     """Trained with finite losses or copied, or one sentence."""
     printed = answers(report / "keras_user.py", capsys, tmp_path, monkeypatch)

@@ -29,9 +29,15 @@ _SLURM = """\
 #SBATCH --job-name={table}
 #SBATCH --array=0-{last}
 #SBATCH --nodes=1 --ntasks=1 --gpus-per-node=8 --cpus-per-task=32
-#SBATCH --requeue --signal=B:TERM@120
-# One row per array task. SIGTERM saves the state; the requeued task resumes from there.
-exec {command} --rows="$SLURM_ARRAY_TASK_ID"
+#SBATCH --requeue --signal=B:USR1@120
+# One row per array task. SIGTERM saves the state; the requeued task resumes from there. Slurm requeues what it
+# preempts; two minutes before the time limit it sends SIGUSR1, and the task requeues itself.
+stop() {{ kill "$row"; wait "$row"; }}
+trap 'stop; exit 143' TERM
+trap 'stop; scontrol requeue "$SLURM_JOB_ID"; exit 143' USR1
+{command} --rows="$SLURM_ARRAY_TASK_ID" &
+row=$!
+wait "$row"
 """
 _KUBERNETES = """\
 apiVersion: batch/v1

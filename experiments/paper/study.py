@@ -86,6 +86,8 @@ class Study:
     """The same at the paper's scale alone: the miniatures keep their small network."""
     small_rows: tuple[Row, ...] = ()
     """The rows of the other scales, where the paper's make no sense there (depths, image sizes)."""
+    others: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    """The paper's rows that aren't run here, beside the others at its own scale: {label: the paper's numbers}."""
     measure: Callable[[Path], Mapping[str, float]] | None = None
     """Measurement of a finished job's folder, made once, when the table is collected."""
 
@@ -222,6 +224,8 @@ def _collect(study: Study, scale: str, folder: Path) -> None:
                 raise InputError(f"{path} isn't a job's outcome; remove it, and the row is made again.")
             found.append(outcome if outcome["diverged"] else {**outcome, **_measured(study, path.parent)})
         rows.append({"label": row.label, "changes": dict(row.changes), "paper": list(row.paper), "runs": found})
+    for label, paper in study.others.items() if scale == "paper" else ():
+        rows.append({"label": label, "changes": {}, "paper": list(paper), "runs": []})
     config = base_at(study, scale)
     steps = sorted({resolve(study, row, scale, seed=0).train.steps for row in study.rows_at(scale)})
     schedule = (

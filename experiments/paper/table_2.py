@@ -5,8 +5,8 @@
 About 45 (ResNet-101) and 75 hours (ResNeXt-101-32x8d) on 8 GPUs. The paper: AP 39.1 and 40.8 on test-dev, with scale
 jitter and a schedule 1.5 times as long, which together give +1.3 AP. Its jitter's range isn't printed: 640 to 800 px is
 taken (Detectron's models of the paper). test-dev's numbers come from the evaluation server: `retinanet evaluate
---submission=NAME --output=FOLDER` writes what it wants; on minival expect about as much. The other detectors' rows,
-which nobody trains here, are in OTHERS.
+--submission=NAME --output=FOLDER` writes what it wants; on minival expect about as much. The other detectors' rows
+stand in the table with the paper's numbers alone.
 """
 
 from experiments.paper import study
@@ -42,6 +42,7 @@ STUDY = study.Study(
         "decay_steps": (90_000, 120_000),
     },
     small_rows=(study.Row("RetinaNet, the miniature's network", {}),),
+    others=OTHERS,
 )
 
 if __name__ == "__main__":

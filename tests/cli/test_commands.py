@@ -113,14 +113,14 @@ assert callable(rn.export) and set(rn.__all__) <= set(dir(rn))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_the_package_its_readers_and_the_client_need_no_tensorflow():
     readers = [f"retinanet_tf.data.sources.{path.stem}" for path in (ROOT / "retinanet_tf/data/sources").glob("*.py")]
     modules = ["retinanet_tf", *readers, "retinanet_tf.cli.client"]
     subprocess.run([sys.executable, "-c", WITHOUT_TENSORFLOW, *modules], cwd=ROOT, check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("flags", [[], ["--verbosity=1"]])
 def test_start_up_lines_of_tensorflow_are_left_out(flags):
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
@@ -182,7 +182,7 @@ def test_bad_input_is_one_sentence_and_status_1(coco, tmp_path, forked):
     assert not out.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_choices_that_commands_repeat_to_start_fast_are_the_librarys():
     code = """
 from retinanet_tf.cli import detector_flags, export

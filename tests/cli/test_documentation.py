@@ -47,7 +47,7 @@ def texts():
     return {str(path.relative_to(ROOT)): text for path, text in found.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_every_command_parses(forked):
     """By the real flags of the command itself: an unknown module, flag or value of a flag fails."""
     found = {(command, name) for name, text in texts().items() for command in documents.commands(text)}
@@ -92,7 +92,7 @@ def test_the_version_is_the_same_wherever_it_is_said():
     assert f"\n## {rn.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_the_papers_commands_print_their_jobs(forked, folder):
     """Every table's command of experiments/README.md, at the scales it names, with --dry_run."""
     found = documents.commands((ROOT / "experiments" / "README.md").read_text())
@@ -126,7 +126,7 @@ def own_data(folder):
 ONE = ("--num_workers=1",)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_your_own_data_as_the_readme_has_it(forked, folder):
     """On COCO's photos where they are: 80 classes, sparse ids, crowds, images without objects. Then the library.
 
@@ -182,7 +182,7 @@ def check_library(folder, num_classes):
     assert (folder / "export/retinanet/1/saved_model.pb").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_published_checkpoint_as_the_guide_has_it(forked, folder):
     """A network of the published names and shapes; its file a pickle, since PyTorch's format needs PyTorch."""
     own_data(folder)

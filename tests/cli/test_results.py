@@ -44,7 +44,7 @@ def detector(tmp_path):
     return rn.load_detector(tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_detections_are_saved_evaluated_and_drawn_from_the_best_score_on(retinanet, detector, tmp_path):
     """What predict saves is the ground truth of an evaluation, whose best score is what auto takes."""
     predict = ("predict", "--model=run", "--images=photos", "--output=found")
@@ -72,6 +72,7 @@ def test_detections_are_saved_evaluated_and_drawn_from_the_best_score_on(retinan
     assert f"{sum(score >= best for score in scores)} detections with a score of {best:g} or more" in printed
 
 
+@pytest.mark.slow
 def test_summary_counts_the_network_of_its_flags(retinanet, detector):
     flags = ("backbone", "num_classes", "fpn_channels", "subnet_channels")
     printed = retinanet(

@@ -14,7 +14,7 @@ import pytest
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.synthetic import shapes
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.once
 packaging = pytest.importorskip("packaging.requirements", reason="packaging reads the wheel's requirements")
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (

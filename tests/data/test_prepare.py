@@ -127,7 +127,7 @@ def test_records_of_other_tools_are_read(tmp_path):
     assert parsed["iscrowd"].numpy().tolist() == [False]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_the_number_of_processes_does_not_show(tmp_path):
     path, images = write_coco(tmp_path, SIZES * 3)
     one = quiet(path, images, tmp_path / "one", shards=4)
@@ -168,6 +168,7 @@ prepare(*sys.argv[1:], shards=5)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_the_earlier_split_and_the_next_run_starts_over(tmp_path):
     path, images = write_coco(tmp_path, SIZES)
     out, partial = tmp_path / "out", tmp_path / "out" / "train.partial"
@@ -182,7 +183,7 @@ def test_kill_9_leaves_the_earlier_split_and_the_next_run_starts_over(tmp_path):
     assert names[0] == names[1] and digests(out) == digests(tmp_path / "fresh")
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("begun", [0, 2])
 def test_a_killed_worker_is_one_error(tmp_path, begun):
     """Killed while the other worker is being started, or once two shards have been begun."""
@@ -340,7 +341,7 @@ def test_another_label_map_that_came_meanwhile_is_not_replaced(tmp_path, monkeyp
     assert LabelMap.load(tmp_path / "out" / "labels.json") == other
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sigterm_leaves_nothing(tmp_path, workers):
     """No shard, no folder, no process: the pipe to them ends."""

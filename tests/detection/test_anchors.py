@@ -58,6 +58,7 @@ def test_torchvisions_stride_is_size_over_cells():
     np.testing.assert_allclose(p7[0, 1, 4], p7[0, 0, 4] + [114, 0, 114, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [AnchorConfig(), AnchorConfig(max_level=6, anchor_multiplier=2.0), DETECTRON])
 @pytest.mark.parametrize("size", [(64, 96), (608, 1024), (75, 33)])
 def test_the_layer_is_the_naive_loop(config, size):

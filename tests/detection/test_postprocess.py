@@ -87,6 +87,7 @@ def check(answer, expected, limit):
     np.testing.assert_allclose(answer["boxes"], boxes, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("top_k", [1000, 60])
 def test_random_outputs(ours, seed, top_k):
@@ -97,6 +98,7 @@ def test_random_outputs(ours, seed, top_k):
         check(ours(*outputs, (0.5, 0.8), (300, 240), per_cell, pre_nms_top_k=top_k), expected, 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [5, 300])
 def test_limits_and_few_detections(ours, limit):
     outputs = random_outputs(11, classes=3, spread=1.0)
@@ -106,6 +108,7 @@ def test_limits_and_few_detections(ours, limit):
     check(answer, expected, limit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top_k", [1000, 37])
 def test_ties_go_to_the_finer_level_lower_anchor_lower_class(ours, top_k):
     """Logits of six values only: hundreds of ties, inside top-k's cut, between levels and at the limit."""
@@ -115,6 +118,7 @@ def test_ties_go_to_the_finer_level_lower_anchor_lower_class(ours, top_k):
     check(ours(logits, deltas, anchors, (1, 1), (160, 200), pre_nms_top_k=top_k), expected, 100)
 
 
+@pytest.mark.slow
 def test_detectrons_coarsest_level_has_no_threshold(ours):
     logits, deltas, anchors = random_outputs(7, classes=2, spread=1.0)
     expected = oracles.detections(logits, deltas, anchors, (1, 1), (160, 200), score=[0.1, 0.1, 0.0], limit=300)
@@ -125,6 +129,7 @@ def test_detectrons_coarsest_level_has_no_threshold(ours):
     assert min(score for score, _, _ in expected) < 0.1
 
 
+@pytest.mark.slow
 def test_nothing_above_the_threshold_and_one_class(ours):
     logits, deltas, anchors = random_outputs(4, classes=1)
     empty = [np.full_like(level, -9.0) for level in logits]
@@ -149,6 +154,7 @@ def test_score_threshold_is_exact(score):
     assert logit_threshold(0.0) == -math.inf
 
 
+@pytest.mark.slow
 def test_iou_at_the_threshold_is_kept_and_above_is_dropped(ours):
     """Boxes 10×10 shifted by 10/3 overlap by exactly a half; in another class even equal boxes stay."""
     anchors = [np.array([[0, 0, 12, 12], [4, 0, 16, 12], [3.9, 20, 15.9, 32], [0, 20, 12, 32]], np.float32)]
@@ -161,6 +167,7 @@ def test_iou_at_the_threshold_is_kept_and_above_is_dropped(ours):
     np.testing.assert_array_equal(answer["labels"][:4], [0, 1, 0, 0])
 
 
+@pytest.mark.slow
 def test_boxes_are_clipped_to_the_original_image_and_clamped(ours):
     anchors = [np.array([[-20, -30, 40, 50], [90, 90, 110, 110], [500, 500, 520, 520]], np.float32)]
     deltas = [np.array([[0, 0, 0, 0], [0, 0, 90, 90], [0, 0, 0, 0]], np.float32)]
@@ -181,6 +188,7 @@ def test_saturated_scores_keep_their_order(ours):
     np.testing.assert_array_equal(answer["boxes"][:3, 0], [20, 40, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(333.0, 500.0), (4000.0, 3000.0)])
 @pytest.mark.parametrize("classes", [80, 1203])
 def test_iou_is_exact_however_far_classes_are_apart(ours, size, classes):
@@ -216,6 +224,7 @@ def tied_cases(values, classes, batch, dtype="float32"):
     return (logits, deltas, anchors, np.tile((1, 0.5), (batch, 1)), sizes), answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("values", "classes", "batch"),
@@ -242,6 +251,7 @@ def test_thousand_cases_full_of_ties(form, values, classes, batch):
         check({name: value[image] for name, value in found.items()}, expected, 15)
 
 
+@pytest.mark.slow
 def test_equal_logits_have_equal_scores(ours):
     """Also the last ones of an array, which TensorFlow's kernel rounds otherwise."""
     anchors = np.float32([(20 * i, 0, 20 * i + 16, 16) for i in range(37)])
@@ -250,6 +260,7 @@ def test_equal_logits_have_equal_scores(ours):
         assert len(set(ours([logits], [deltas], [anchors], (1, 1), (800, 800))["scores"][:37].tolist())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top_k", [2, 3])
 def test_ties_inside_the_cut_of_cells(ours, top_k):
     """Two cells of nine anchors: the weaker cell comes first, and its pair ties with one of the stronger cell."""
@@ -303,6 +314,7 @@ def test_images_of_a_batch_are_independent(form):
         np.testing.assert_array_equal(value.numpy()[order], permuted[name].numpy())
 
 
+@pytest.mark.slow
 def test_static_shapes_compile_to_static_shapes():
     """The program that XLA runs has no dynamic dimension and calls no host."""
     inputs, _ = tied_cases((0.5,), 3, 50)
@@ -315,6 +327,7 @@ def test_static_shapes_compile_to_static_shapes():
         assert word not in program, word
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 def test_half_precision_outputs(form, dtype):
@@ -328,7 +341,7 @@ def test_half_precision_outputs(form, dtype):
     check({name: value[0].numpy() for name, value in answer.items()}, expected, 100)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_real_photos_through_a_network(test_data):
     """Photos through a whole (untrained, spread out) network, and its outputs through the naive reference."""
     keras.utils.set_random_seed(4)

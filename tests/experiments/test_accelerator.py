@@ -23,7 +23,7 @@ def job(kind, precision="float32"):
     return Job(kind, kind, config, 64, 64)
 
 
-KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("train", "detect")]
+KINDS = [pytest.param(kind, marks=pytest.mark.once) for kind in ("train", "detect")]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -61,7 +61,7 @@ def test_a_step_replaces_what_it_trains(exported):
     assert any(parameter["dtype"] == "int64" and not parameter["shape"] for parameter in replaced)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_no_dynamic_dimension_and_no_call_of_the_host():
     program = accelerator_jobs.build(job("detect", "bfloat16"))
     text = program.function.experimental_get_compiler_ir(*program.signature)(stage="hlo")
@@ -69,7 +69,7 @@ def test_no_dynamic_dimension_and_no_call_of_the_host():
     assert not [word for word in ("infeed", "outfeed", "send(", "custom-call", "dynamic-dimension") if word in text]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_the_step_is_that_of_fit():
     """A call leaves the loss and the weights that a step of `fit` leaves, from the same weights on the same batch."""
     small = job("train")
@@ -164,7 +164,7 @@ def test_jax_computes_the_same(exported):
     assert measured["result"] == pytest.approx(description["expected"], rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_running_imports_no_tensorflow():
     code = (
         "import sys; from experiments.bench import accelerator, run_hlo\n"

@@ -1,9 +1,12 @@
 """Comparisons of settings: what their rows change, and the numbers of a row."""
 
+import json
+
 import pytest
 
 from experiments import augmentation, comparison, modern, rare_classes
 from retinanet_tf.config.presets import presets
+from retinanet_tf.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -41,3 +44,18 @@ def test_numbers_of_a_row_are_means_over_its_seeds():
     assert (first["mean"], first["standard_deviation"]) == ({"AP": 0.2}, {})
     assert second["mean"] == {"AP": 0.2} and second["standard_deviation"]["AP"] == pytest.approx(0.1414, abs=1e-4)
     assert second["changes"] == {"flip": 0.0} and second["seeds"] == found["two"]
+
+
+def test_later_rows_and_seeds_join_those_of_the_same_data(tmp_path):
+    path = tmp_path / "x.json"
+    assert comparison._before(path, "reduced: 9 pictures") == {}
+    rows = {"one": {}, "two": {"flip": 0.0}}
+    first = {"two": {"0": {"AP": 0.1}}}
+    path.write_text(json.dumps(comparison._result("x", first, rows, "reduced: 9 pictures")))
+    found = comparison._before(path, "reduced: 9 pictures")
+    assert found == first
+    found["two"]["1"], found["one"] = {"AP": 0.3}, {"0": {"AP": 0.2}}
+    table = comparison._result("x", found, rows, "reduced: 9 pictures")["rows"]
+    assert [(row["row"], row["mean"]["AP"]) for row in table] == [("one", 0.2), ("two", 0.2)]
+    with pytest.raises(InputError, match="other pictures or steps"):
+        comparison._before(path, "reduced: 8 pictures")

@@ -5,7 +5,7 @@ import pytest
 from retinanet_tf.data.synthetic import shapes
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_fit_trains_evaluates_and_exports(tmp_path, forked):
     split = shapes.generate(tmp_path, num_train=6, num_val=6, image_size=64, seed=0)["train"]
     output = tmp_path / "fit"

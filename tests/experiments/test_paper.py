@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -29,7 +31,7 @@ COUNTS = {
     "initialisation": 2,
     "hinge": 4,
     "figure_7": 26,
-    "losses": 51,
+    "losses": 57,
     "longer": 2,
 }
 SMALL_COUNTS = {"table_1e": 6, "table_2": 1, "longer": 5}
@@ -72,6 +74,7 @@ def test_equal_rows_of_two_tables_are_one_job(scale):
     assert names == {"gamma=0,alpha=0.75,seed=0"}
 
 
+@pytest.mark.slow
 def test_a_job_that_evaluates_at_its_end_alone_has_an_outcome(tmp_path):
     """As those of the paper's scale."""
     shards = write_shards(tmp_path)
@@ -112,7 +115,7 @@ def test_the_papers_scale_is_the_papers_configuration():
     assert row.paper == (34.0, 52.5, 36.5)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_dry_run_prints_jobs_that_train_understands(tmp_path, forked):
     """Two rows, two seeds: four flagfiles, none run; the first one is parsed back into the row's configuration."""
     flags = ["--scale=paper", "--rows=3,6", "--seeds=0,1", "--dry_run", "--data=d", f"--runs={tmp_path}"]
@@ -130,7 +133,7 @@ def test_a_dry_run_prints_jobs_that_train_understands(tmp_path, forked):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_wrong_rows_are_named(forked):
     status, output = forked.run("experiments.paper.table_3", ["--rows=9", "--dry_run"])
     assert status == 1 and "--rows=9: table_3 has rows 0 to 3." in output
@@ -150,6 +153,32 @@ def test_a_table_is_one_script_on_every_system(system):
         assert system == "shell" or "--array=0-6\n" in text
 
 
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR1], ids=["preempted", "at the time limit"])
+def test_a_row_that_slurm_stops_saves_its_state_and_is_queued_again(sent, tmp_path):
+    """With a row that needs a moment to save, and a Slurm that only notes what it is told."""
+    words = 'trap "sleep 0.3; echo saved >> log; exit 143" TERM; echo started; while true; do sleep 0.05; done'
+    commands = {"python": words, "scontrol": 'echo "$@" >> log'}
+    for name, text in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    script = launch.script("table_1a", "slurm", "/shared", "d", "v", "w", image="", volume="")
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    with subprocess.Popen(
+        ["bash", "-c", script], cwd=tmp_path, env=variables, stdout=subprocess.PIPE, text=True
+    ) as task:
+        assert task.stdout.readline() == "started\n"
+        task.send_signal(sent)
+        assert task.wait(timeout=60) == 143
+    requeued = ["requeue 7"] if sent == signal.SIGUSR1 else []  # what is preempted, Slurm requeues itself
+    assert (tmp_path / "log").read_text().splitlines() == ["saved", *requeued]
+
+
+def test_other_detectors_stand_in_table_2_with_the_papers_numbers_alone(tmp_path, forked):
+    flags = ("--scale=paper", "--collect", f"--runs={tmp_path}", f"--output={tmp_path}")
+    status, output = forked.run("experiments.paper.table_2", flags)
+    assert status == 0 and "| DSSD513, R101-DSSD | 33.2 / 53.3 / 35.2 | – |" in output, output
+
+
 def test_all_distinct_jobs_are_rehearsed_once():
     """Every row of every table is among them, and no configuration twice."""
     jobs = rehearse.distinct_jobs(list(COUNTS))
@@ -158,7 +187,7 @@ def test_all_distinct_jobs_are_rehearsed_once():
     assert len(set(map(repr, jobs.values()))) == len(jobs) < len(rows)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_rehearsal_is_three_steps_of_one_image_at_the_linear_rules_rate(tmp_path):
     splits = shapes.generate(tmp_path / "coco", num_train=4, num_val=1, image_size=64)
     prepare(splits["train"].annotations, splits["train"].images, tmp_path, "train", shards=1, progress=False)
@@ -201,6 +230,7 @@ def test_a_finished_row_is_collected_beside_the_papers_numbers(tmp_path):
     assert (tmp_path / "table_x.png").exists()
 
 
+@pytest.mark.slow
 def test_table_1e_times_the_whole_detector_on_one_picture_of_its_size(monkeypatch):
     model = RetinaNet(num_classes=1, backbone="resnet10_w16", fpn_channels=8, subnet_channels=8, subnet_depth=1)
     seen = []

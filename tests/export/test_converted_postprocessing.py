@@ -80,6 +80,7 @@ def check(answer, feeds):
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "litert"])
 def test_ties_and_nan(runs, name):
     counts = [check(runs[name](feeds), feeds)["num_detections"] for feeds in map(few_values, range(20))]

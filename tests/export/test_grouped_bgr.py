@@ -15,7 +15,7 @@ from retinanet_tf.runtime.metadata import write_metadata
 from tests.exported_files import METADATA
 from tests.small_exports import LABELS, PICTURES
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.once
 SIDE = 96
 SHAPE = (1, SIDE, SIDE)
 RED = np.zeros((SIDE, SIDE, 3), np.uint8) + np.uint8([255, 40, 0])

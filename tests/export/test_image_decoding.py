@@ -33,6 +33,7 @@ def test_images_are_decoded_as_by_pillow(form):
     np.testing.assert_array_equal(decode_last([encoded]), Image.open(io.BytesIO(encoded)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoded", "reason"),
     [
@@ -80,7 +81,7 @@ def mutations(seeds, count):
         yield bytes(content)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_thousand_mutated_images_without_a_crash():
     """Pixels, or an InvalidArgument that names the image."""
     photo = clutter(0, 32, 48)

@@ -67,6 +67,7 @@ def check(answer, wanted):
         np.testing.assert_allclose(row["bbox"], other["bbox"], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_client_answers_as_the_detector(detector, server):
     address, rest = server
     images = [picture(number) for number in range(6)]
@@ -76,6 +77,7 @@ def test_client_answers_as_the_detector(detector, server):
 GOOD, CUT = encode(picture(0)), encode(picture(0), "JPEG")[:-200]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
@@ -127,7 +129,7 @@ def test_a_missing_server_is_named(rest):
         detect([GOOD], "localhost:1", rest=rest, timeout=5)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_sixteen_clients_each_get_their_own_answer(detector, folder):
     """Mixed sizes, requests of 1 to 3 images, merged into batches by the server."""
     servable = Batching("retinanet", folder)
@@ -144,7 +146,7 @@ def test_sixteen_clients_each_get_their_own_answer(detector, folder):
     assert max(servable.sizes) > 1, "requests were batched, or the test shows nothing"
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_client_command(servable, detector, tmp_path, forked):
     """Lines for people, JSON for programs; a file that isn't there is a sentence and status 1."""
     (tmp_path / "a.png").write_bytes(encode(picture(2)))

@@ -79,6 +79,7 @@ def detector():
     return small_detector(LabelMap([1, 5, 9], ["a", "b", "c"]), spread=0.1)
 
 
+@pytest.mark.slow
 def test_one_version_is_the_plain_detector(detector):
     """After NMS at 0.5 no two boxes of a class overlap by 0.55."""
     plain, fused = detector([clutter(0)]), AugmentedDetector(detector, flip=False, merge="fusion")([clutter(0)])
@@ -87,6 +88,7 @@ def test_one_version_is_the_plain_detector(detector):
         np.testing.assert_allclose(fused[name].numpy(), value.numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_detector_fuses_what_its_versions_find(detector):
     image = clutter(1)
     fused = AugmentedDetector(detector, merge="fusion")([image])

@@ -47,6 +47,7 @@ def test_a_whole_one_is_loaded(whole, model, name):
         np.testing.assert_array_equal(loaded, saved)
 
 
+@pytest.mark.slow
 def test_a_compiled_and_trained_one_is_loaded(tmp_path, model):
     """A .keras file that holds an optimizer too."""
     trained = rn.RetinaNet.from_config(CONFIG)
@@ -145,6 +146,7 @@ def emptied(path):
         file["other"] = np.zeros(size // 4, np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -71,6 +71,7 @@ SINGLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", SINGLE)
 def test_one_image_in_every_form_is_a_batch_of_one(detector, form, tmp_path):
     answer = detector([clutter(0)])
@@ -89,12 +90,14 @@ GREY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", GREY)
 def test_a_grey_image_is_one_of_three_equal_channels(detector, form, tmp_path):
     grey = clutter(0)[..., 1]
     check_same(detector(GREY[form](grey, tmp_path)), detector([np.dstack([grey] * 3)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [
@@ -159,6 +162,7 @@ def test_no_images_no_detections(detector):
     assert answer["boxes"].shape == (0, 30, 4) and answer["num_detections"].shape == (0,)
 
 
+@pytest.mark.slow
 def test_inside_a_graph(detector):
     """`prepare` and `detect_canvases` in one tf.function, as serving uses them."""
 
@@ -169,7 +173,7 @@ def test_inside_a_graph(detector):
     check_same(graph(tf.constant(clutter(3))), detector([clutter(3)]))
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_compiled_detector_gives_the_same_and_traces_few_shapes(detector):
     """Batches of 3, 4 and 1 images: traced for powers of two only, and never anew."""
     compiled = small_detector(LABEL_MAP, spread=0.1, jit_compile=True)
@@ -185,7 +189,7 @@ def test_a_compiled_detector_gives_the_same_and_traces_few_shapes(detector):
     assert compiled([])["boxes"].shape == (0, 30, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_replicas_share_the_images_and_count_each_once(detector):
     """Two replicas, groups of 1, 3 and 5 images: none divides evenly."""
     images = [clutter(k) for k in range(5)] + [clutter(9, 70, 50)] + [clutter(k, 64, 64) for k in range(3)]
@@ -203,6 +207,7 @@ def test_replicas_share_the_images_and_count_each_once(detector):
         np.testing.assert_allclose(detections["scores"], expected["scores"][index][:count].numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "message"),
     [

@@ -13,7 +13,7 @@ import retinanet_tf as rn
 from retinanet_tf.data.pipeline import load_for_training
 from retinanet_tf.training.train import compile_model
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture(scope="module")

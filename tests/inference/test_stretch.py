@@ -42,6 +42,7 @@ def expected_detections(detector, picture):
     return oracles.detections(logits, deltas, anchors, (SIDE / height, SIDE / width), (height, width))
 
 
+@pytest.mark.slow
 def test_boxes_are_in_the_pictures_own_pixels(detector):
     answer = {name: value.numpy() for name, value in detector(PICTURES).items()}
     for row, picture in enumerate(PICTURES):
@@ -57,7 +58,7 @@ def test_boxes_are_in_the_pictures_own_pixels(detector):
     assert SIDE < reach[2] <= width and reach[3] <= height < SIDE, "beyond the square in x, within it in y"
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_streams_augmentation_and_signatures_agree(detector):
     """What evaluation, test-time augmentation and a served model compute is the detector's own answer."""
     answer = {name: value.numpy() for name, value in detector(PICTURES).items()}

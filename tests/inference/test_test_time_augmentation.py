@@ -29,6 +29,7 @@ def mirrored(boxes, width=70):
     return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
 
 
+@pytest.mark.slow
 def test_one_version_is_the_plain_detector(detector):
     plain, augmented = detector([clutter(0)]), AugmentedDetector(detector, flip=False)([clutter(0)])
     assert plain["num_detections"][0] > 5
@@ -36,6 +37,7 @@ def test_one_version_is_the_plain_detector(detector):
         np.testing.assert_allclose(augmented[name].numpy(), value.numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mirrored_image_gives_mirrored_detections(detector):
     """Convolutions aren't symmetric, so the plain detector doesn't; both versions together do."""
     both, image = AugmentedDetector(detector, flip=True), clutter(0)
@@ -48,7 +50,7 @@ def test_a_mirrored_image_gives_mirrored_detections(detector):
     assert len(plain) != len(other) or np.abs(plain - other).max() > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_merging_is_nms_over_the_union(detector):
     """Each version by itself without NMS (IoU 1, no limit), then greedy NMS by hand over all of them together."""
     everything = DetectConfig(nms_iou=1.0, max_detections=4000)
@@ -69,6 +71,7 @@ def test_merging_is_nms_over_the_union(detector):
     np.testing.assert_allclose(boxes, np.array([one[2] for one in kept]), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_it_has_a_detectors_interface(detector):
     """Images of several sizes, encoded ones, none at all, a stream, and a description."""
     augmented = AugmentedDetector(detector, (48,), flip=False)

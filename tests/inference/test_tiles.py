@@ -162,6 +162,7 @@ def test_an_object_as_wide_as_the_overlap_is_found_once(scores):
     np.testing.assert_array_equal(box, objects[0][:4])
 
 
+@pytest.mark.slow
 def test_all_of_many_objects_are_found_and_counted():
     """225 on nine tiles; a plain detector's 100, COCO's limit too, would hide most of them."""
     objects = [(x, y, x + 10, y + 10, 0) for x in range(5, 600, 40) for y in range(5, 600, 40)]
@@ -188,6 +189,7 @@ def detector():
     return small_detector(LABEL_MAP, spread=0.1)
 
 
+@pytest.mark.slow
 def test_a_picture_of_one_tile_is_detected_as_always(detector):
     plain, tiled = detector([clutter(0)]), TiledDetector(detector, 70)([clutter(0)])
     # The plain detector stops at its 30 best.
@@ -197,6 +199,7 @@ def test_a_picture_of_one_tile_is_detected_as_always(detector):
         np.testing.assert_allclose(tiled[name][:, :count], plain[name][:, :count], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmented", [False, True])
 def test_batches_make_no_difference(detector, augmented):
     tiled = TiledDetector(AugmentedDetector(detector, [48]) if augmented else detector, 64)
@@ -209,6 +212,7 @@ def test_batches_make_no_difference(detector, augmented):
                 np.testing.assert_array_equal(value, other[index][name])
 
 
+@pytest.mark.slow
 def test_detections_lie_where_the_tiles_are(detector):
     """What a tile alone gives for an object that nothing else shows is there, moved to its place."""
     image = np.full((64, 256, 3), 114, np.uint8)

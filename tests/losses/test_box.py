@@ -72,6 +72,7 @@ def test_giou_loss_is_tensorflow_addons():
     np.testing.assert_allclose(ours[0], tf.reduce_sum(theirs), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_only_positives_count(loss):
     """Sums over images; other anchors give no loss and no gradient, be their targets or outputs NaN."""
@@ -104,6 +105,7 @@ def test_classes_survive_serialisation(loss):
     assert again.get_config() == loss.get_config()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_xla_computes_the_same_losses(loss):
     """Value and gradient are those of eager execution, also where other anchors' deltas are NaN."""

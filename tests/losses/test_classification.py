@@ -156,6 +156,7 @@ def test_slopes_are_the_values_differences(name):
     np.testing.assert_allclose(BINARY[name](margins)[1], (values[0] - values[1]) / (2 * step), atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", CLASSES, ids=lambda loss: loss.name)
 def test_gradients_of_the_sum_over_anchors(loss):
     """The tape's gradient of the Keras loss is the slope of every (anchor, class) pair; none where ignored."""
@@ -168,6 +169,7 @@ def test_gradients_of_the_sum_over_anchors(loss):
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_second_derivative_is_refused_by_name():
     targets, logits = problem()
     with tf.GradientTape() as outer:
@@ -216,6 +218,7 @@ def test_values_and_slopes_are_finite_at_the_extremes(name):
     assert abs(float(values[-1])) < 1e-6 and abs(float(slopes[-1])) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_losses_are_finite_at_the_extremes_in_every_precision(gamma, dtype):
@@ -229,6 +232,7 @@ def test_losses_are_finite_at_the_extremes_in_every_precision(gamma, dtype):
         assert float(values[0, wrong]) == pytest.approx(5e3, rel=1e-2) and abs(float(values[0, right])) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", CLASSES, ids=lambda loss: loss.name)
 def test_eager_graph_and_half_precision_agree(loss):
     targets, logits = problem(spread=2.0)
@@ -240,6 +244,7 @@ def test_eager_graph_and_half_precision_agree(loss):
     np.testing.assert_allclose(loss.call(targets, tf.cast(half, tf.bfloat16)), loss.call(targets, half), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", CLASSES, ids=lambda loss: loss.name)
 def test_xla_computes_the_same_losses(loss):
     """As XLA compiles a whole training step: values and gradients are those of eager execution."""
@@ -249,6 +254,7 @@ def test_xla_computes_the_same_losses(loss):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "graph", "XLA"])
 @pytest.mark.parametrize(("gamma", "alpha"), [(0.0, 0.75), (0.5, 0.5), (2.0, 0.25), (2.0, ALPHAS)])
 def test_the_focal_loss_is_the_naive_one_however_it_is_executed(gamma, alpha, jit_compile):

@@ -36,6 +36,7 @@ def expected_masks(seed, positives, examples, threshold, ratio):
 MODES = {"image by image": {}, "static shapes": {"static_shapes": True}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eager", *MODES])
 @pytest.mark.parametrize("ratio", [None, 3.0, 1.0])
 @pytest.mark.parametrize(("examples", "threshold"), [(1, 0.5), (16, 0.5), (64, 0.7), (1000, 0.5), (20, 0.0)])
@@ -49,6 +50,7 @@ def test_masks_are_those_of_the_naive_reference(mode, ratio, examples, threshold
         np.testing.assert_array_equal(ours, expected_masks(seed, positives, examples, threshold, ratio))
 
 
+@pytest.mark.slow
 def test_positives_of_low_loss_are_found_below_many_negatives():
     """1:3 looks as far down as needed: the positives here are the easiest of all survivors."""
     targets, losses, boxes = problem(9, anchors=600, positives=0.05)
@@ -60,6 +62,7 @@ def test_positives_of_low_loss_are_found_below_many_negatives():
         assert (expected >= 0).sum() == 2 and (expected == -1).sum() == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("ratio", "examples"), [(None, 16), (None, 200), (3.0, 16)])
 def test_xla_chooses_the_same_anchors(ratio, examples, mode):
@@ -109,6 +112,7 @@ def tiny(**settings):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ohem", "ohem_1_3"])
 def test_the_training_job_learns_from_the_chosen_anchors_alone(kind):
     """Gradients on the class logits only where `mine` chose, and the sum divided by how many were chosen."""
@@ -143,6 +147,7 @@ def test_the_training_job_learns_from_the_chosen_anchors_alone(kind):
         np.testing.assert_array_equal(targets_of[image], chosen.numpy()[image][places[image]])
 
 
+@pytest.mark.slow
 def test_it_trains_and_comes_back_from_its_configuration():
     model = rn.RetinaNet.from_config(tiny(mining="ohem", mining_examples=8).get_config())
     assert model.mining == {"mining": "ohem", "mining_examples": 8, "mining_nms": 0.5}

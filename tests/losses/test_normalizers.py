@@ -94,7 +94,7 @@ def test_global_weights_do_not_depend_on_where_the_objects_are():
     np.testing.assert_allclose(second, first)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("objects", OBJECTS)
 def test_global_gives_the_same_gradients_on_one_device_and_on_two(objects):
     one, two = (gradients(OBJECTS[objects], "global", replicas) for replicas in (1, 2))

@@ -89,11 +89,13 @@ def expected(model):
     return losses(model, IMAGES, targets(), batch_size=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.int64, np.float16, np.float64])
 def test_pixels_of_every_type_are_the_same_images(model, expected, kind):
     assert losses(model, IMAGES.astype(kind), targets(), batch_size=3) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [rows, objects, ragged, tf.constant, np.ndarray.tolist], ids=lambda f: f.__name__)
 def test_objects_in_every_form_are_the_same_targets(model, expected, form):
     y = targets(form(BOXES), form(LABELS))
@@ -106,6 +108,7 @@ def test_padding_may_hold_anything(model, expected, labels):
     assert losses(model, IMAGES, targets(boxes, labels), batch_size=3) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [dataset, generator, Sequence])
 @pytest.mark.parametrize("weights", [(), (np.float32([1, 1, 1]),)])
 def test_batches_in_every_form_are_the_same_data(model, expected, form, weights):
@@ -114,6 +117,7 @@ def test_batches_in_every_form_are_the_same_data(model, expected, form, weights)
     assert history["loss"][0] == pytest.approx(expected["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_end_of_data_of_unknown_length_is_no_step(model):
     """Keras 3 finds it by asking for one batch more, and would take a metric's mean over that one too."""
     data = tf.data.Dataset.from_tensor_slices((IMAGES, targets())).batch(1, drop_remainder=True)
@@ -124,11 +128,13 @@ def test_the_end_of_data_of_unknown_length_is_no_step(model):
     assert {name: found[name][0] for name in known} == pytest.approx({name: known[name][0] for name in known}, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_ragged_data_set_is_padded(model, expected):
     data = dataset(IMAGES, targets(ragged(BOXES), ragged(LABELS)))
     assert losses(model, data) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [[1.0, 0.0, 0.0], np.array([0.0, 2.0, 0.5]), tf.constant([3, 0, 1])])
 def test_sample_weights_are_factors_on_the_images_losses(model, weights):
     """Each image's loss by itself, times its weight, and the mean over the images."""
@@ -203,6 +209,7 @@ def test_data_sets_of_another_structure_are_one_sentence(model, form, fault):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["standardized", "mean subtracted", "labels from 1", "relative", "NaN"])
 @pytest.mark.parametrize("form", ["data set", "generator", "Sequence"])
 def test_a_later_batch_is_looked_at_too(model, fault, form):
@@ -218,6 +225,7 @@ def test_a_later_batch_is_looked_at_too(model, fault, form):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_sequence_may_have_lists_of_objects_and_hears_of_its_epochs(model, expected):
     data = Batches([(IMAGES, targets(rows(BOXES), rows(LABELS)))])
     assert losses(model, data) == pytest.approx(expected, rel=1e-5)
@@ -226,6 +234,7 @@ def test_a_sequence_may_have_lists_of_objects_and_hears_of_its_epochs(model, exp
     assert data.ended >= before + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["generator", "iterator", "Sequence"])
 def test_later_batches_may_have_other_sizes_and_more_objects(model, form):
     """Keras 3 would hold them to what the first two have in common."""
@@ -241,6 +250,7 @@ def test_later_batches_may_have_other_sizes_and_more_objects(model, form):
     assert history["loss"] == pytest.approx([np.mean(apart)], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not KERAS_3, reason="Keras 2 has no such Sequence")
 @pytest.mark.parametrize("count", [None, 3])
 def test_a_sequence_may_be_without_end_and_hears_of_beginnings(model, count):
@@ -261,6 +271,7 @@ def test_a_sequence_may_be_without_end_and_hears_of_beginnings(model, count):
     assert (data.began, data.ended) == ((2, 2) if count else (1, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not KERAS_3, reason="Keras 2 takes the batches of a Sequence itself")
 def test_a_sequence_is_shuffled_unless_it_must_not_be(model):
     class Noted(Batches):
@@ -296,6 +307,7 @@ def test_images_without_objects_may_be_empty_lists(model):
     assert losses(model, IMAGES, empty, batch_size=3) == losses(model, IMAGES, padded, batch_size=3)
 
 
+@pytest.mark.slow
 def test_further_keys_of_targets_are_left_out(model, expected):
     y = {**targets(), "image_id": np.array(["a", "b", "c"]), "source": "x"}
     assert losses(model, IMAGES, y, batch_size=3) == pytest.approx(expected, rel=1e-5)
@@ -321,6 +333,7 @@ def test_sample_weights_that_are_no_factors_are_one_sentence(model, weights):
         model.fit(IMAGES, targets(), sample_weight=weights, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [dataset, generator, Sequence])
 def test_weights_beside_a_data_set_are_refused_and_those_inside_are_looked_at(model, form):
     for use in (model.fit, model.evaluate):
@@ -332,6 +345,7 @@ def test_weights_beside_a_data_set_are_refused_and_those_inside_are_looked_at(mo
             model.fit(form(IMAGES, targets(), weights), steps_per_epoch=1, verbose=0)
 
 
+@pytest.mark.slow
 def test_validation_data_in_a_list_are_checked(model):
     x, y, sentence = FAULTS["labels from 1"]
     with pytest.raises(rn.InputError, match=sentence):
@@ -340,6 +354,7 @@ def test_validation_data_in_a_list_are_checked(model):
     assert "val_loss" in history.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
 def test_dark_pictures_are_no_fault(model, value):
     """Black ones with objects; any that have none, at the end of a film."""
@@ -358,6 +373,7 @@ def compiled_loss(model):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["labels from 1", "ignored labels", "NaN", "corners exchanged"])
 def test_inside_a_step_wrong_targets_make_the_loss_nan(compiled_loss, fault):
     """For loops of one's own; XLA has no assertions."""
@@ -399,6 +415,7 @@ class Doubled(type(OURS["class_logits"])):
         return 2 * value, 2 * slope
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_trains(model, other, expected):
     """A subclass by its `binary`, and the same by `loss_weights`."""
     doubled = {"loss": {**OURS, "class_logits": Doubled()}}

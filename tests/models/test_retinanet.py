@@ -128,6 +128,7 @@ def test_no_two_layers_start_alike(paper):
         assert other == name, f"{name} starts as {other} does"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_the_step_is_traced_once(optimizer, monkeypatch):
     """A trace that makes variables, as Keras' own does, is followed by another."""
@@ -150,6 +151,7 @@ def gradients(model, x, y):
     return tape.gradient(loss, model.trainable_variables)
 
 
+@pytest.mark.slow
 def test_padding_of_boxes_changes_nothing():
     model = small()
     model.compile("sgd", loss=rn.retinanet_losses(), jit_compile=False)
@@ -162,6 +164,7 @@ def test_padding_of_boxes_changes_nothing():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalizer", ["image", "replica", "global"])
 def test_a_batch_without_objects_still_teaches_the_background(normalizer):
     model = small(normalizer=normalizer)
@@ -245,6 +248,7 @@ def test_an_unknown_backbone_is_refused_by_name():
         rn.RetinaNet(backbone="resnet51")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "scope"), [("GPU", "step"), ("CPU", "nothing")])
 def test_plain_compile_compiles_on_accelerators_only(monkeypatch, kind, scope):
     """The caller's word stands on both."""
@@ -280,6 +284,7 @@ def test_an_alpha_for_each_of_other_classes_is_refused_at_once():
         small().compile("sgd", loss=rn.retinanet_losses(LossConfig(class_alpha="0.5,0.25")))
 
 
+@pytest.mark.slow
 def test_arguments_by_position_are_keras_own():
     model = small()
     model.compile("sgd", loss=rn.retinanet_losses())
@@ -290,6 +295,7 @@ def test_arguments_by_position_are_keras_own():
         model.compile("sgd", rn.retinanet_losses(), {"class_logits": 2.0})
 
 
+@pytest.mark.slow
 def test_weights_of_the_losses_are_by_name():
     model, (x, y) = small(weight_decay=0.0), batch()
     model.compile("sgd", rn.retinanet_losses(), loss_weights={"box_deltas": 3.0})

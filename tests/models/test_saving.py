@@ -15,6 +15,7 @@ from retinanet_tf.models.network import variables
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"norm": "batch", "freeze_stages": 0, "subnet_norm": "batch"}])
 def test_saving_keeps_the_outputs(changes, tmp_path):
     """As .keras, rebuilt without a word about its configuration, and as .weights.h5."""
@@ -73,6 +74,7 @@ def test_numpys_numbers_are_saved_as_pythons():
     assert type(config["num_classes"]) is int and type(config["pixel_std"]) is tuple
 
 
+@pytest.mark.slow
 def test_the_backbone_can_be_frozen():
     """After which a step changes pyramid and subnets alone."""
     model = small(freeze_stages=0, norm="batch")
@@ -86,6 +88,7 @@ def test_the_backbone_can_be_frozen():
     assert changed and all(name.startswith(("fpn", "class_subnet", "box_subnet")) for name in changed)
 
 
+@pytest.mark.slow
 def test_stages_are_frozen_up_to_one():
     """After which a step changes neither weights nor statistics of the stages before."""
     model = small(freeze_stages=1, norm="batch")
@@ -126,6 +129,7 @@ def test_stages_that_were_frozen_by_hand_are_trained_again_too():
     assert len(model.trainable_variables) == trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_precision_and_its_optimizer_are_saved(tmp_path, precision):
     with precision_policy(precision):
@@ -142,6 +146,7 @@ def test_precision_and_its_optimizer_are_saved(tmp_path, precision):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_saved_model_asks_its_own_machine_about_xla(tmp_path, monkeypatch):
     """Compiled with jit_compile='auto' where there is a GPU, loaded where there is none."""
     model = small()
@@ -160,6 +165,7 @@ def test_weights_in_the_older_hdf5_layout_are_refused(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["stages", "class_subnet", "all"])
 def test_what_is_frozen_stays_so_in_a_saved_model_with_its_optimizer(tmp_path, part):
     model = small(freeze_stages=1, norm="batch")
@@ -190,6 +196,7 @@ def test_what_is_no_configuration_is_refused(config):
     assert rn.RetinaNet.from_config({"num_classes": 3, **TINY_NETWORK}).config.num_classes == 3
 
 
+@pytest.mark.slow
 def test_a_copy_by_its_configuration_trains():
     model = small()
     copy = rn.RetinaNet.from_config(model.get_config())

@@ -102,6 +102,7 @@ def test_a_disk_that_is_full(server, tiny_row, monkeypatch):
     assert leftovers() == [file]
 
 
+@pytest.mark.slow
 def test_from_a_name_to_a_detector(server, tiny, tiny_row, tmp_path):
     """The same as importing the file by its path; the second time nothing is fetched, nor written."""
     detector = rn.load_detector("tests/tiny")
@@ -122,6 +123,7 @@ def test_from_a_name_to_a_detector(server, tiny, tiny_row, tmp_path):
     assert {path.parent.name for path in before} == {"tiny", cache.converted_folder(tiny_row).name}
 
 
+@pytest.mark.slow
 def test_a_job_starts_from_a_name(tiny_row, tmp_path):
     """The network's settings come with the weights; the classes are replaced, all else is kept."""
     write_shards(tmp_path / "data")
@@ -217,7 +219,7 @@ def test_the_notebook_is_valid_python():
     assert zoo.find(re.search(r'NAME = "(.+?)"', text)[1])
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_the_notebook_runs(tiny_row, monkeypatch, tmp_path, capsys):
     """Cell after cell, with a small network in place of the published one and fewer pictures and steps."""
     (tmp_path / "docs/notebooks").mkdir(parents=True)
@@ -237,6 +239,7 @@ def test_the_notebook_runs(tiny_row, monkeypatch, tmp_path, capsys):
     assert space["detector"].label_map.names == ("cat", "dog")
 
 
+@pytest.mark.slow
 def test_the_readmes_first_detection(tiny_row, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "tests/data/samples/photo.jpg", tmp_path)

@@ -73,7 +73,7 @@ def detectron2():
     return published, *published.outputs(IMAGE)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("case", list(CASES))
 def test_the_imported_network_is_the_published_one(case, tmp_path):
     source, *kind = CASES[case]
@@ -251,7 +251,7 @@ def test_detectron2s_network_as_one_file(detectron2, tmp_path):
     assert report["unused"] == ["pixel_mean"] and len(report["matched"]) == len(published.tensors)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("annotations", "images", "classes"),
     [("bccd/instances_train.json", "bccd/images", 3), ("cards/train", "cards/train", 6)],

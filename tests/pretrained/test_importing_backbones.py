@@ -17,7 +17,7 @@ from retinanet_tf.pretrained.importing import convert
 from retinanet_tf.pretrained.loading import check
 from retinanet_tf.pretrained.reading import read_tensors
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_backbone")]
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("small_backbone")]
 RNG = np.random.default_rng(0)
 BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
 

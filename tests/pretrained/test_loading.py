@@ -76,7 +76,7 @@ def test_nothing_is_assigned_if_one_tensor_is_wrong(trained, arrays, sentence):
     np.testing.assert_array_equal(model.get_layer("fpn_p7").get_weights()[1], before)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_training_starts_from_given_weights(tmp_path, capsys):
     """One step of learning rate 0 from a run of other categories: its pyramid, and a fresh class layer."""
     splits = shapes.generate(tmp_path / "coco", num_train=4, num_val=1, image_size=64)

@@ -19,7 +19,7 @@ RUNTIME = os.environ.get("RETINANET_TF_ONNXRUNTIME_WEB")
 HOSTILE = [{"id": 1, "name": "</script><b>__WASM__"}, {"id": 18, "name": "żółw"}, {"id": 90, "name": '"x"'}]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.skipif(not (CHROMIUM and RUNTIME), reason="no Chromium or RETINANET_TF_ONNXRUNTIME_WEB (CONTRIBUTING.md)")
 @pytest.mark.parametrize("batch", [None, 2])
 def test_the_page_finds_what_the_file_finds(batch, tmp_path):

@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_predict_without_tensorflow(folder):
     done = subprocess.run(
         [sys.executable, "-c", PREDICT, folder], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False

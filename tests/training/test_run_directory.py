@@ -224,6 +224,7 @@ def test_a_finished_run_of_the_other_keras_is_used_as_it_is(finished, jobs_data,
     np.testing.assert_array_equal(model.get_weights()[0], finished[1].get_weights()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a\nb", "a\rb", "--steps=9\n", "a\u2028b", "a ", "caf\udce9"])
 def test_a_name_that_no_flag_file_holds_is_refused_before_anything_is_written(jobs_data, tmp_path, name):
     with pytest.raises(rn.InputError, match="run_dir=.* which no flag file can hold"):
