@@ -297,6 +297,7 @@ def answers(script, capsys, folder, monkeypatch):
     return dict(re.findall(r"^(\w+) (.*)$", capsys.readouterr().out, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_14_one_image_and_a_path(report, tmp_path, capsys, monkeypatch):
     """Detected on, or one sentence."""
     printed = answers(report / "one_image.py", capsys, tmp_path, monkeypatch)

@@ -32,12 +32,11 @@ _SLURM = """\
 #SBATCH --requeue --signal=B:USR1@120
 # One row per array task. SIGTERM saves the state; the requeued task resumes from there. Slurm requeues what it
 # preempts; two minutes before the time limit it sends SIGUSR1, and the task requeues itself.
-stop() {{ kill "$row"; wait "$row"; }}
+stop() {{ kill %1; wait %1; }}
 trap 'stop; exit 143' TERM
 trap 'stop; scontrol requeue "$SLURM_JOB_ID"; exit 143' USR1
 {command} --rows="$SLURM_ARRAY_TASK_ID" &
-row=$!
-wait "$row"
+wait %1
 """
 _KUBERNETES = """\
 apiVersion: batch/v1

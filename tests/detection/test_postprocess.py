@@ -302,6 +302,7 @@ def test_boxes_with_nan_are_dropped(ours):
     assert np.isfinite(answer["boxes"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_images_of_a_batch_are_independent(form):
     (logits, deltas, anchors, scales, sizes), _ = tied_cases((-9, -1, 0, 1), 3, 400)

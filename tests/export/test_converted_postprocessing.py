@@ -87,6 +87,7 @@ def test_ties_and_nan(runs, name):
     assert min(map(min, counts)) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "litert"])
 def test_no_candidate(runs, name):
     feeds = few_values(1)

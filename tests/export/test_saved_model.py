@@ -125,6 +125,7 @@ def test_other_saved_models_are_no_detector(damage, tmp_path):
         SavedModelDetector(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_export_without_its_end_is_refused(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "1")
     path = tmp_path / "1/variables/variables.data-00000-of-00001"

@@ -168,6 +168,7 @@ def test_client_command(servable, detector, tmp_path, forked):
     assert "missing.jpg can't be read" in printed.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_warm_up_is_replayed_before_the_first_answer(servable):
     assert servable.replayed == 2
 

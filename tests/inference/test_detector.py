@@ -118,6 +118,7 @@ def test_several_images_in_every_form_are_the_same(detector, form):
     check_same(detector(form(images)), answer)
 
 
+@pytest.mark.slow
 def test_mixed_sizes_are_detected_each_by_itself(detector):
     """In input order, whichever images share a canvas; all boxes inside their image."""
     images = [clutter(number, *size) for number, size in enumerate(MIXED)]

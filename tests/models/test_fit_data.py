@@ -102,6 +102,7 @@ def test_objects_in_every_form_are_the_same_targets(model, expected, form):
     assert losses(model, IMAGES, y, batch_size=3) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [LABELS.astype(np.float32), LABELS.astype(np.int8)])
 def test_padding_may_hold_anything(model, expected, labels):
     boxes = np.where(LABELS[..., None] < 0, np.nan, BOXES)

@@ -132,7 +132,8 @@ def test_biases_learn_twice_as_fast_and_nothing_else_does():
     assert kinds == {1.0, 2.0}
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
 def test_the_average_is_the_one_written_by_hand(devices, two_devices):
     """Three steps of a ← a + (1 − d)(w − a), d = min(decay, (1 + t)/(10 + t)), from the same steps without it."""
     expected, trail = plain_trail()

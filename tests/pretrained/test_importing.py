@@ -142,6 +142,7 @@ def check_squares(published, imported):
     check_detections(detector, logits, deltas, limit=300, canvas=square, scale=(64 / 96, 1))
 
 
+@pytest.mark.slow
 def test_a_network_fine_tuned_with_torchvision_and_lightning(tmp_path):
     """Its output 0 is the background; in half precision, the weights are those of the file."""
     published = Published("torchvision", "resnet_small", columns=4, channels=32)
@@ -229,6 +230,7 @@ def check_detections(detector, logits, deltas, score=0.05, limit=100, nms_iou=0.
         assert (near & (np.abs(found["scores"][0][:count] - score) < 1e-3)).any()
 
 
+@pytest.mark.slow
 def test_detectron2s_network_as_one_file(detectron2, tmp_path):
     published, logits, deltas = detectron2
     tensors = {**published.tensors, "pixel_mean": np.float32([103.53, 116.28, 123.675]).reshape(3, 1, 1)}
@@ -293,6 +295,7 @@ def test_fine_tuning_on_real_pictures(tmp_path, capsys, annotations, images, cla
     np.testing.assert_allclose(after["class_subnet/predictor/bias"], -np.log(99), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_failed_import_keeps_the_earlier_one_and_half_a_one_is_no_model(detectron2, tmp_path, monkeypatch):
     tensors, first = detectron2[0].tensors, numbered(80)
     other = rn.data.LabelMap(first.ids, [f"other {name}" for name in first.names])

@@ -79,6 +79,7 @@ def test_anchors_are_torchvisions(model):
     np.testing.assert_allclose(model.anchors(tf.zeros((1, 64, 64, 3))), anchors_of(64), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_loss_and_gradients_are_the_references(model, expected):
     with tf.GradientTape() as tape:
         loss = model.compute_loss(IMAGES, TRUTH, model(IMAGES, training=True))
