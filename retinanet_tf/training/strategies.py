@@ -127,8 +127,9 @@ def _tpu() -> tf.distribute.Strategy:
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, OSError, tf.errors.OpError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"strategy=tpu finds no TPU ({reason}); set TPU_NAME (local on a TPU VM).") from None
+        raise InputError(
+            f"strategy=tpu finds no TPU ({first_line(error)}); set TPU_NAME (local on a TPU VM)."
+        ) from None
     return tf.distribute.TPUStrategy(resolver)
 
 
