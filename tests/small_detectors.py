@@ -20,9 +20,7 @@ TINY_NETWORK = {"backbone": "resnet10_w16", "fpn_channels": 16, "subnet_channels
 def small_detector(label_map: LabelMap, spread: float = 0.25, **options) -> Detector:
     """Three classes at 64 to 96 pixels, fixed weights; the more `spread` in the class subnet, the more detections."""
     keras.utils.set_random_seed(2)
-    config = presets["mini"].replace(
-        num_classes=3, backbone="resnet10_w16", image_size=64, max_size=96, fpn_channels=16, subnet_channels=16
-    )
+    config = presets["mini"].replace(num_classes=3, image_size=64, max_size=96, **{**TINY_NETWORK, "subnet_depth": 2})
     model = RetinaNet.from_config(config)
     for variable in model.weights:
         if "class_subnet" in getattr(variable, "path", variable.name) and len(variable.shape) == 4:

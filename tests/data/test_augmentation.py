@@ -34,7 +34,7 @@ def shards(tmp_path_factory):
     return write_painted(tmp_path_factory.mktemp("painted"), [WIDE] * 6 + [TALL] * 4)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_boxes_are_where_their_paint_is(shards, name):
     """On wide and tall pictures, every object with a pixel counting as visible; crowds have no box."""
@@ -50,7 +50,7 @@ def test_boxes_are_where_their_paint_is(shards, name):
     assert shapes == {tf.TensorShape(canvas) for canvas in canvases} and count > 30
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_blend_has_the_boxes_of_both_where_their_paint_is(shards):
     most = 0
     for images, objects in pipeline.load(shards, **PLAIN, mixup=1.0).take(8):
@@ -61,7 +61,7 @@ def test_a_blend_has_the_boxes_of_both_where_their_paint_is(shards):
     assert most == 6
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["jitter", "cutout"])
 def test_a_higher_minimum_leaves_boxes_out_and_changes_nothing_else(shards, name):
     options = GEOMETRY.get(name, {"cutout": 0.6})
@@ -76,7 +76,7 @@ def test_a_higher_minimum_leaves_boxes_out_and_changes_nothing_else(shards, name
     assert counts[0] > counts[1] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("size", [WIDE, TALL])
 @pytest.mark.parametrize("name", ["square_crop", "overlap_crop", "cutout"])
 def test_the_share_that_is_seen_is_the_share_of_painted_pixels(name, size):
@@ -157,7 +157,7 @@ def test_a_mosaic_cuts_at_its_quarters():
         assert len(corner) == 2 and 25 <= corner[1] + 1 <= 75
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_mosaic_of_four_full_pictures_has_all_their_objects(tmp_path):
     """At a quarter of the size every picture fits its quarter: 4 x 8 boxes, where one picture has 8."""
     pattern = write_painted(tmp_path, [WIDE] * 5, objects_each=8)
@@ -188,7 +188,7 @@ def test_a_blend_is_one_weight_for_all_pixels_and_leaves_boxes_alone():
     assert np.mean(weights) == pytest.approx(0.5, abs=0.05) and np.var(weights) == pytest.approx(1 / 16, abs=0.015)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_picture_is_not_blended_with_itself(tmp_path):
     """The only tall picture stays as it is; the wide ones are blended with another one, never with themselves."""
     pattern = write_painted(tmp_path, [WIDE] * 2 + [TALL])
@@ -199,7 +199,7 @@ def test_a_picture_is_not_blended_with_itself(tmp_path):
     assert counts == {False: {6}, True: {3}}
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_partners_are_others_of_the_same_orientation_and_evenly_drawn():
     pools = Pools.by_orientation(np.array([4, 3, 4, 3, 4, 3, 4, 4]), np.array([3, 4, 3, 4, 3, 4, 3, 3]), False)
     steps = tf.range(400, dtype=tf.int64)
@@ -220,7 +220,7 @@ def test_partners_are_others_of_the_same_orientation_and_evenly_drawn():
     assert not single.numpy().any()
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_resume_and_workers_see_the_same_batches(shards):
     whole = list(pipeline.load(shards, **PLAIN, **EVERYTHING).take(5))
     same(whole[3:], pipeline.load(shards, start_step=3, **PLAIN, **EVERYTHING).take(2))
@@ -232,7 +232,7 @@ def test_resume_and_workers_see_the_same_batches(shards):
                 np.testing.assert_array_equal(mine, its)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_mixing_ends_and_the_rest_is_as_without_it(shards):
     """Step 4 is the first one after a tenth of 40; the other random numbers are those of a job that never mixed."""
     config = presets["mini"].replace(num_classes=3, image_size=64, max_size=64, steps=40, batch_size=2, mix_until=0.1)
@@ -243,7 +243,7 @@ def test_mixing_ends_and_the_rest_is_as_without_it(shards):
     assert equal == [False, True, True]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_all_batches_have_one_of_the_shapes_that_are_named(shards):
     """No shape is new to a compiled step: the canvases are the usual ones, M a power of two up to a bound."""
     config = presets["mini"].replace(num_classes=3, image_size=60, max_size=100, max_level=5, batch_size=2)
@@ -272,7 +272,7 @@ def test_a_damaged_partner_is_named_or_replaced(tmp_path):
     same(batches[2:], load(start_step=2).take(4))
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_validation_is_not_augmented(shards):
     square = {**PLAIN, "max_size": 60}
     same(*(pipeline.load(shards, training=False, **square, **options) for options in ({}, EVERYTHING)))

@@ -12,7 +12,7 @@ from retinanet_tf.inference.tiles import TiledDetector
 from tests.painted import PLAIN, TALL, WIDE, check_paint, key, real, scene, write_painted
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_square_crops_of_tall_pictures_fit_the_tall_canvas(tmp_path):
     """Where one picture is smaller than the crop there are two canvases; an enlarged square lies on its own one."""
     pattern = write_painted(tmp_path, [TALL] * 4 + [(70, 54)])
@@ -24,7 +24,7 @@ def test_square_crops_of_tall_pictures_fit_the_tall_canvas(tmp_path):
     assert shapes == {(4, 128, 64, 3), (4, 64, 128, 3)}
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("size", [(46, 34), (46, 16)])
 def test_a_crop_is_a_tile_as_a_detector_resizes_it(tmp_path, size):
     """Pixel by pixel, so that objects have one size in training and in detection on tiles of that side."""
@@ -48,7 +48,7 @@ def test_a_crop_is_a_tile_as_a_detector_resizes_it(tmp_path, size):
     assert (first.x2 - first.x1, first.y2 - first.y1) == (width, height)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_half_of_the_crops_are_placed_to_show_an_object():
     """A small object is in 1 % of all squares; an object larger than the square is shown in part; none is no error."""
     draws = range(200)
@@ -80,7 +80,7 @@ def test_a_patch_overlaps_an_object_by_the_minimum_or_is_the_whole_picture(monke
         assert out.image.shape == (80, 100, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_patch_may_be_anything_once_in_seven_and_without_objects():
     sizes = [augmentation.overlap_crop(scene((90, 90), []), key(4, n), 1.0).image.shape[:2] for n in range(140)]
     assert 8 < sum(size != (90, 90) for size in sizes) < 36

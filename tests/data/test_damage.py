@@ -28,7 +28,7 @@ def own(tmp_path):
     return str(tmp_path / "out" / "train-*.tfrecord")
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("indexed", [True, False])
 def test_a_damaged_record_names_its_file_and_number(own, indexed):
     path, _ = damage(own)
@@ -43,7 +43,7 @@ def test_a_damaged_record_names_its_file_and_number(own, indexed):
         list(read_records(own))
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("indexed", [True, False])
 def test_damaged_records_are_skipped_listed_and_replaced(own, indexed):
     known = identify(own)
@@ -104,7 +104,7 @@ def test_incomplete_and_mixed_sets_of_shards(own, caplog):
         read_index(own)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_shard_cut_in_the_middle_of_training_does_not_end_it(own, tmp_path):
     log = DamageLog(tmp_path / "damaged.txt")
     stream = iter(pipeline.load(own, on_bad_record="skip", damage_log=log, **SMALL))
@@ -188,7 +188,7 @@ LENGTHS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("number", [0, 2, 3])
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_wrong_length_with_a_right_checksum_is_a_damaged_record(own, number, length, tmp_path):
@@ -205,7 +205,7 @@ def test_a_wrong_length_with_a_right_checksum_is_a_damaged_record(own, number, l
         (path.parent / "train.index.npz").unlink(missing_ok=True)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_wrong_length_is_skipped(own, length):
     path = set_length(own, 1, LENGTHS[length])
@@ -265,7 +265,7 @@ def test_files_that_are_none_are_refused(own):
                 read(str(folder / f"[{name[0]}]*.tfrecord"))
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["data [v2]", "a?b*c", "[", "(1) {x} [!a]"])
 def test_shards_in_folders_with_the_characters_of_patterns(own, name, tmp_path):
     known = identify(own)

@@ -26,7 +26,7 @@ def encoded(pixels, form="JPEG", mode="RGB", **options):
     return file.getvalue()
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("size", [(64, 64), (37, 53), (1, 1), (3, 170)])
 @pytest.mark.parametrize(

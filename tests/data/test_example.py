@@ -86,7 +86,7 @@ def test_a_record_without_objects_has_none():
     assert np.array_equal(parsed["iscrowd"], []) and annotations.file_name == ""
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("size", [(25, 35), (70, 50), (51, 70)])
 def test_an_image_of_another_size_than_its_record_says_is_damaged(tmp_path, size):
     """Its boxes, shares of the image in the record, would be put elsewhere."""

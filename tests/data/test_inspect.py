@@ -186,7 +186,7 @@ def test_boxes_of_another_format_are_doubted(first, corner, sentence):
     assert len(said) == bool(sentence) and sentence in " ".join(said)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_the_real_dataset_gives_known_numbers(test_data):
     found = inspect(
         read_coco(test_data / "bccd" / "instances_train.json"), presets["paper"], str(test_data / "bccd" / "images")
@@ -209,7 +209,7 @@ def small(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_json_and_its_shards_give_one_page_with_pictures(small, tmp_path):
     from_json = inspect_dataset(small / "instances.json", presets["mini"], tmp_path / "a", images=str(small / "images"))
     from_shards = inspect_dataset(str(small / "out" / "train-*"), presets["mini"], tmp_path / "b")
@@ -240,7 +240,7 @@ def test_damaged_shards_are_errors_not_a_crash(small, tmp_path):
     assert "record 1 of" in (tmp_path / "out" / "report.txt").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_picture_that_does_not_decode_is_an_error_not_a_crash(tmp_path):
     truth, images = write_coco(tmp_path, [(60, 40)] * 4)
     cut = sorted(images.iterdir())[1]
@@ -251,7 +251,7 @@ def test_a_picture_that_does_not_decode_is_an_error_not_a_crash(tmp_path):
     assert (tmp_path / "out" / "report.html").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_thumbnails_of_suspicious_boxes_are_on_the_page(tmp_path):
     path, images = faulty(tmp_path)
     found = inspect_dataset(path, presets["mini"], tmp_path / "out", images=str(images))
@@ -310,7 +310,7 @@ def test_more_objects_than_evaluation_counts_are_said(count, warned):
     assert len(said) == warned and all(f"1 images have more than 100 objects (up to {count})" in text for text in said)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize(("boxes", "sentence"), [(0, "no box at all"), (1, "all 1 boxes of"), (3, "all 3 boxes of")])
 def test_sets_without_objects_are_inspected(tmp_path, boxes, sentence):
     path, images = write_coco(tmp_path, [(80, 60)] * 4, boxes_an_image=0)
@@ -359,7 +359,7 @@ def write_records(folder, images, id="7", size=(60, 40)):
     return str(folder / "x.tfrecord")
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize(("id", "names"), [("7", ["", "", ""]), ("", ["same.jpg"] * 3), ("x", ["a", "b", "a"])])
 def test_records_of_one_id_or_name_are_told_apart(tmp_path, id, names):
     """The thumbnails, in the records' order, have the records' colours; names that repeat are said."""

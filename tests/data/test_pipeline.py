@@ -34,7 +34,7 @@ def shards(tmp_path_factory):
     return write_shards(tmp_path_factory.mktemp("shards"))
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_an_unshuffled_pass_is_every_image_resized_padded_and_labelled(shards):
     records = {r.annotations.image_id: r for r in read_records(shards)}
     order = [i for i, r in records.items() if r.annotations.width >= r.annotations.height]
@@ -71,7 +71,7 @@ def test_shards_of_several_folders_have_the_same_labels(shards, tmp_path):
         labels_beside(pattern)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_stretched_training_images_lie_on_one_square_canvas(shards):
     """Wide and tall ones in one batch; boxes grow by another factor in x than in y."""
     settings = {"image_size": 24, "max_size": 24, "resize": "stretch", "size_multiple": 16, "batch_size": 11}
@@ -130,7 +130,7 @@ def test_an_epoch_of_mixed_sizes_and_counts_is_traced_for_few_shapes(tmp_path):
     assert traces == first and first.count("train") <= 2 and first.count("test") <= 2
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_shapes_are_static_as_far_as_they_can_be(shards):
     images, objects = pipeline.load(shards, **SMALL).element_spec
     assert images.shape == (4, None, None, 3) and images.dtype == tf.float32
@@ -140,7 +140,7 @@ def test_shapes_are_static_as_far_as_they_can_be(shards):
     assert {tuple(i.shape) for i, _ in pipeline.load(shards, **SMALL).take(12)} == {(4, 32, 64, 3), (4, 64, 32, 3)}
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_objects_are_padded_to_a_power_of_two_for_the_fullest_image(tmp_path):
     path, images = write_coco(tmp_path, [(20, 20)] * 8)
     coco = json.loads(path.read_text())
@@ -162,7 +162,7 @@ def test_padded_lengths(objects, length):
     assert int(padded_length(tf.constant(objects))) == length
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_every_epoch_has_every_image_once_in_another_order_and_runs_agree(shards):
     known = identify(shards)
     assert len(known) == 11
@@ -179,7 +179,7 @@ def test_every_epoch_has_every_image_once_in_another_order_and_runs_agree(shards
     assert batches[:5] != seen(load(seed=1).take(5), known)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_start_step_continues_exactly(shards):
     options = {**SMALL, "flip": 0.5, "vertical_flip": 0.3, "scale_jitter": (0.7, 1.4), "colour_jitter": 0.2}
     whole = list(pipeline.load(shards, **options).take(15))
@@ -187,7 +187,7 @@ def test_a_start_step_continues_exactly(shards):
     same(whole, pipeline.load(shards, **options).take(15))
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_the_workers_batches_together_are_those_of_one_process(shards):
     whole = list(pipeline.load(shards, **SMALL).take(6))
     parts = [list(pipeline.load(shards, shard=(worker, 2), **SMALL).take(6)) for worker in range(2)]
@@ -196,7 +196,7 @@ def test_the_workers_batches_together_are_those_of_one_process(shards):
         np.testing.assert_array_equal(objects["boxes"], np.concatenate([part[step][1]["boxes"] for part in parts]))
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_by_files_a_worker_reads_its_own_files_alone(shards):
     six = {**SMALL, "batch_size": 6}
     known, index = identify(shards), read_index(shards)
@@ -251,7 +251,7 @@ def test_steps_take_the_two_pools_in_proportion():
     assert (counts == 4).all()
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_flips_happen_at_their_rate_and_to_the_boxes_too(shards):
     known = identify(shards)
     plain = list(pipeline.load(shards, flip=0.0, **SMALL).take(30))
@@ -273,7 +273,7 @@ def test_flips_happen_at_their_rate_and_to_the_boxes_too(shards):
     assert len(known) == 11 and 0.3 < flipped / total < 0.7
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_crowded_images_are_never_cut_short(tmp_path):
     path, images = write_coco(tmp_path, [WIDE] * 2, boxes_an_image=0)
     content = json.loads(path.read_text())
@@ -284,7 +284,7 @@ def test_crowded_images_are_never_cut_short(tmp_path):
     assert batch[1]["labels"].shape == (2, 256) and (batch[1]["labels"].numpy() >= 0).sum(1).tolist() == [130, 0]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_batches_of_a_whole_split_are_counted(shards, batch_size):
     """Else Keras 3 counts one more in the means of its losses."""

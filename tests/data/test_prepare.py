@@ -168,7 +168,7 @@ prepare(*sys.argv[1:], shards=5)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_kill_9_leaves_the_earlier_split_and_the_next_run_starts_over(tmp_path):
     path, images = write_coco(tmp_path, SIZES)
     out, partial = tmp_path / "out", tmp_path / "out" / "train.partial"

@@ -169,7 +169,7 @@ def options():
     return {**SMALL, "repeat_threshold": 1.0, "scale_jitter": (0.7, 1.4)}
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_repeated_order_resumes_in_the_middle_and_is_divided_among_workers(shards, options):
     whole = list(pipeline.load(shards, **options).take(8))
     same(whole[5:], pipeline.load(shards, start_step=5, **options).take(3))
@@ -179,7 +179,7 @@ def test_a_repeated_order_resumes_in_the_middle_and_is_divided_among_workers(sha
         np.testing.assert_array_equal(objects["boxes"], np.concatenate([part[step][1]["boxes"] for part in parts]))
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("shard_by", ["records", "files"])
 def test_every_image_is_drawn_as_often_as_its_factor_says(shards, shard_by):
     """Also where a worker has files of its own: the factors are those of the whole."""
@@ -197,7 +197,7 @@ def test_every_image_is_drawn_as_often_as_its_factor_says(shards, shard_by):
     assert np.abs(counts - expected).max() < (20 if shard_by == "files" else 15)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_threshold_that_repeats_nothing_is_said_and_changes_nothing(shards, caplog):
     with caplog.at_level("WARNING", "absl"):
         unchanged = list(pipeline.load(shards, repeat_threshold=0.001, **SMALL).take(6))
@@ -220,7 +220,7 @@ def annotated(counts):
     return Annotations("mine", images, LabelMap([1, 2, 3], ["cat", "dog", "mouse"]))
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("counts", "sampling", "alpha"),
     [

@@ -26,7 +26,7 @@ def digests(folder):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_boxes_enclose_the_mask_and_areas_are_the_masks(dataset):
     coco = COCO(dataset[1]["train"].annotations)
     for annotation in coco.dataset["annotations"]:
@@ -82,7 +82,7 @@ def test_what_the_set_promises(dataset):
             assert picture.format == "JPEG" and picture.size == (image["width"], image["height"])
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_same_bytes_for_any_number_of_images_and_processes(dataset, tmp_path):
     shapes.generate(tmp_path / "two", num_train=20, num_val=10, seed=3, processes=2)
     again, more = digests(tmp_path / "two"), digests(dataset[0])
@@ -158,7 +158,7 @@ def test_somebody_elses_json_is_not_overwritten(tmp_path):
         shapes.generate(tmp_path, 1, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_the_hard_style_has_twenty_classes_and_its_decoys_are_in_no_box():
     """Against the same picture without decoys: what changes besides the shapes themselves has no annotation."""
     style = styles.STYLES["lookalikes"]

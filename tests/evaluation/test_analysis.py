@@ -272,7 +272,7 @@ def mended(truth, results, kind, found, kinds):
     return truth, [rows[d] for d in sorted(rows)]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("seed", SEEDS)
 def test_costs_are_what_pycocotools_finds_after_mending(seed):
     truth, results = random_split(seed)

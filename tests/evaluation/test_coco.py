@@ -44,7 +44,7 @@ def test_published_numbers(name):
     assert per_category == pytest.approx(case.get("per_category_AP", per_category), abs=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_many_categories_are_what_pycocotools_has_for_all_together():
     """They are looked at in parts. Ids and order of the categories are arbitrary, scores tie, some are crowds."""
     rng = np.random.default_rng(4)

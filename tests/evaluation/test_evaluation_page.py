@@ -114,7 +114,7 @@ def test_every_cell_has_a_listed_picture_though_others_have_more_errors(monkeypa
     assert [0, 1] in [cell[:2] for cell in pictures[-1]["cells"]]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_evaluate_writes_page_numbers_and_plots(tmp_path):
     """Of results and the folder of the images the page has pictures; without images it says that it has none."""
     truth, results = random_split(3, images=(5, 3, 2, 9))

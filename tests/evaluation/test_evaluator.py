@@ -78,7 +78,7 @@ class Oracle:
         return {name: tf.constant(value) for name, value in answer.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("source", ["instances.json", "val-*.tfrecord"])
 def test_known_answers_score_one_from_either_source(dataset, source, tmp_path):
     folder, content = dataset
@@ -109,7 +109,7 @@ def test_both_sources_are_the_same_ground_truth(dataset):
     np.testing.assert_allclose(from_json.boxes_of(1), [[x, y, x + w, y + h] for x, y, w, h in first])
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_json_in_capitals_is_one(dataset, tmp_path):
     folder, content = dataset
     path = tmp_path / "VAL.JSON"
@@ -124,7 +124,7 @@ def test_no_detection_at_all(dataset):
     assert metrics["AP"] == metrics["AR100"] == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_split_without_annotations_is_detected_on_and_not_scored(dataset, tmp_path):
     """COCO's image_info files: detections under the server's file name, and no made-up number."""
     folder, content = dataset
@@ -166,7 +166,7 @@ def test_callback_logs_ap_beside_keras_callbacks(dataset, tmp_path, capsys):
     assert "val_AP50" in (tmp_path / "log.csv").read_text().splitlines()[0]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize(("every", "patience"), [(5, 3), (2, 1), (7, 2)])
 def test_epochs_without_evaluation_neither_stop_nor_win(dataset, tmp_path, monkeypatch, every, patience):
     """AP rises with every epoch: the job runs to its end, and the weights kept and restored are the last ones."""
@@ -277,7 +277,7 @@ def warned():
 TEXTS = [b"a", b"a_flip", b"007", b"7", b"\xc3\xa9", b"12 (1)", b"12"]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("ids", "written"),
     [
@@ -299,7 +299,7 @@ def test_ids_of_records_never_mix_images(dataset, tmp_path, warned, ids, written
     assert analyse_results(pattern, results).metrics == metrics
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("missing", [{3}, {7, 90}])
 def test_a_split_that_lacks_categories(dataset, tmp_path, missing):
     """AP of what is there, −1 for the categories that the annotations don't list; the file can be scored again."""
@@ -362,7 +362,7 @@ def test_a_detector_that_finds_too_few_is_said(dataset, warned):
     assert len(warned) == 1 and "2 objects per image" in warned[0]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("names", [["fish", "fish", "cup"], ["a", "a", "a"], ["a", "a (3)", "a"]])
 def test_categories_of_one_name_all_have_their_number(dataset, tmp_path, names):
     folder, content = dataset

@@ -9,7 +9,7 @@ MANY = 1e9
 """Negatives per positive at which the best score is small and the limits hold."""
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("alpha", [0.25, 0.5, 0.75])
 def test_cross_entropys_minimum_is_the_weighted_share_of_positives(alpha):
     loss, negatives = FocalLoss(gamma=0.0, alpha=alpha), 1000.0
@@ -19,7 +19,7 @@ def test_cross_entropys_minimum_is_the_weighted_share_of_positives(alpha):
     assert best.curvature == pytest.approx(best.probability * (1 - best.probability) * total, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("alpha", [0.25, 0.75])
 def test_focal_losss_curvature_among_many_negatives(gamma, alpha):

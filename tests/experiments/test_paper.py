@@ -74,7 +74,7 @@ def test_equal_rows_of_two_tables_are_one_job(scale):
     assert names == {"gamma=0,alpha=0.75,seed=0"}
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_job_that_evaluates_at_its_end_alone_has_an_outcome(tmp_path):
     """As those of the paper's scale."""
     shards = write_shards(tmp_path)
@@ -230,7 +230,7 @@ def test_a_finished_row_is_collected_beside_the_papers_numbers(tmp_path):
     assert (tmp_path / "table_x.png").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_table_1e_times_the_whole_detector_on_one_picture_of_its_size(monkeypatch):
     model = RetinaNet(num_classes=1, backbone="resnet10_w16", fpn_channels=8, subnet_channels=8, subnet_depth=1)
     seen = []

@@ -108,7 +108,7 @@ def test_xla_computes_the_same_job(shards, plain_losses, tmp_path, capsys):
 @pytest.mark.slow
 def test_optimizers_of_tensorflow_addons_by_name(shards, tmp_path):
     job = {"data": data_of(shards), "run_dir": str(tmp_path / "run"), "verbose": 0}
-    config = FOUR_STEPS.replace(optimizer="lookahead_sgd", steps=2)
+    config = TINY.replace(optimizer="lookahead_sgd", steps=2, eval_steps=0)
     if importlib.util.find_spec("tensorflow_addons") is None:
         with pytest.raises(rn.InputError, match="optimizer=lookahead_sgd needs TensorFlow Addons"):
             rn.train(config, **job)
