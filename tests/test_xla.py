@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from small_jobs import TINY
@@ -78,6 +79,17 @@ def test_a_step_that_runs_eagerly_is_not_compiled_by_default(pretended):
     assert model.run_eagerly and model.xla_scope == "nothing"
     model.compile("sgd", rn.retinanet_losses())
     assert not model.run_eagerly and model.xla_scope == "step"
+
+
+@pytest.mark.slow
+def test_a_model_of_two_devices_with_batch_norm_detects(two_devices):
+    """While a job trains, for one: compiled where each device has all of the statistics."""
+    with two_devices.scope():
+        model = rn.RetinaNet.from_config(TINY.replace(norm="batch", subnet_norm="batch"))
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    plain, compiled = (rn.Detector(model, LABELS, jit_compile=jit_compile)([image]) for jit_compile in (False, True))
+    np.testing.assert_array_equal(compiled["num_detections"], plain["num_detections"])
+    np.testing.assert_allclose(compiled["scores"], plain["scores"], atol=1e-5)
 
 
 @pytest.mark.parametrize(("xla", "expected"), [("auto", True), ("true", True), ("false", False)])

@@ -76,7 +76,8 @@ class Detector(tf.Module):
             default the model's own.
         max_size: the longer side's limit; by default the model's own.
         jit_compile: compile network and post-processing with XLA, once per canvas size and batch size; 'auto' compiles
-            on accelerators. Batches are then filled up to a power of two, which bounds the number of sizes.
+            on accelerators. Batches are then filled up to a power of two, which bounds the number of sizes. (Never
+            with Keras 2 where several devices keep statistics of batch norm.)
 
     Raises:
         InputError: `label_map` is no LabelMap, or of another number of classes than the model; a size is out of range.
@@ -109,7 +110,11 @@ class Detector(tf.Module):
         # The same network without its last concatenation, a copy of 36 MB per image that only training needs.
         outputs = {name: model.get_layer(name).input for name in ("class_logits", "box_deltas")}
         self.levels = keras.Model(model.input, outputs, name="levels")
-        self.jit_compile = resolve_jit_compile(jit_compile)
+        # Of Keras 2's batch norm each device keeps its own statistics, and XLA reaches those of one device alone.
+        spread = model.distribute_strategy.num_replicas_in_sync > 1 and any(
+            getattr(weight, "synchronization", None) == tf.VariableSynchronization.ON_READ for weight in model.weights
+        )
+        self.jit_compile = resolve_jit_compile(jit_compile) and not spread
         self._compiled = tf.function(
             functools.partial(self._detect, static_shapes=True), jit_compile=True, autograph=False
         )
