@@ -66,3 +66,14 @@ def track_loss(model: keras.Model, loss: tf.Tensor, images: int | tf.Tensor) -> 
         # The losses come divided by the replicas, whose gradients are summed.
         loss *= tf.distribute.get_strategy().num_replicas_in_sync
         next(metric for metric in model.metrics if metric.name == "loss").update_state(loss, sample_weight=images)
+
+
+def leave_out_of_files(metrics: Iterable[keras.metrics.Metric]) -> None:
+    """Lets a model load without the sums of its metrics: Keras 2 can't assign them on a strategy's replicas."""
+    if not KERAS_3:
+        for metric in metrics:
+            metric.load_own_variables = _ignore
+
+
+def _ignore(_: Any) -> None:
+    """Loads nothing."""

@@ -1,13 +1,12 @@
 """Losses on box deltas: smooth L1, L1, GIoU, summed over the positive anchors (§4.1)."""
 
-import math
-from collections.abc import Callable
-
 import keras
 import tensorflow as tf
 
+from retinanet_tf.config.config import LossConfig
 from retinanet_tf.detection import boxes as box_geometry
 from retinanet_tf.errors import InputError
+from retinanet_tf.losses.fused import FusedLoss, fused
 
 _SMALLEST = {tf.float16: 6.2e-5}  # normal number, where it isn't float32's
 
@@ -43,17 +42,7 @@ def unpack_box_targets(packed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return packed[..., :4], packed[..., 4] > 0.0
 
 
-def fused(kernel: Callable) -> Callable:
-    """The kernel as one `tf.function`, which XLA fuses where there is no GPU.
-
-    A GPU's elementwise kernels run at memory speed by themselves, and XLA needs CUDA's libdevice there, which pip
-    installations often lack.
-    """
-    compiled = not tf.config.get_visible_devices("GPU")
-    return tf.function(kernel, jit_compile=compiled or None)
-
-
-class BoxLoss(keras.losses.Loss):
+class BoxLoss(FusedLoss):
     """Base class of the losses on `box_deltas`.
 
     Called with `pack_box_targets(...)` `(B, A, 5)` and deltas `(B, A, 4)`, it sums over positive anchors to one value
@@ -62,25 +51,34 @@ class BoxLoss(keras.losses.Loss):
 
     def __init__(self, weight: float, name: str, **kwargs):
         super().__init__(name=name, **kwargs)
-        if not 0.0 <= weight < math.inf:
-            raise InputError(f"box_weight={weight} must be 0 or more, and finite.")
-        self.weight = float(weight)
-        self._fused_sums, self._fused_slopes = fused(self._sums), fused(self._slopes)
+        self.weight = LossConfig(box_weight=weight).box_weight
 
     def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
         """Losses `(...)` of positive anchors, from `(..., 4)` each."""
         raise TypeError(f"{type(self).__name__} is abstract; use SmoothL1Loss, L1Loss or GIoULoss.")
 
     def call(self, y_true, y_pred):
-        targets = tf.convert_to_tensor(y_true)
+        """Packed targets `(B, A, 5)`, deltas `(B, A, 4)` → `(B,)`.
+
+        Raises:
+            InputError: they have other shapes.
+        """
+        targets, predicted = tf.cast(tf.convert_to_tensor(y_true), tf.float32), tf.convert_to_tensor(y_pred)
+        wanted = predicted.shape[:-1].concatenate(5)
+        if not targets.shape.is_compatible_with(wanted) or predicted.shape[-1] not in (4, None):
+            raise InputError(
+                f"box targets have shape {targets.shape} and deltas {predicted.shape}; they must be (B, A, 5), as "
+                "pack_box_targets makes them, and (B, A, 4)."
+            )
 
         # The gradient is a function of its own. That of a function inside a compiled step with open shapes takes its
         # arguments, the network's weights with them, for constants: XLA would compile the step anew at each step.
         @tf.custom_gradient
         def of_deltas(deltas):
-            return self._fused_sums(targets, deltas), lambda upstream: self._fused_slopes(targets, deltas, upstream)
+            sums, slopes = fused(self._sums), fused(self._slopes)
+            return sums(targets, deltas), lambda upstream: slopes(targets, deltas, upstream)
 
-        return of_deltas(tf.convert_to_tensor(y_pred))
+        return of_deltas(predicted)
 
     def _sums(self, y_true, y_pred):
         targets, positive = unpack_box_targets(y_true)
@@ -116,9 +114,7 @@ class SmoothL1Loss(BoxLoss):
 
     def __init__(self, beta: float = 0.11, weight: float = 1.0, name: str = "smooth_l1_loss", **kwargs):
         super().__init__(weight, name, **kwargs)
-        if not 0.0 <= beta < math.inf:
-            raise InputError(f"box_beta={beta} must be 0 (L1) or more, and finite.")
-        self.beta = float(beta)
+        self.beta = LossConfig(box_beta=beta).box_beta
 
     def per_box(self, targets: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(smooth_l1(deltas - targets, self.beta), axis=-1)

@@ -5,9 +5,8 @@ and derivative with respect to x_t together, since both need the same exponentia
 finite x_t.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -17,7 +16,8 @@ from retinanet_tf.config.config import LossConfig
 from retinanet_tf.detection.assignment import IGNORED
 from retinanet_tf.errors import InputError
 from retinanet_tf.losses.alpha_of_classes import alpha_of_classes
-from retinanet_tf.losses.box import GIoULoss, L1Loss, SmoothL1Loss, fused
+from retinanet_tf.losses.box import GIoULoss, L1Loss, SmoothL1Loss
+from retinanet_tf.losses.fused import FusedLoss, fused
 
 ValueAndSlope = tuple[tf.Tensor, tf.Tensor]
 """A loss and its derivative with respect to the margin x_t."""
@@ -114,10 +114,10 @@ def anchor_losses(
     @tf.custom_gradient
     def of_logits(logits):
         def gradient(upstream):
-            slopes = _fused(_slopes, loss, alpha)(class_targets, foreground(), logits, upstream)
+            slopes = fused(_slopes, loss, alpha)(class_targets, foreground(), logits, upstream)
             return _first_derivative_only(slopes)
 
-        return _fused(_values, loss, alpha)(class_targets, foreground(), logits), gradient
+        return fused(_values, loss, alpha)(class_targets, foreground(), logits), gradient
 
     return of_logits(class_logits)
 
@@ -133,7 +133,7 @@ def _first_derivative_only(derivative):
     return tf.identity(derivative), refuse
 
 
-def _margins(foreground, class_logits, alpha):
+def _margins(alpha, foreground, class_logits):
     """Margins `(B, A, K)`, and α_t with the sign of y."""
     logits = class_logits if class_logits.dtype == tf.float64 else tf.cast(class_logits, tf.float32)
     foreground_weight, background_weight = (tf.constant(np.subtract(alpha, y), logits.dtype) for y in (0.0, 1.0))
@@ -141,26 +141,21 @@ def _margins(foreground, class_logits, alpha):
     return tf.where(foreground, logits, -logits), signed_alpha
 
 
-def _values(class_targets, foreground, class_logits, loss, alpha):
+def _values(loss, alpha, class_targets, foreground, class_logits):
     """Losses `(B, A)`."""
-    margins, signed_alpha = _margins(foreground, class_logits, alpha)
+    margins, signed_alpha = _margins(alpha, foreground, class_logits)
     values = tf.reduce_sum(tf.abs(signed_alpha) * loss(margins)[0], axis=-1)
     return tf.where(class_targets != IGNORED, values, 0.0)
 
 
-def _slopes(class_targets, foreground, class_logits, upstream, loss, alpha):
+def _slopes(loss, alpha, class_targets, foreground, class_logits, upstream):
     """Gradient `(B, A, K)` in the logits' type, of losses whose own gradient is `upstream` `(B, A)`."""
-    margins, signed_alpha = _margins(foreground, class_logits, alpha)
+    margins, signed_alpha = _margins(alpha, foreground, class_logits)
     slopes = loss(margins)[1] * signed_alpha * upstream[..., None]
     return tf.cast(tf.where((class_targets != IGNORED)[..., None], slopes, 0.0), class_logits.dtype)
 
 
-@lru_cache(maxsize=128)
-def _fused(kernel, loss, alpha):
-    return fused(partial(kernel, loss=loss, alpha=alpha))
-
-
-class ClassificationLoss(keras.losses.Loss):
+class ClassificationLoss(FusedLoss):
     """Base class of the losses on `class_logits`.
 
     Called with class targets `(B, A)` (whole numbers of any type: 0…K−1, −1 background, −2 ignored) and logits
@@ -173,10 +168,9 @@ class ClassificationLoss(keras.losses.Loss):
 
     def __init__(self, alpha: float | Sequence[float], name: str, **kwargs):
         super().__init__(name=name, **kwargs)
-        numbers = np.asarray(alpha, float)
-        if numbers.ndim > 1 or not numbers.size or not ((numbers >= 0.0) & (numbers <= 1.0)).all():
-            raise InputError(f"alpha={alpha} must lie in [0, 1]: it is the foreground's weight, 1 − alpha the others'.")
-        self.alpha: float | tuple[float, ...] = tuple(numbers.tolist()) if numbers.ndim else float(numbers)
+        several: Any = alpha if np.ndim(alpha) else ()
+        numbers = tuple(LossConfig(alpha=one).alpha for one in several)
+        self.alpha: float | tuple[float, ...] = numbers or LossConfig(alpha=cast(float, alpha)).alpha
 
     def binary(self, margin: tf.Tensor) -> ValueAndSlope:
         """The loss of one binary problem and its derivative, as functions of x_t."""
@@ -186,12 +180,17 @@ class ClassificationLoss(keras.losses.Loss):
         """`(B, A)` losses of the anchors, summed over classes.
 
         Raises:
-            InputError: alpha is a sequence of another length than K.
+            InputError: other shapes, or alpha is a sequence of another length than K.
         """
-        classes = class_logits.shape[-1]
+        class_targets, classes = tf.cast(class_targets, tf.int32), class_logits.shape[-1]
+        if not class_targets.shape.is_compatible_with(class_logits.shape[:-1]):
+            raise InputError(
+                f"class targets have shape {class_targets.shape} and logits {class_logits.shape}; they must be (B, A), "
+                "one number per anchor, and (B, A, K)."
+            )
         if isinstance(self.alpha, tuple) and classes not in (None, len(self.alpha)):
             raise InputError(f"alpha has {len(self.alpha)} numbers for {classes} classes; give each class one.")
-        return anchor_losses(tf.cast(class_targets, tf.int32), class_logits, self.binary, self.alpha)
+        return anchor_losses(class_targets, class_logits, self.binary, self.alpha)
 
     def call(self, y_true, y_pred):
         """Class targets `(B, A)`, logits `(B, A, K)` → `(B,)`."""
@@ -233,9 +232,7 @@ class FocalLoss(ClassificationLoss):
 
     def __init__(self, gamma: float = 2.0, alpha: float | Sequence[float] = 0.25, name: str = "focal_loss", **kwargs):
         super().__init__(alpha, name, **kwargs)
-        if not 0.0 <= gamma < math.inf:
-            raise InputError(f"gamma={gamma} must be 0 (cross entropy) or more and finite: it focuses on hard ones.")
-        self.gamma = float(gamma)
+        self.gamma = LossConfig(gamma=gamma).gamma
 
     def binary(self, margin: tf.Tensor) -> ValueAndSlope:
         return focal(margin, self.gamma)
@@ -262,11 +259,9 @@ class FocalStarLoss(ClassificationLoss):
         **kwargs,
     ):
         super().__init__(alpha, name, **kwargs)
-        if not 0.0 < gamma < math.inf:
-            raise InputError(f"gamma={gamma} must be above 0 for FL*, which divides by it, and finite.")
-        if not math.isfinite(beta):
-            raise InputError(f"star_beta={beta} must be a finite number: it shifts FL*'s sigmoid.")
-        self.gamma, self.beta = float(gamma), float(beta)
+        self.gamma, self.beta = LossConfig(gamma=gamma).gamma, LossConfig(star_beta=beta).star_beta
+        if not self.gamma:
+            raise InputError(f"gamma={gamma} must be above 0 for FL*, which divides by it.")
 
     def binary(self, margin: tf.Tensor) -> ValueAndSlope:
         return focal_star(margin, self.gamma, self.beta)
@@ -288,9 +283,7 @@ class HingeLoss(ClassificationLoss):
         self, threshold: float = 0.5, alpha: float | Sequence[float] = 0.25, name: str = "hinge_loss", **kwargs
     ):
         super().__init__(alpha, name, **kwargs)
-        if not 0.0 < threshold <= 1.0:
-            raise InputError(f"hinge_threshold={threshold} must lie in (0, 1]: it is a probability.")
-        self.threshold = float(threshold)
+        self.threshold = LossConfig(hinge_threshold=threshold).hinge_threshold
 
     def binary(self, margin: tf.Tensor) -> ValueAndSlope:
         return hinge(margin, self.threshold)

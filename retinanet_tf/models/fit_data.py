@@ -84,6 +84,8 @@ def check_structure(images: Any, y: Any) -> None:
         given = f"a dictionary of {', '.join(map(repr, y))}" if isinstance(y, Mapping) else f"a {type(y).__name__}"
         raise InputError(f"y is {given}; targets are {{'boxes': (B, M, 4) xyxy pixels, 'labels': (B, M) from 0}}.")
     for name, value, rank, last in (("x", images, 4, 3), ("boxes", y["boxes"], 3, 4), ("labels", y["labels"], 2, None)):
+        if not hasattr(value, "shape") or isinstance(value, tf.SparseTensor | tf.SparseTensorSpec):
+            raise InputError(f"{name} is of type {type(value).__name__}; it must be one array or tensor.")
         shape, wanted = tf.TensorShape(value.shape), {"x": "(B, height, width, 3)", "boxes": "(B, M, 4)"}
         if shape.rank not in (rank, None) or (shape.rank and last and shape[-1] not in (last, None)):
             raise InputError(f"{name} has shape {shape}; it must be {wanted.get(name, '(B, M)')}.")

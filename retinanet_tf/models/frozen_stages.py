@@ -1,5 +1,6 @@
 """A backbone's fixed stages: their layers' names, and a Keras model whose `trainable` leaves them alone."""
 
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ class FreezableModel(keras.Model):
     """A model whose `trainable` sets that of all its layers, but for the stages that it was built with as fixed.
 
     Keras' own would make their kernels trainable, though no gradient reaches them (`StopGradient`), and let batch
-    norm's statistics move.
+    norm's statistics move. Copies and saved models keep the fixed stages and whatever else is frozen.
     """
 
     fixed: tuple[str, ...] = ()
@@ -35,3 +36,26 @@ class FreezableModel(keras.Model):
     def trainable(self, value: bool) -> None:
         for layer in self.layers:
             layer.trainable = bool(value) and not layer.name.startswith(self.fixed)
+
+    @property
+    def frozen(self) -> list[str]:
+        """The names of the layers that aren't trained."""
+        return [layer.name for layer in self.layers if not layer.trainable]
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Trains all layers but those of these names."""
+        for layer in self.layers:
+            if layer.trainable != (layer.name not in names):
+                layer.trainable = not layer.trainable
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "fixed": list(self.fixed), "frozen": self.frozen}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "FreezableModel":
+        """Keras' own, which would train all layers."""
+        network = {name: value for name, value in config.items() if name not in ("fixed", "frozen")}
+        model = super().from_config(network, custom_objects)
+        model.fixed = tuple(config["fixed"])
+        model.freeze(config["frozen"])
+        return model

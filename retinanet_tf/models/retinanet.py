@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from retinanet_tf.compat import KERAS_3
+from retinanet_tf.compat import KERAS_3, leave_out_of_files
 from retinanet_tf.config.config import AnchorConfig, AssignConfig, Config, LossConfig, ModelConfig
 from retinanet_tf.detection.anchors import Anchors
 from retinanet_tf.detection.assignment import BACKGROUND, IGNORED, assign
@@ -22,7 +22,7 @@ from retinanet_tf.losses.mining import mine
 from retinanet_tf.losses.normalizers import normalizer_weights
 from retinanet_tf.models.fit_data import check_structure, checked, dense, readable_faults, valid_images
 from retinanet_tf.models.frozen_stages import FreezableModel, names_of_stages
-from retinanet_tf.models.layers import precision_policy
+from retinanet_tf.models.layers import keras_policy
 from retinanet_tf.models.network import network_of
 from retinanet_tf.models.train_step import Step, replica_part
 from retinanet_tf.xla import resolve_jit_compile
@@ -149,6 +149,10 @@ class RetinaNet(FreezableModel):
         kwargs = _by_name(keras.Model.fit, self, x, y, *args, **kwargs)
         validation = kwargs.get("validation_data")
         if isinstance(validation, tuple | list):
+            if len(validation) not in (2, 3):
+                raise InputError(
+                    "validation_data must be (x, y) or (x, y, sample weights), or a data set or generator."
+                )
             kwargs["validation_data"] = checked(*validation, num_classes=self.config.num_classes)
         elif validation is not None:
             kwargs["validation_data"], _ = checked(validation, num_classes=self.config.num_classes)
@@ -315,6 +319,7 @@ class RetinaNet(FreezableModel):
                 self.optimizer.build(self.trainable_variables)
             self.distribute_strategy.run(tf.function(self._loss_of_background, autograph=False))
             self.reset_metrics()
+        leave_out_of_files(self.metrics)
 
     @property
     def trains_statistics(self) -> bool:
@@ -372,8 +377,8 @@ class RetinaNet(FreezableModel):
             "assign": dataclasses.asdict(self.assign_config),
             "normalizer": self.normalizer,
             **self.mining,
-            "frozen": [layer.name for layer in self.layers if not layer.trainable],
-            "precision": self.get_layer("class_subnet").dtype_policy.name.removeprefix("mixed_"),
+            "frozen": self.frozen,
+            "policy": self.get_layer("class_subnet").dtype_policy.name,
             "name": self.name,
         }
 
@@ -394,12 +399,11 @@ class RetinaNet(FreezableModel):
             )
         values = dict(config)
         anchors, assign = AnchorConfig(**values.pop("anchors", {})), AssignConfig(**values.pop("assign", {}))
-        frozen, precision = values.pop("frozen", None), values.pop("precision", None)
-        with precision_policy(precision) if precision else nullcontext():
+        frozen, policy = values.pop("frozen", None), values.pop("policy", None)
+        with keras_policy(policy) if policy else nullcontext():
             model = cls(**values, anchors=anchors, assign=assign)
-        for layer in model.layers if frozen is not None else ():
-            if layer.trainable != (layer.name not in frozen):
-                layer.trainable = not layer.trainable
+        if frozen is not None:
+            model.freeze(frozen)
         return model
 
 

@@ -1,11 +1,16 @@
 """Box losses: continuity, hand-worked values, decoded GIoU, and what must not count."""
 
+import copy
+import pickle
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from retinanet_tf.detection import boxes
+from retinanet_tf.errors import InputError
 from retinanet_tf.losses.box import GIoULoss, L1Loss, SmoothL1Loss, giou_of_deltas, smooth_l1
 
 RNG = np.random.default_rng(0)
@@ -123,3 +128,31 @@ def test_xla_computes_the_same_losses(loss):
     compiled = tf.function(run, jit_compile=True)
     for ours, theirs in zip(compiled(tf.constant(deltas)), run(tf.constant(deltas)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("targets", "deltas"), [((2, 9, 4), (2, 9, 4)), ((2, 8, 5), (2, 9, 4)), ((2, 9, 5), (2, 9, 5)), ((9, 5), (2, 9, 4))]
+)
+def test_other_shapes_are_named(targets, deltas):
+    with pytest.raises(InputError, match=re.escape(f"box targets have shape {targets} and deltas {deltas}")):
+        SmoothL1Loss()(tf.zeros(targets), tf.zeros(deltas))
+
+
+def test_whole_numbers_as_targets_are_numbers():
+    targets = np.array([[[0, 0, 0, 0, 1], [5, 5, 5, 5, 0]]])
+    assert float(L1Loss()(targets, tf.constant([[[1.0, 0, -0.5, 0], [0, 0, 0, 0]]]))) == 1.5
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_a_used_loss_can_be_copied(loss):
+    targets, deltas = tf.constant([[[0.0, 0.1, 0.2, 0.3, 1.0]]]), tf.constant([[[1.0, 0.0, 0.05, 0.0]]])
+    value = loss(targets, deltas)
+    for again in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        np.testing.assert_array_equal(again(targets, deltas), value)
+
+
+def test_a_changed_weight_counts_from_the_next_call_on():
+    loss, targets, deltas = L1Loss(), tf.constant([[[0.0, 0.0, 0.0, 0.0, 1.0]]]), tf.constant([[[1.0, 0.0, -0.5, 0.0]]])
+    loss(targets, deltas)
+    loss.weight = 3.0
+    assert float(loss(targets, deltas)) == 4.5

@@ -1,6 +1,7 @@
 """The losses as theorems: the paper's statements, its derivatives, other implementations, the extremes."""
 
 import math
+import re
 from functools import partial
 
 import keras
@@ -299,8 +300,11 @@ def test_classes_survive_serialisation(loss):
         (lambda: losses.FocalLoss(gamma=math.nan), "gamma=nan"),
         (lambda: losses.FocalLoss(gamma=math.inf), "gamma=inf"),
         (lambda: losses.FocalLoss(alpha=math.nan), "alpha=nan"),
-        (lambda: losses.HingeLoss(alpha=[0.5, 1.5]), "alpha=.0.5, 1.5. must lie"),
-        (lambda: losses.FocalLoss(alpha=[]), "alpha=.. must lie"),
+        (lambda: losses.HingeLoss(alpha=[0.5, 1.5]), "alpha=1.5 must lie"),
+        (lambda: losses.FocalLoss(alpha=[]), "alpha=.. must be of type float"),
+        (lambda: losses.FocalLoss("2"), "gamma='2' must be of type float"),
+        (lambda: losses.CrossEntropyLoss("auto"), "alpha='auto' must be of type float"),
+        (lambda: losses.SmoothL1Loss(None), "box_beta=None must be of type float"),
         (lambda: losses.FocalLoss(alpha=[0.5]).per_anchor(*problem()), "alpha has 1 numbers for 7 classes"),
         (lambda: losses.FocalStarLoss(gamma=math.nan), "gamma=nan"),
         (lambda: losses.FocalStarLoss(beta=math.inf), "star_beta=inf"),
@@ -312,6 +316,21 @@ def test_classes_survive_serialisation(loss):
 def test_what_is_out_of_range_is_refused(make, culprit):
     with pytest.raises(InputError, match=culprit):
         make()
+
+
+@pytest.mark.parametrize("targets", [(2, 9, 1), (1, 9), (2, 1), (2, 8), (2, 9, 5), (9,)])
+def test_targets_of_another_shape_are_named(targets):
+    """Those that broadcast would give a number, a wrong one."""
+    with pytest.raises(InputError, match=re.escape(f"class targets have shape {targets} and logits (2, 9, 5)")):
+        losses.FocalLoss()(tf.zeros(targets, tf.int32), tf.zeros((2, 9, 5)))
+
+
+def test_a_changed_gamma_counts_from_the_next_call_on():
+    targets, logits = problem()
+    loss = losses.FocalLoss(2.0, 0.5)
+    loss(targets, logits)
+    loss.gamma, loss.alpha = 0.0, 0.75
+    np.testing.assert_allclose(loss(targets, logits), losses.CrossEntropyLoss(0.75)(targets, logits), rtol=1e-6)
 
 
 STAR, HINGE = {"classification": "focal_star"}, {"classification": "hinge"}

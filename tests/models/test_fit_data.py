@@ -328,6 +328,21 @@ def test_elements_that_are_no_pairs_are_one_sentence(model, element):
         model.fit(tf.data.Dataset.from_tensors(element), verbose=0)
 
 
+@pytest.mark.parametrize("part", ["x", "boxes", "labels"])
+@pytest.mark.parametrize("wrap", [lambda value: {"a": value}, lambda value: (value,), tf.sparse.from_dense])
+def test_nested_and_sparse_parts_of_a_data_set_are_one_sentence(model, part, wrap):
+    x, y = IMAGES.astype(np.float32), targets()
+    element = (wrap(x), y) if part == "x" else (x, {**y, part: wrap(y[part])})
+    with pytest.raises(rn.InputError, match=f"^{part} is of type .*; it must be one array or tensor"):
+        model.fit(tf.data.Dataset.from_tensors(element), verbose=0)
+
+
+@pytest.mark.parametrize("data", [(IMAGES,), (IMAGES, targets(), None, 1)])
+def test_validation_data_is_two_or_three_parts(model, data):
+    with pytest.raises(rn.InputError, match="^validation_data must be"):
+        model.fit(IMAGES, targets(), validation_data=data, verbose=0)
+
+
 @pytest.mark.parametrize("weights", [[1.0, 1.0], [[1.0]] * 3, [1.0, -1.0, 1.0], [np.nan, 1, 1], {"boxes": [1.0] * 3}])
 def test_sample_weights_that_are_no_factors_are_one_sentence(model, weights):
     with pytest.raises(rn.InputError, match="sample_weight"):

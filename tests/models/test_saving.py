@@ -1,5 +1,7 @@
 """Saving, copying and freezing a model: what comes back, with its frozen layers and its optimizer."""
 
+import copy
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from small_models import batch, images, small
 
 import retinanet_tf as rn
 from retinanet_tf.config.config import AnchorConfig
-from retinanet_tf.models.layers import precision_policy
+from retinanet_tf.models.layers import keras_policy, precision_policy
 from retinanet_tf.models.network import variables
 
 RNG = np.random.default_rng(0)
@@ -127,6 +129,67 @@ def test_stages_that_were_frozen_by_hand_are_trained_again_too():
     assert len(model.trainable_variables) < trained
     model.backbone.trainable = True  # though some of its layers are trainable already
     assert len(model.trainable_variables) == trained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("until", [2, 4])
+def test_a_copied_backbone_is_as_frozen_as_before(tmp_path, until):
+    """Alone and inside a model of one's own, whose training leaves the frozen stages' statistics alone."""
+    model = small(norm="batch", freeze_stages=2)
+    model.freeze_until(until)
+    backbone = model.backbone
+    inputs, trained = keras.Input((64, 64, 3)), [weight.shape for weight in backbone.trainable_weights]
+    features = keras.layers.GlobalAveragePooling2D()(backbone(inputs)[2])
+    own = keras.Model(inputs, keras.layers.Dense(2)(features))
+    for name, whole in (("backbone", backbone), ("own", own)):
+        whole.save(tmp_path / f"{name}.keras")
+        loaded = keras.models.load_model(tmp_path / f"{name}.keras")
+        copies = [loaded] if whole is own else [loaded, copy.deepcopy(backbone), keras.models.clone_model(backbone)]
+        for again in copies:
+            assert [w.shape for w in again.trainable_weights] == [w.shape for w in whole.trainable_weights]
+    before = [weight.numpy() for layer in backbone.layers if not layer.trainable for weight in layer.weights]
+    loaded.compile("sgd", "mse")
+    loaded.fit(np.full((2, 64, 64, 3), 99.0), np.ones((2, 2)), verbose=0)
+    inside = next(layer for layer in loaded.layers if hasattr(layer, "layers"))
+    after = [weight.numpy() for layer in inside.layers if not layer.trainable for weight in layer.weights]
+    assert before and all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
+    again = keras.models.load_model(tmp_path / "backbone.keras")
+    again.trainable = False
+    again.trainable = True
+    fixed = [layer for layer in again.layers if layer.name.startswith(("stem", "stage2"))]
+    assert not any(layer.trainable for layer in fixed) and len(again.trainable_weights) >= len(trained)
+
+
+@pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16"])
+def test_keras_policy_is_saved(tmp_path, policy):
+    with keras_policy(policy):
+        model = small()
+    model.save(tmp_path / "model.keras")
+    for again in (keras.models.load_model(tmp_path / "model.keras"), rn.RetinaNet.from_config(model.get_config())):
+        assert [layer.dtype_policy.name for layer in again.layers] == [
+            layer.dtype_policy.name for layer in model.layers
+        ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]])
+def test_a_compiled_model_is_loaded_under_a_strategy(tmp_path, devices):
+    model = small()
+    model.compile("adam", loss=rn.retinanet_losses())
+    x, y = batch()
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    reduction = tf.distribute.ReductionToOneDevice()
+    with tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction).scope():
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        other = small()
+        other.compile("adam", loss=rn.retinanet_losses())
+        other.load_weights(tmp_path / "model.weights.h5")
+    for again in (loaded, other):
+        assert all(np.array_equal(*pair) for pair in zip(again.get_weights(), model.get_weights(), strict=True))
+        assert int(again.optimizer.iterations.numpy()) == 1
+        np.testing.assert_allclose(again.evaluate(x, y, verbose=0), model.evaluate(x, y, verbose=0), rtol=1e-4)
 
 
 @pytest.mark.slow
