@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from retinanet_tf.errors import InputError, first_line
 from retinanet_tf.export.frozen_graph import NETWORK, Shape, detection_graph, network_graph
 from retinanet_tf.export.quiet import quiet
 from retinanet_tf.inference.detector import Detector
@@ -15,6 +16,8 @@ from retinanet_tf.inference.detector import Detector
 PRECISIONS = ("float32", "float16", "int8")
 SMALLEST_RANGE = 1e-3
 """Of the values of a tensor of the network in 'int8'."""
+LARGEST_BIAS = 2**30
+"""Of a convolution's biases in 'int8', 32-bit integers in steps of the input's step times the kernel's."""
 _SIGNATURE = "serving_default"
 
 Calibration = dict[str, Any]
@@ -46,18 +49,32 @@ def quantize(content: bytes, precision: str, calibration: Calibration | None = N
 
     In 'float16' the weights of convolutions are stored in half; the runtime computes in float32 (on a GPU it may not).
     In 'int8' weights and activations are 8-bit integers, and each head has its own scale on each level.
+
+    Raises:
+        InputError: the quantizer refuses the network.
     """
     quantizer = _quantizer(content, _float16 if precision == "float16" else _int8)
-    with quiet():
-        return bytes(quantizer.quantize(calibration, enable_progress_bar=False).quantized_model)
+    if calibration is not None:
+        calibration = _with_room_for_biases(content, calibration)
+    try:
+        with quiet():
+            return bytes(quantizer.quantize(calibration, enable_progress_bar=False).quantized_model)
+    except ValueError as error:  # of kernels that are all 0, for one
+        raise InputError(f"this network can't be converted to {precision}: {first_line(error)}.") from None
 
 
 def calibrate(detector: Detector, shape: Shape, canvases: Iterable[np.ndarray]) -> Calibration:
     """The range of each tensor of the network over some canvases `(H, W, 3)` uint8, which INT8 needs.
 
-    The network is run alone: the calibration can't follow the loop of NMS, which stays float32 anyhow.
+    The network is run alone: the calibration can't follow the loop of NMS, which stays float32 anyhow. Its batch is the
+    file's, with which the converter's names change; the last one begins again with the first canvases.
     """
-    content = _converted(network_graph(detector, (1, *shape[1:])))
+    content, size = _converted(network_graph(detector, shape)), shape[0] or 1
+    canvases = list(canvases)
+    batches = [
+        np.stack([canvases[(start + row) % len(canvases)] for row in range(size)])
+        for start in range(0, len(canvases), size)
+    ]
     recipe = _quantizer(content, _int8).get_quantization_recipe()
     from ai_edge_quantizer import calibrator, recipe_manager
     from ai_edge_quantizer.utils import qsv_utils
@@ -67,12 +84,57 @@ def calibrate(detector: Detector, shape: Shape, canvases: Iterable[np.ndarray]) 
     # Of all pictures, not a moving average over them, which would cut off the scores of the surest detections.
     with quiet():
         collector = calibrator.Calibrator(content, os.cpu_count() or 1, qsv_update_func=qsv_utils.min_max_update)
-        collector.calibrate({_SIGNATURE: [{"images": canvas[None]} for canvas in canvases]}, manager)
+        collector.calibrate({_SIGNATURE: [{"images": batch} for batch in batches]}, manager)
     ranges = collector.get_model_qsvs()
     for one in ranges.values():
         # Where all values are 0, integers have no scale, and the runtime would end the process.
         if np.all(one["max"] - one["min"] < SMALLEST_RANGE):
             one["max"] = one["min"] + np.float32(SMALLEST_RANGE)
+    return ranges
+
+
+def _with_room_for_biases(content: bytes, calibration: Calibration) -> Calibration:
+    """Ranges in which every bias is a 32-bit integer; the quantizer would cut off larger ones without a word.
+
+    A bias overflows where the inputs or the kernel are next to nothing, and then their steps may be longer: a kernel's
+    channel reaches at least a thousandth of the others', and the input as far as it takes.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, ranges = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content)), dict(calibration)
+    graph, codes = model.subgraphs[0], [code.builtinCode for code in model.operatorCodes]
+    makers = {output: op for op in graph.operators for output in op.outputs}
+    same_step = {schema.BuiltinOperator.PAD, schema.BuiltinOperator.PADV2, schema.BuiltinOperator.MAX_POOL_2D}
+
+    def name(tensor: int) -> str:
+        return graph.tensors[tensor].name.decode()
+
+    def values(tensor: int) -> np.ndarray:
+        data = model.buffers[graph.tensors[tensor].buffer].data
+        return np.frombuffer(bytes(data), np.float32).reshape(graph.tensors[tensor].shape)
+
+    for op in graph.operators:
+        if codes[op.opcodeIndex] != schema.BuiltinOperator.CONV_2D or name(op.inputs[0]) not in ranges:
+            continue
+        source, kernel, bias = op.inputs
+        low, high = (float(ranges[name(source)][end].min()) for end in ("min", "max"))
+        low, high = min(low, 0.0), max(high, 0.0)
+        reach, least = np.abs(values(kernel)).max((1, 2, 3)), np.abs(values(bias)) / LARGEST_BIAS
+        overflows = least > reach / 127 * (high - low) / 255
+        if not overflows.any():
+            continue
+        reach = np.where(overflows, np.maximum(reach, max(reach.max() / 1024, 1e-6)), reach)
+        limits = ranges.get(name(kernel), {"max": np.zeros(1)})["max"]
+        limits = np.maximum(limits, reach[:, None, None, None]).astype(np.float32)
+        ranges[name(kernel)] = {"min": -limits, "max": limits}
+        high = max(high, low + 255 * float((least[overflows] / (reach[overflows] / 127)).max()))
+        while True:
+            found = ranges[name(source)]
+            ranges[name(source)] = {**found, "max": np.maximum(found["max"], np.float32(high))}
+            maker = makers.get(source)
+            if maker is None or codes[maker.opcodeIndex] not in same_step:
+                break
+            source = maker.inputs[0]
     return ranges
 
 

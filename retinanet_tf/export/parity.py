@@ -28,6 +28,12 @@ FEWEST_PAIRS = 20
 """Fewer compared pairs prove nothing."""
 ROUNDING = 1e-5
 """Two scores that differ by less may be ranked either way."""
+TIE = 1e-4
+"""Share of a score by which two of overlapping candidates differ at most if either side may keep another one alone."""
+PROBED_PER_LEVEL = 100
+"""Pairs of anchor and class that each level answers with in the comparison without a threshold."""
+CANDIDATES_PER_LEVEL = 5_000
+"""At least so many of each level are looked through for a box that one side's NMS kept alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +46,14 @@ class Limits:
         off: share of the pairs that may be further off.
         unmatched: share of the detections that may have no counterpart. Of two boxes that overlap by the limit to a
             millionth, one side may drop another one.
+        any_ties: whether tied detections may be of any number, not counted as unmatched.
     """
 
     box: float
     score: float
     off: float
     unmatched: float
+    any_ties: bool = False
 
 
 LIMITS = {
@@ -64,11 +72,11 @@ class Comparison:
         name: what was compared.
         limits: that the differences are held against.
         compared: pairs of detections of one class at one place.
-        missing: detections of the detector alone.
-        extra: detections of the file alone.
+        missing: detections of the detector alone, without those tied.
+        extra: detections of the file alone, without those tied.
         off: pairs beyond the limits, without those tied.
-        tied: pairs of overlapping candidates of one score, of which either side's NMS kept another: the file's box is
-            among the detector's candidates.
+        tied: overlapping candidates of one score, of which either side's NMS kept another, in pairs or alone: the
+            file's box is among the detector's candidates.
         box: largest difference of a coordinate over all pairs that aren't tied, in pixels.
         score: largest difference of a score over the same.
     """
@@ -98,8 +106,8 @@ class Comparison:
 
     def difference(self) -> str | None:
         """How the answers differ by more than the limits, or None."""
-        alone = max(self.missing, self.extra)
-        if alone + self.tied > self.limits.unmatched * (self.compared + alone):
+        alone, tied = max(self.missing, self.extra), 0 if self.limits.any_ties else self.tied
+        if alone + tied > self.limits.unmatched * (self.compared + alone):
             others = f", and {self.tied} are others of the same score" if self.tied else ""
             return (
                 f"{self.missing} of the detector's detections are missing in the file, and {self.extra} are extra"
@@ -114,15 +122,20 @@ class Comparison:
 
 
 def without_threshold(detector: Detector) -> Detector:
-    """The detector with score threshold 0, at most 100 pairs per level and room for all of them."""
-    config = dataclasses.replace(detector.config, score_threshold=0.0, pre_nms_top_k=100, max_detections=500)
-    return detector.with_config(config)
+    """The detector with score threshold 0, PROBED_PER_LEVEL pairs of each level and room for all of them."""
+    room = {"pre_nms_top_k": PROBED_PER_LEVEL, "max_detections": 5 * PROBED_PER_LEVEL}
+    return detector.with_config(dataclasses.replace(detector.config, score_threshold=0.0, **room))
 
 
 def without_nms(detector: Detector) -> Detector:
-    """The detector with all of its candidates as detections, up to the 100,000 that there can be."""
-    everything = min(100_000, len(detector.levels.output["class_logits"]) * detector.config.pre_nms_top_k)
-    return detector.with_config(dataclasses.replace(detector.config, nms_iou=1.0, max_detections=everything))
+    """The detector with its candidates as detections, up to the 100,000 that there can be.
+
+    These are more of each level than it has itself, which of equal scores might have chosen others.
+    """
+    top_k = max(CANDIDATES_PER_LEVEL, detector.config.pre_nms_top_k)
+    everything = min(100_000, len(detector.levels.output["class_logits"]) * top_k)
+    config = dataclasses.replace(detector.config, nms_iou=1.0, pre_nms_top_k=top_k, max_detections=everything)
+    return detector.with_config(config)
 
 
 def compare_file(
@@ -183,21 +196,30 @@ def _compare(
     difference = np.abs(ours["scores"][:, None] - theirs["scores"])
     pairs = _pairs(ours, theirs, distance, difference)
     result.compared += len(pairs)
+    # A score at the threshold may be below it on the other side; INT8's half of the detections leaves room for that.
+    margin = min(limits.score, threshold) if np.isfinite(limits.score) else 0.0
+    alone = []
+    for side, paired in ((ours, {i for i, _ in pairs}), (theirs, {j for _, j in pairs})):
+        sure = np.flatnonzero(side["scores"] > threshold + margin)
+        alone.append([index for index in sure if index not in paired])
     tied = [pair for pair in pairs if distance[pair] > limits.box and difference[pair] <= ROUNDING]
-    if tied:
+    many = np.isfinite(limits.score) and max(map(len, alone)) > limits.unmatched * len(pairs)
+    if tied or many:
         others = candidates()
         tied = [pair for pair in tied if _is_among(theirs, pair[1], others, limits)]
         result.tied += len(tied)
+        if many:
+            counts = [len(indices) for indices in alone]
+            alone = [
+                [index for index in indices if not _has_rival(side, index, others, limits)]
+                for side, indices in zip((ours, theirs), alone, strict=True)
+            ]
+            result.tied += max(count - len(indices) for count, indices in zip(counts, alone, strict=True))
     for pair in set(pairs) - set(tied):
         result.box, result.score = max(result.box, float(distance[pair])), max(result.score, float(difference[pair]))
         result.off += bool(distance[pair] > limits.box or difference[pair] > limits.score)
-    # A score at the threshold may be below it on the other side; INT8's half of the detections leaves room for that.
-    margin = min(limits.score, threshold) if np.isfinite(limits.score) else 0.0
-    sure = [side["scores"] > threshold + margin for side in (ours, theirs)]
-    for i, j in pairs:
-        sure[0][i] = sure[1][j] = False
-    result.missing += int(sure[0].sum())
-    result.extra += int(sure[1].sum())
+    result.missing += len(alone[0])
+    result.extra += len(alone[1])
 
 
 def _is_among(detections: dict, index: int, others: dict, limits: Limits) -> bool:
@@ -205,6 +227,17 @@ def _is_among(detections: dict, index: int, others: dict, limits: Limits) -> boo
     box, score, label = (detections[name][index] for name in ("boxes", "scores", "labels"))
     near = np.abs(others["boxes"] - box).max(-1) <= limits.box
     return bool((near & (np.abs(others["scores"] - score) <= limits.score) & (others["labels"] == label)).any())
+
+
+def _has_rival(detections: dict, index: int, others: dict, limits: Limits) -> bool:
+    """Whether a detection is among others, and tied with one that it overlaps or with more than a level has room for."""
+    if not _is_among(detections, index, others, limits):
+        return False
+    box, score, label = (detections[name][index] for name in ("boxes", "scores", "labels"))
+    tied = np.abs(others["scores"] - score) <= TIE * score
+    boxes = others["boxes"][tied & (others["labels"] == label) & (np.abs(others["boxes"] - box).max(-1) > limits.box)]
+    overlap = (np.minimum(boxes[:, 2:], box[2:]) > np.maximum(boxes[:, :2], box[:2])).all(-1)
+    return bool(overlap.any()) or int(tied.sum()) > PROBED_PER_LEVEL
 
 
 def _pairs(ours: dict, theirs: dict, distance: np.ndarray, difference: np.ndarray) -> list[tuple[int, int]]:
@@ -304,7 +337,7 @@ def check(
     """
     limits = LIMITS[precision]
     # So many boxes overlap without a threshold that a few always do by just the limit of NMS.
-    probing = dataclasses.replace(limits, off=max(limits.off, limits.unmatched))
+    probing = dataclasses.replace(limits, off=max(limits.off, limits.unmatched), any_ties=True)
     if isinstance(file, SavedModelDetector) or isinstance(probe, SavedModelDetector):
         comparisons = [
             compare_own("same canvas", limits, file, detector, pictures),

@@ -4,12 +4,18 @@ import json
 import runpy
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
+from retinanet_tf.config.config import DetectConfig
+from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.errors import InputError
 from retinanet_tf.export import litert_file, parity
-from retinanet_tf.export.formats import export
+from retinanet_tf.export.formats import export, metadata
+from retinanet_tf.inference.detector import Detector
+from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.runtime.exported import ExportedDetector
 from retinanet_tf.runtime.metadata import write_metadata
 from tests.oracles import box_iou
@@ -131,6 +137,44 @@ def test_the_example_of_serving_runs_every_precision(onnx_export, litert_export,
     (category, box), others = found[0][0], found[1:]
     for rows in others:
         assert max(box_iou(box, other) for its_category, other in rows if its_category == category) >= 0.9
+
+
+def untrained(channels: int = 16) -> Detector:
+    """With the paper's initial kernels, which let next to nothing of a small network through to the predictors."""
+    keras.utils.set_random_seed(0)
+    model = RetinaNet(2, "resnet10_w16", fpn_channels=channels, subnet_channels=channels)
+    return Detector(model, LabelMap([1, 2], ["a", "b"]), DetectConfig(score_threshold=0.0, nms_iou=1.0), 64, 96)
+
+
+@pytest.mark.parametrize("kernel", ["initial", "one class without", "none"])
+@pytest.mark.parametrize("shape", [(1, 64, 96), (2, 32, 32)])
+def test_int8_keeps_biases_beside_kernels_and_inputs_of_next_to_nothing(tmp_path, kernel, shape):
+    """In steps of both they can be beyond 32 bits; cut off, a score of 0.01 was one of 0.5."""
+    detector, path = untrained(), tmp_path / "int8.tflite"
+    predictor = detector.model.get_layer("class_subnet").predictor
+    values = predictor.kernel.numpy()
+    values[..., {"initial": slice(0), "one class without": slice(1, None, 2), "none": slice(None)}[kernel]] = 0.0
+    predictor.kernel.assign(values)
+    canvases = [clutter(seed, *shape[1:]) for seed in range(5)]
+    content, facts = litert_file.convert(detector, shape, "int8", litert_file.calibrate(detector, shape, canvases))
+    path.write_bytes(content)
+    write_metadata(path, metadata(detector, "litert", "int8", shape, facts))
+    sizes = np.array([shape[1:]] * shape[0], np.float32)
+    scores = ExportedDetector(path).run(np.stack(canvases[: shape[0]]), sizes)["scores"]
+    np.testing.assert_allclose(scores, 0.01, rtol=0.02)
+
+
+def test_a_network_that_cannot_be_quantized_is_one_sentence(litert_export):
+    of_another = {"x": {"min": np.zeros((1, 1, 1, 1)), "max": np.ones((1, 1, 1, 1))}}
+    with pytest.raises(InputError, match="^this network can't be converted to int8: "):
+        litert_file.quantize(litert_export.path.read_bytes(), "int8", of_another)
+
+
+def test_a_detector_whose_scores_are_all_tied_is_exported(tmp_path):
+    detector = untrained().with_config(DetectConfig())
+    path = export(detector, tmp_path / "new.tflite", format="litert", fixed_shapes=[(1, 64, 96)])
+    _, probe, _ = json.loads(path.with_name("new.tflite.parity.json").read_text())["comparisons"]
+    assert probe["tied"] > 20 and max(probe["missing"], probe["extra"]) <= 0.01 * probe["compared"]
 
 
 def test_int8_through_export_is_calibrated_and_scored_on_the_users_shards(
