@@ -29,7 +29,8 @@ def first_line(error: Exception) -> str:
     'Disk is full'
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return next((line for line in lines if not _TENSORFLOWS_HEADINGS.match(line)), lines[0])[:500].rstrip(".")
+    line = next((line for line in lines if not _TENSORFLOWS_HEADINGS.match(line)), lines[0])
+    return re.sub(r"^{{.*?}} ", "", line)[:500].rstrip(".")
 
 
 @contextmanager

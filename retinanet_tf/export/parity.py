@@ -230,7 +230,7 @@ def _is_among(detections: dict, index: int, others: dict, limits: Limits) -> boo
 
 
 def _has_rival(detections: dict, index: int, others: dict, limits: Limits) -> bool:
-    """Whether a detection is among others, and tied with one that it overlaps or with more than a level has room for."""
+    """Whether one is among others, and tied with one that it overlaps or with more than a level has room for."""
     if not _is_among(detections, index, others, limits):
         return False
     box, score, label = (detections[name][index] for name in ("boxes", "scores", "labels"))

@@ -9,7 +9,8 @@ def normalizer_weights(num_positive: tf.Tensor, kind: str = "image") -> tf.Tenso
     - 'image' (§4.1): each image by its own positives, then the mean over images. 1 / max(1, n_i).
     - 'replica' (authors' code): the replica's sum by Σ (n_i + 1) over its images. B / Σ (n_i + 1).
     - 'global': the sum over all replicas by max(1, Σ n_i) over all of them. R·B / max(1, Σ n_i): one replica and
-        several give the same gradients, wherever the objects are.
+        several give the same gradients, wherever the objects are. Where a batch isn't divisible by the replicas, which
+        then have unequal parts, Keras' record of the losses is off; the gradients aren't.
 
     An image without positives keeps its weight, so its background still teaches; nothing is divided by zero.
 

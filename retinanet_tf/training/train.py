@@ -8,7 +8,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import keras
@@ -37,6 +37,7 @@ from retinanet_tf.training.checkpoints import TrainingState, newest_step
 from retinanet_tf.training.job import Job, announce, announce_repeats, announce_xla, open_job
 from retinanet_tf.training.loop import run_steps
 from retinanet_tf.training.optimizers import make_optimizer, make_schedule
+from retinanet_tf.training.service_watch import ServiceWatch
 from retinanet_tf.training.strategies import LOST, distribute, gathered, leave_together
 from retinanet_tf.training.validation import Validation
 from retinanet_tf.visualize import training_curves
@@ -172,8 +173,11 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
         progress = Progress(total, done, config.data.batch_size, make_schedule(config.train), verbose)
         evaluator = Validation(job, model, run_dir, progress)
         damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
-        with StopRequest() as stop:
+        with StopRequest() as stop, ExitStack() as stack:
+            service = config.data.data_service
+            watch = [ServiceWatch(service, progress, stop, run_dir / "checkpoints")] if service else []
             every = [
+                *map(stack.enter_context, watch),
                 progress,
                 WatchLosses(progress, config.loss.box_weight),
                 SaveState(state, progress, stop),
@@ -232,13 +236,18 @@ def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[in
             f"{config.model.image_size} px ({first_line(error)}); lower batch_size, or keep it and "
             "compute it in parts with accumulation (precision=bfloat16 and a smaller image_size help too)."
         ) from None
-    except LOST as e:
-        if worker.count == 1:
+    except (*LOST, tf.errors.OpError) as e:
+        if worker.count > 1 and isinstance(e, LOST):
+            raise InputError(
+                f"worker {worker.index} of {worker.count} lost the others ({first_line(e)}); where none of them has "
+                "ended with an error of its own, start all workers again with the same commands: they resume from step "
+                f"{newest_step(states)}."
+            ) from None
+        if not config.data.data_service:
             raise
         raise InputError(
-            f"worker {worker.index} of {worker.count} lost the others ({first_line(e)}); where none of them has ended "
-            "with an error of its own, start all workers again with the same commands: they resume from step "
-            f"{newest_step(states)}."
+            f"data_service={config.data.data_service}: {first_line(e)}; if the service was started again or has lost "
+            f"its workers, repeat the command: the job resumes from step {newest_step(states)}."
         ) from None
 
 
