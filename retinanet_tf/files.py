@@ -51,9 +51,16 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=lambda array: array.tolist()) + "\n")
 
 
+def path_text(path: str | os.PathLike, name: str) -> str:
+    """A path or pattern as text; raises InputError, which names the argument, if it is something else."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{name}={path!r} must be a path.")
+    return os.fspath(path)
+
+
 def local(path: str | os.PathLike, flag: str = "the output folder") -> str:
     """The path of an output as text; raises InputError if it is empty or remote (gs://…)."""
-    path = os.fspath(path)
+    path = path_text(path, flag)
     if not path or re.match(r"\w\w+:/", path):  # pathlib leaves one slash
         raise InputError(f"{flag} {path!r} must be a local folder or a mounted one.")
     return path

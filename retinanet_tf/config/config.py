@@ -38,6 +38,12 @@ class Config:
     train: TrainConfig = TrainConfig()
     detect: DetectConfig = DetectConfig()
 
+    def __post_init__(self) -> None:
+        for section in dataclasses.fields(self):
+            value = getattr(self, section.name)
+            if not isinstance(value, type(section.default)):
+                raise InputError(f"{section.name}={value!r} must be a {type(section.default).__name__}.")
+
     def replace(self, **changes: Any) -> "Config":
         """Returns a copy with fields of any section changed by name.
 
@@ -89,6 +95,10 @@ class Config:
         Raises:
             InputError: fields that this version doesn't have (an older run.json), all named.
         """
+        if not isinstance(values, Mapping) or not all(isinstance(one, Mapping) for one in values.values()):
+            raise InputError(
+                f"the configuration must be a dictionary of dictionaries, as to_dict returns, not {values!r}."
+            )
         flat = {name: value for section in values.values() for name, value in section.items()}
         unknown = [name for name in flat if name not in cls().flat()]
         if unknown:

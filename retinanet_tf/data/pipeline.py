@@ -122,6 +122,9 @@ def load(
     red, green, blue = pixel_mean
     model = ModelConfig(image_size=image_size, max_size=max_size, resize=resize, pixel_mean=(red, green, blue))
     settings = DataConfig(
+        batch_size=batch_size,
+        shard_by=shard_by,
+        on_bad_record=on_bad_record,
         repeat_threshold=repeat_threshold,
         flip=flip,
         vertical_flip=vertical_flip,
@@ -135,7 +138,7 @@ def load(
         cutout=cutout,
         min_visible=min_visible,
     )
-    _check(size_multiple, batch_size, start_step, shard, shard_by, on_bad_record)
+    _check(size_multiple, batch_size, start_step, shard)
     log = (damage_log or DamageLog()) if on_bad_record == "skip" else None
     index = read_index(pattern, log.add if log else None)
     label_map = labels_beside(pattern, label_map)
@@ -221,6 +224,8 @@ def load_for_training(
     shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """`load` with the arguments that a configuration has; skipped records go into `damage_log`."""
+    if not isinstance(config, Config):
+        raise InputError(f"config={config!r} must be a Config, such as presets['mini'].")
     options = {name: value for name, value in vars(config.data).items() if name != "mix_until"}
     options |= {"seed": config.train.seed, "mix_steps": round(config.data.mix_until * config.train.steps)}
     options |= {"start_step": start_step, "damage_log": damage_log, "shard": shard}
@@ -302,16 +307,12 @@ def objects_of(example: dict[str, tf.Tensor], label_map: LabelMap) -> tuple[tf.T
     return tf.boolean_mask(example["boxes"], keep), to_labels(tf.boolean_mask(example["category_ids"], keep), label_map)
 
 
-def _check(size_multiple, batch_size, start_step, shard, shard_by, on_bad_record) -> None:
+def _check(size_multiple: int, batch_size: int, start_step: int, shard: tuple[int, int]) -> None:
     if size_multiple < 1:
         raise InputError(f"size_multiple={size_multiple} must be above 0.")
     if start_step < 0:
         raise InputError(f"start_step={start_step} must be at least 0.")
     if not 0 <= shard[0] < shard[1]:
         raise InputError(f"shard={shard} must be (index, count) of a worker, with an index from 0 to count - 1.")
-    if batch_size < 1 or batch_size % shard[1]:
-        raise InputError(f"batch_size={batch_size} must be a positive multiple of the {shard[1]} workers.")
-    if shard_by not in ("records", "files"):
-        raise InputError(f"shard_by={shard_by} must be records or files.")
-    if on_bad_record not in ("stop", "skip"):
-        raise InputError(f"on_bad_record={on_bad_record} must be stop or skip.")
+    if batch_size % shard[1]:
+        raise InputError(f"batch_size={batch_size} must be a multiple of the {shard[1]} workers.")

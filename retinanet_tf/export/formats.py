@@ -19,7 +19,7 @@ from retinanet_tf.evaluation.source import Source, open_validation
 from retinanet_tf.export import litert_file, onnx_file, parity, saved_model
 from retinanet_tf.export.frozen_graph import Shape, file_shape
 from retinanet_tf.export.quiet import quiet
-from retinanet_tf.files import ended_by_sigterm, make_folder, output_folder, write_json
+from retinanet_tf.files import ended_by_sigterm, make_folder, output_folder, path_text, write_json
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.images import to_image
 from retinanet_tf.inference.saved_model import SavedModelDetector
@@ -78,6 +78,7 @@ def export(
         InputError: a setting or path that can't be used, a package that is missing, or an export whose answers aren't
             the detector's (in int8: that finds less than half of what it finds); nothing is left of it then.
     """
+    path = path_text(path, "path")
     if format not in FORMATS:
         raise InputError(f"format={format!r} is not one of {', '.join(FORMATS)}.")
     if format == "saved_model":

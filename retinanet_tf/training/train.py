@@ -112,7 +112,7 @@ def train(
         raise InputError(f"callbacks={callbacks!r} must be a list of Keras callbacks.")
     run_dir = Path(files.local(run_dir, "run_dir")).expanduser()
     paths = {"data": data, "validation": validation, "init_weights": init_weights}
-    job = open_job(config, **{name: os.fspath(path or "") for name, path in paths.items()})
+    job = open_job(config, **{name: files.path_text(path or "", name) for name, path in paths.items()})
     flagfile(config, **job.paths, run_dir=str(run_dir))  # refuses a name before anything is written
     keras.utils.set_random_seed(config.train.seed)
     if not job.worker.is_chief:

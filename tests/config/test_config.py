@@ -58,6 +58,17 @@ def test_configurations_survive_json(name):
         assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+@pytest.mark.parametrize("values", ["x", {"loss": 3}, [1]])
+def test_what_is_no_dictionary_of_sections_is_refused(values):
+    with pytest.raises(InputError, match="must be a dictionary of dictionaries"):
+        Config.from_dict(values)
+
+
+def test_a_section_of_another_kind_is_refused():
+    with pytest.raises(InputError, match=r"^loss=ModelConfig\(.* must be a LossConfig\.$"):
+        Config(loss=presets["mini"].model)
+
+
 def test_fields_of_another_version_are_refused_by_name():
     """An older run.json, whose settings this version may not have any more."""
     values = presets["mini"].to_dict()

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import retinanet_tf as rn
 from retinanet_tf.config.config import ModelConfig
 from retinanet_tf.config.presets import presets
 from retinanet_tf.data import pipeline, service, transforms
@@ -297,6 +298,21 @@ def test_a_pattern_without_shards_is_named(tmp_path):
         pipeline.load(str(tmp_path / "none-*"))
 
 
+@pytest.mark.parametrize("path", [3, None, ["a", "b"], b"shards"])
+def test_what_is_no_path_is_refused_by_name(path, tmp_path):
+    calls = {
+        "pattern": lambda: pipeline.load(path),
+        "data": lambda: rn.train(presets["mini"], data=path or 3, run_dir=tmp_path / "run"),
+        "run_dir": lambda: rn.train(presets["mini"], data="x", run_dir=path),
+        "path": lambda: rn.export(None, path),
+    }
+    for name, call in calls.items():
+        with pytest.raises(InputError, match=f"^{name}=.* must be a path.$"):
+            call()
+    with pytest.raises(InputError, match="^config='mini' must be a Config"):
+        pipeline.load_for_training("mini", "x")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -307,8 +323,9 @@ def test_a_pattern_without_shards_is_named(tmp_path):
         ({"size_multiple": 0}, "size_multiple=0 must be above 0"),
         ({"start_step": -1}, "start_step=-1 must be at least 0"),
         ({"pixel_mean": (1, 2, 3, 4)}, r"pixel_mean=\(1, 2, 3, 4\) must be three numbers"),
-        ({"shard_by": "rows"}, "shard_by=rows"),
-        ({"on_bad_record": "ignore"}, "on_bad_record=ignore"),
+        ({"batch_size": "2"}, "batch_size='2' must be of type int"),
+        ({"shard_by": "rows"}, "shard_by='rows' is not one of 'records', 'files'"),
+        ({"on_bad_record": "ignore"}, "on_bad_record='ignore' is not one of"),
         ({"data_service": "localhost:1"}, "grpc://HOST:PORT"),
         ({"data_service": "grpc://localhost:1"}, "no dispatcher answers there .*data-service` starts one"),
         ({"data_service": "grpc://no..host:1"}, "no dispatcher answers there .*data-service` starts one"),

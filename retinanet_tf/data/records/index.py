@@ -16,6 +16,7 @@ from retinanet_tf.data.records.example import from_example, split_shard_name
 from retinanet_tf.data.records.shards import FOOTER, HEADER
 from retinanet_tf.data.records.tfrecord import length_fields, payloads
 from retinanet_tf.errors import InputError
+from retinanet_tf.files import path_text
 from retinanet_tf.patterns import matching
 from retinanet_tf.text import printable
 
@@ -57,7 +58,7 @@ def find_shards(pattern: str | os.PathLike) -> list[str]:
 
     Raises InputError if there is none, or one that can't be read as a file.
     """
-    pattern = os.fspath(pattern)
+    pattern = path_text(pattern, "pattern")
     try:
         files = matching(pattern)
     except tf.errors.OpError as error:
