@@ -51,11 +51,14 @@ def distributed(dataset: tf.data.Dataset, address: str) -> tf.data.Dataset:
     Steps are handed out in blocks, so no two workers make the same batch; their order is not deterministic.
     """
     _wait_for_dispatcher(address)
-    return dataset.apply(
-        tf.data.experimental.service.distribute(
-            processing_mode=tf.data.experimental.service.ShardingPolicy.DYNAMIC, service=address
-        )
-    )
+    sharding = tf.data.experimental.service.ShardingPolicy.DYNAMIC
+    try:
+        return dataset.apply(tf.data.experimental.service.distribute(processing_mode=sharding, service=address))
+    except tf.errors.OpError as error:
+        raise InputError(
+            f"data_service={address}: what answers there is no dispatcher of this version ({first_line(error)}); give "
+            "the address that `retinanet data-service` without --dispatcher prints."
+        ) from None
 
 
 def _wait_for_dispatcher(address: str) -> None:

@@ -28,4 +28,4 @@ class FusedLoss(keras.losses.Loss):
     def __setattr__(self, name: str, value: Any) -> None:
         if hasattr(self, name):
             fused.cache_clear()
-        super().__setattr__(name, value)
+        super().__setattr__(name, tuple(value) if isinstance(value, list) else value)

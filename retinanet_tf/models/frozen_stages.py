@@ -1,5 +1,6 @@
 """A backbone's fixed stages: their layers' names, and a Keras model whose `trainable` leaves them alone."""
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -19,9 +20,6 @@ class FreezableModel(keras.Model):
     norm's statistics move. Copies and saved models keep the fixed stages and whatever else is frozen.
     """
 
-    fixed: tuple[str, ...] = ()
-    """What the names of the fixed layers begin with."""
-
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "trainable":  # Keras 3 leaves out what has the value already, as if no layer could differ
             object.__setattr__(self, name, value)
@@ -38,6 +36,12 @@ class FreezableModel(keras.Model):
             layer.trainable = bool(value) and not layer.name.startswith(self.fixed)
 
     @property
+    def fixed(self) -> tuple[str, ...]:
+        """What the names of the fixed layers begin with: the layer that stops the gradient tells their stages."""
+        ends = [re.fullmatch(r"stage(\d)_frozen", layer.name) for layer in self.layers]
+        return names_of_stages(max((int(end[1]) for end in ends if end), default=0))
+
+    @property
     def frozen(self) -> list[str]:
         """The names of the layers that aren't trained."""
         return [layer.name for layer in self.layers if not layer.trainable]
@@ -49,13 +53,12 @@ class FreezableModel(keras.Model):
                 layer.trainable = not layer.trainable
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "fixed": list(self.fixed), "frozen": self.frozen}
+        return {**super().get_config(), "frozen": self.frozen}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "FreezableModel":
         """Keras' own, which would train all layers."""
-        network = {name: value for name, value in config.items() if name not in ("fixed", "frozen")}
+        network = {name: value for name, value in config.items() if name != "frozen"}
         model = super().from_config(network, custom_objects)
-        model.fixed = tuple(config["fixed"])
-        model.freeze(config["frozen"])
+        model.freeze(config.get("frozen", model.frozen))
         return model

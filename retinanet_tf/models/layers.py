@@ -200,16 +200,9 @@ class PixelNormalization(keras.layers.Layer):
 
 @contextmanager
 def precision_policy(name: str) -> Iterator[None]:
-    """Mixed precision: layers created inside the block compute in `name`; their variables stay float32."""
-    with keras_policy(name if name == "float32" else f"mixed_{name}"):
-        yield
-
-
-@contextmanager
-def keras_policy(name: str) -> Iterator[None]:
-    """Layers created inside the block have Keras' policy `name`, such as "mixed_bfloat16" or "float64"."""
+    """Layers created inside the block compute in `name`; half precision is mixed: their variables stay float32."""
     policy = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy(name)
+    keras.mixed_precision.set_global_policy(f"mixed_{name}" if name in ("float16", "bfloat16") else name)
     try:
         yield
     finally:

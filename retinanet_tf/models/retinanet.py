@@ -22,7 +22,7 @@ from retinanet_tf.losses.mining import mine
 from retinanet_tf.losses.normalizers import normalizer_weights
 from retinanet_tf.models.fit_data import check_structure, checked, dense, readable_faults, valid_images
 from retinanet_tf.models.frozen_stages import FreezableModel, names_of_stages
-from retinanet_tf.models.layers import keras_policy
+from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.network import network_of
 from retinanet_tf.models.train_step import Step, replica_part
 from retinanet_tf.xla import resolve_jit_compile
@@ -98,7 +98,7 @@ class RetinaNet(FreezableModel):
         LossConfig(normalizer=normalizer, **chosen)
         images, outputs = network_of(config, anchors)
         super().__init__(inputs=images, outputs=outputs, name=name)
-        self.config, self.fixed = config, names_of_stages(config.freeze_stages)
+        self.config = config
         self.anchors = Anchors(anchors, name="anchors", dtype="float32")
         self.anchors.build((None, None, None, 3))
         self.assign_config = assign
@@ -112,12 +112,11 @@ class RetinaNet(FreezableModel):
     def backbone(self) -> keras.Model:
         """Images → [C3, C4, C5], of the model's own layers: `model.backbone.trainable = False` freezes them.
 
-        True makes them trainable again, but for the stages that `freeze_stages` fixed. Set it before `compile`.
+        True makes them trainable again, but for the stages that `freeze_stages` fixed. Set it before `compile`, and
+        itself, not through a model around it, where Keras 2 goes past it.
         """
         stages = [self.get_layer(f"fpn_lateral{level}").input for level in (3, 4, 5)]
-        backbone = FreezableModel(self.input, stages, name=self.config.backbone)
-        backbone.fixed = self.fixed
-        return backbone
+        return FreezableModel(self.input, stages, name=self.config.backbone)
 
     def freeze_until(self, stage: int) -> None:
         """Keeps the backbone's stages up to `stage` as they are, for fine-tuning: 1 is the stem, 5 all of it.
@@ -378,7 +377,7 @@ class RetinaNet(FreezableModel):
             "normalizer": self.normalizer,
             **self.mining,
             "frozen": self.frozen,
-            "policy": self.get_layer("class_subnet").dtype_policy.name,
+            "precision": self.get_layer("class_subnet").dtype_policy.name.removeprefix("mixed_"),
             "name": self.name,
         }
 
@@ -399,8 +398,8 @@ class RetinaNet(FreezableModel):
             )
         values = dict(config)
         anchors, assign = AnchorConfig(**values.pop("anchors", {})), AssignConfig(**values.pop("assign", {}))
-        frozen, policy = values.pop("frozen", None), values.pop("policy", None)
-        with keras_policy(policy) if policy else nullcontext():
+        frozen, precision = values.pop("frozen", None), values.pop("precision", None)
+        with precision_policy(precision) if precision else nullcontext():
             model = cls(**values, anchors=anchors, assign=assign)
         if frozen is not None:
             model.freeze(frozen)

@@ -348,6 +348,16 @@ def test_a_port_that_is_taken_is_a_sentence():
                 start(port)
 
 
+def test_another_server_than_the_dispatcher_is_a_sentence(shards):
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    dispatcher = service.start_dispatcher()
+    worker = service.start_worker(dispatcher.target, port, f"localhost:{port}")
+    with pytest.raises(InputError, match=f"^data_service=grpc://localhost:{port}: what answers there is no dispatcher"):
+        pipeline.load(shards, data_service=f"grpc://localhost:{port}", **SMALL)
+    del worker
+
+
 @pytest.mark.once
 def test_two_workers_of_a_data_service_make_different_batches_of_the_same_run(shards):
     """Dispatcher and workers are processes of their own, started by the command."""

@@ -331,6 +331,8 @@ def test_a_changed_gamma_counts_from_the_next_call_on():
     loss(targets, logits)
     loss.gamma, loss.alpha = 0.0, 0.75
     np.testing.assert_allclose(loss(targets, logits), losses.CrossEntropyLoss(0.75)(targets, logits), rtol=1e-6)
+    loss.alpha = list(ALPHAS)
+    np.testing.assert_allclose(loss(targets, logits), losses.CrossEntropyLoss(ALPHAS)(targets, logits), rtol=1e-6)
 
 
 STAR, HINGE = {"classification": "focal_star"}, {"classification": "hinge"}
