@@ -11,6 +11,10 @@ from absl import logging
 from retinanet_tf.errors import InputError, first_line
 
 WAIT_SECONDS = 60.0
+ANSWER_SECONDS = 10.0
+_CLIENTS_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+_SETTINGS = b"\4"
+"""The type of the frame that a gRPC server begins with (RFC 9113, 3.4 and 6.5)."""
 
 
 def start_dispatcher(port: int = 0) -> tf.data.experimental.service.DispatchServer:
@@ -67,7 +71,7 @@ def _wait_for_dispatcher(address: str) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:
-            return socket.create_connection((host, int(port)), timeout=10).close()
+            return _greet(host, int(port))
         except (OSError, UnicodeError) as error:  # the latter of a name that no host can have
             if isinstance(error, UnicodeError) or time.monotonic() >= deadline:
                 raise InputError(
@@ -76,6 +80,14 @@ def _wait_for_dispatcher(address: str) -> None:
                 ) from None
             logging.log_first_n(logging.WARNING, "waiting for the dispatcher at %s (%s).", 1, address, error)
         time.sleep(1.0)
+
+
+def _greet(host: str, port: int) -> None:
+    """Raises OSError unless a gRPC server answers within ANSWER_SECONDS; a stopped one accepts and is silent."""
+    with socket.create_connection((host, port), timeout=ANSWER_SECONDS) as connection:
+        connection.sendall(_CLIENTS_PREFACE)
+        if connection.recv(9)[3:4] != _SETTINGS:
+            raise ConnectionError("it is no gRPC server")
 
 
 def _without_protocol(address: str) -> str:

@@ -22,7 +22,8 @@ def fused(kernel: Callable, *constants: Hashable) -> Callable:
 class FusedLoss(keras.losses.Loss):
     """A loss that computes in `fused` kernels, which have its attributes as constants.
 
-    An attribute that is changed counts from the next call on; in a model, after it is compiled again.
+    An attribute that is changed counts from the next call on; in a model, after it is compiled again. Lists become
+    tuples, which constants have to be.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -8,6 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -346,6 +348,24 @@ def test_a_port_that_is_taken_is_a_sentence():
         for start in (service.start_dispatcher, lambda port: service.start_worker("grpc://localhost:1", port)):
             with pytest.raises(InputError, match=f"port={port} can't be listened on"):
                 start(port)
+
+
+@pytest.mark.parametrize(("answer", "reason"), [(b"", "timed out"), (b"HTTP/1.0 400 Bad\r\n", "it is no gRPC server")])
+def test_a_server_that_is_silent_or_of_another_kind_is_a_sentence(monkeypatch, shards, answer, reason):
+    monkeypatch.setattr(service, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(service, "ANSWER_SECONDS", 0.2)
+    with socket.create_server(("", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(answer)
+                time.sleep(1.0)
+
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"grpc://localhost:{server.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"^data_service={address}: no dispatcher answers there .{reason}"):
+            pipeline.load(shards, data_service=address, **SMALL)
 
 
 def test_another_server_than_the_dispatcher_is_a_sentence(shards):
