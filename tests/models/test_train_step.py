@@ -106,9 +106,9 @@ def test_batch_norm_of_a_part_has_the_images_of_both_devices(two_devices):
 
     (On one device Keras 2 keeps variances with divisor N - 1.)
     """
-    step, norms = Step(accumulation=2), {"norm": "batch", "subnet_norm": "batch"}
-    _, before, alone, logs, model = weights_after(step, order=(0, 1, 4, 5, 2, 3, 6, 7), **norms)
-    _, _, both, logs_of_both, on_two = weights_after(step, two_devices, **norms)
+    step, order = Step(accumulation=2), (0, 1, 4, 5, 2, 3, 6, 7)
+    _, before, alone, logs, model = weights_after(step, order=order, subnet_norm="batch")
+    _, _, both, logs_of_both, on_two = weights_after(step, two_devices, subnet_norm="batch")
     assert_same_step(before, alone, both, share=1e-4)
     assert logs_of_both == pytest.approx(logs, rel=1e-5)
     kept = [[np.array(w) for w in one.non_trainable_variables if "moving_mean" in w.name] for one in (model, on_two)]

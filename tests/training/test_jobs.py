@@ -225,6 +225,7 @@ def test_two_workers_start_from_the_same_weights(jobs, shards, tmp_path, one_dev
         assert status == 1 and "disagree on the checksum of the weights to start from" in output, output
 
 
+@pytest.mark.once
 def test_two_workers_share_files_and_a_damaged_one_ends_both(jobs, shards, tmp_path):
     """Shards shared by file: the same end twice. The worker that reads the damaged record names it."""
     copy = tmp_path / "shards"

@@ -45,7 +45,7 @@ def dry_run(forked, shards, folder, **changes):
     return output
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_dry_run_says_it_where_xla_compiles_the_step(shards, tmp_path, forked):
     output = dry_run(forked, shards, tmp_path)
     assert "XLA compiles the step, for at most 1 shapes: canvases 64x64" in output
