@@ -88,3 +88,4 @@ class ServiceWatch(keras.callbacks.Callback):
                 )
                 sys.stderr.flush()
                 os._exit(128 + numbers[0])
+        self._signals.close()

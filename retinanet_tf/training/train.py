@@ -8,7 +8,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import keras
@@ -173,11 +173,13 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
         progress = Progress(total, done, config.data.batch_size, make_schedule(config.train), verbose)
         evaluator = Validation(job, model, run_dir, progress)
         damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
-        with StopRequest() as stop, ExitStack() as stack:
-            service = config.data.data_service
-            watch = [ServiceWatch(service, progress, stop, run_dir / "checkpoints")] if service else []
+        service, states = config.data.data_service, run_dir / "checkpoints"
+        with (
+            StopRequest() as stop,
+            ServiceWatch(service, progress, stop, states) if service else nullcontext() as watch,
+        ):
             every = [
-                *map(stack.enter_context, watch),
+                *([watch] if watch else []),
                 progress,
                 WatchLosses(progress, config.loss.box_weight),
                 SaveState(state, progress, stop),

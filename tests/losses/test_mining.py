@@ -8,11 +8,15 @@ import tensorflow as tf
 from small_detectors import TINY_NETWORK
 
 import retinanet_tf as rn
+from experiments.paper import miniature
 from retinanet_tf.config.config import LossConfig
+from retinanet_tf.detection.anchors import Anchors
 from retinanet_tf.detection.assignment import assign
 from retinanet_tf.losses.classification import CrossEntropyLoss
 from retinanet_tf.losses.mining import mine, ohem
 from tests import oracles
+
+RNG = np.random.default_rng(0)
 
 
 def problem(seed, anchors=300, positives=0.1, ignored=0.1, images=2):
@@ -145,6 +149,14 @@ def test_the_training_job_learns_from_the_chosen_anchors_alone(kind):
         real = targets_of[image].numpy() != -2
         assert sorted(places[image].numpy()[real]) == np.flatnonzero(counted[image]).tolist()
         np.testing.assert_array_equal(targets_of[image], chosen.numpy()[image][places[image]])
+
+
+@pytest.mark.parametrize("losses", [RNG.uniform(size=(2, 12_240)), np.full((2, 12_240), 0.01)], ids=["any", "equal"])
+def test_the_miniatures_minibatches_are_full(losses):
+    """So there a constant divisor of their sum is a learning rate (experiments/README.md)."""
+    anchors = Anchors(miniature.BASE.anchors)(tf.zeros((1, 256, 256, 3)))
+    kept = ohem(np.full(losses.shape, -1), tf.constant(losses, tf.float32), anchors, 2048, 0.5)
+    assert (np.sum(kept != -2, axis=1) == 2048).all()
 
 
 @pytest.mark.slow
