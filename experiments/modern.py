@@ -31,6 +31,8 @@ ROWS = {
     "no match promoted": {"promote": "never"},
     "positives of all images together": {"normalizer": "global"},
     "no averages": {"ema_decay": 0.0},
+    "drops at 16 and 22 of 26 for the cosine": {"schedule": "step", "decay_steps": (492, 677)},
+    "no weight decay": {"adamw_decay": 0.0},
 }
 
 if __name__ == "__main__":
