@@ -1,7 +1,6 @@
 """Detector: images of any size in, detections in their own pixels out; evaluation, predict and export all use it."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -115,9 +114,10 @@ class Detector(tf.Module):
             getattr(weight, "synchronization", None) == tf.VariableSynchronization.ON_READ for weight in model.weights
         )
         self.jit_compile = resolve_jit_compile(jit_compile) and not spread
-        self._compiled = tf.function(
-            functools.partial(self._detect, static_shapes=True), jit_compile=True, autograph=False
-        )
+        # XLA compiles a graph for each size and number of canvases; without it one graph takes all.
+        specs = [tf.TensorSpec(shape, tf.float32) for shape in ([None, None, None, 3], [None, 2], [None, 2])]
+        signature = None if self.jit_compile else specs
+        self._run = tf.function(self._detect, signature, jit_compile=self.jit_compile or None, autograph=False)
         self.image_size = model.config.image_size if image_size is None else image_size
         self.resize = model.config.resize
         if max_size is None:
@@ -195,21 +195,11 @@ class Detector(tf.Module):
 
     def detect_canvases(self, canvases: tf.Tensor, scales: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Network and post-processing on one batch of equally large canvases `(B, h, w, 3)`."""
-        return (self._compiled if self.jit_compile else self._traced)(canvases, scales, sizes)
+        return self._run(canvases, scales, sizes)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, None, None, 3], tf.float32),
-            tf.TensorSpec([None, 2], tf.float32),
-            tf.TensorSpec([None, 2], tf.float32),
-        ],
-        autograph=False,
-    )
-    def _traced(self, canvases, scales, sizes):
-        return self._detect(canvases, scales, sizes)
-
-    def _detect(self, canvases, scales, sizes, static_shapes=False):
-        return self.select(self.levels(canvases, training=False), canvases, scales, sizes, static_shapes)
+    def _detect(self, canvases, scales, sizes):
+        outputs = self.levels(canvases, training=False)
+        return self.select(outputs, canvases, scales, sizes, self.jit_compile)
 
     def select(
         self,
