@@ -65,8 +65,6 @@ class TiledDetector:
             raise InputError(f"side={side!r} of the tiles must be a whole number of at least {SMALLEST_TILE} pixels.")
         if not 0 <= overlap < 1:
             raise InputError(f"overlap={overlap:g} of the tiles must be in [0, 1).")
-        if max_detections < 1:
-            raise InputError(f"max_detections={max_detections} must be above 0.")
         self.config = replace(detector.config, max_detections=max_detections)
         self.detector, self.label_map = detector.with_config(self.config), detector.label_map
         self.side, self.overlap = side, overlap
@@ -99,22 +97,19 @@ class TiledDetector:
     def _detect_image(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         height, width = image.shape[:2]
         windows = self.windows(height, width)
-        parts: list[dict[str, np.ndarray]] = []
+        parts: list[tuple[np.ndarray, ...]] = []
         for some in _chunks(windows):
             prepared = [self.detector.prepare(image[one.y1 : one.y2, one.x1 : one.x2]) for one in some]
             answer = {name: value.numpy() for name, value in self.detector.detect_prepared(prepared).items()}
             for row, window in enumerate(some):
                 parts.append(_in_image(answer, row, window, width, height))
-        boxes, scores, labels, cut = (np.concatenate([part[name] for part in parts]) for name in _FIELDS)
-        tile = np.repeat(np.arange(len(parts)), [len(part["boxes"]) for part in parts])
+        boxes, scores, labels, cut = (np.concatenate(values) for values in zip(*parts, strict=True))
+        tile = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
         kept = np.flatnonzero(~lost_parts(boxes, scores, labels, cut, tile))
         with np.errstate(divide="ignore"):
             logits = np.log(scores[kept]) - np.log1p(-scores[kept])
         merged = Candidates(*(tf.constant(value[None]) for value in (boxes[kept], logits, labels[kept])))
         return suppress(merged, tf.constant([[height, width]], tf.float32), self.label_map.num_classes, self.config)
-
-
-_FIELDS = ("boxes", "scores", "labels", "cut")
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
@@ -134,19 +129,16 @@ def _chunks(windows: Sequence[Window]) -> Iterator[Sequence[Window]]:
         yield windows[count:]
 
 
-def _in_image(answer: dict[str, np.ndarray], row: int, window: Window, width: int, height: int) -> dict:
-    """One tile's detections in the image's pixels, and "cut" `(n, 4)`: at which sides an inner border of it cuts."""
+def _in_image(
+    answer: dict[str, np.ndarray], row: int, window: Window, width: int, height: int
+) -> tuple[np.ndarray, ...]:
+    """One tile's boxes in the image's pixels, scores and labels, and `(n, 4)` at which sides an inner border cuts."""
     count = answer["num_detections"][row]
     boxes = answer["boxes"][row, :count] + np.array([window.x1, window.y1] * 2, np.float32)
     inner = np.array([window.x1 > 0, window.y1 > 0, window.x2 < width, window.y2 < height])
     near = _TOUCHES * np.array([window.x2 - window.x1, window.y2 - window.y1] * 2)
     cut = inner & (np.abs(boxes - np.array(window)) <= near)
-    return {
-        "boxes": boxes,
-        "scores": answer["scores"][row, :count],
-        "labels": answer["labels"][row, :count],
-        "cut": cut,
-    }
+    return boxes, answer["scores"][row, :count], answer["labels"][row, :count], cut
 
 
 def lost_parts(

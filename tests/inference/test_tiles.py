@@ -235,7 +235,7 @@ def test_description_and_refusals(detector):
         ({"side": 31}, "side=31 of the tiles must be a whole number of at least 32"),
         ({"side": 64.5}, "side=64.5 of the tiles must be a whole number"),
         ({"side": 64, "overlap": 1.0}, r"overlap=1 of the tiles must be in \[0, 1\)"),
-        ({"side": 64, "max_detections": 0}, "max_detections=0 must be above 0"),
+        ({"side": 64, "max_detections": 0}, "max_detections=0 must lie in"),
     ):
         with pytest.raises(InputError, match=message):
             TiledDetector(detector, **options)
