@@ -34,8 +34,7 @@ from retinanet_tf.patterns import split_list
 from retinanet_tf.text import printable
 
 if TYPE_CHECKING:
-    from retinanet_tf.inference.detector import DetectorLike
-    from retinanet_tf.inference.predict import ImageDetector
+    from retinanet_tf.inference.predict import AnyDetector
 
 _LISTED = 20  # categories that are counted in print
 _IMAGES = flags.DEFINE_string(
@@ -101,7 +100,7 @@ def _given_min_score() -> float | None:
     return given
 
 
-def _best_score(detector: "DetectorLike | ImageDetector") -> float:
+def _best_score(detector: "AnyDetector") -> float:
     """What --min_score=auto finds for a detector."""
     from retinanet_tf.evaluation.stored_threshold import stored_threshold
 
@@ -118,7 +117,7 @@ def _by_class(counts: dict[str, int]) -> str:
     return ", ".join(classes)
 
 
-def _detector() -> "DetectorLike | ImageDetector":
+def _detector() -> "AnyDetector":
     """The detector of --model: an exported one, or one that was trained."""
     path = MODEL.value or ""
     is_file = path.lower().endswith((".onnx", ".tflite"))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,20 +27,13 @@ from retinanet_tf.visualize import TILE, contact_sheet, draw_detections, save_im
 
 if TYPE_CHECKING:
     from retinanet_tf.inference.detector import DetectorLike
+    from retinanet_tf.inference.saved_model import SavedModelDetector
+    from retinanet_tf.runtime.exported import ExportedDetector
+
+    AnyDetector = DetectorLike | ExportedDetector | SavedModelDetector
 
 _SHEET_SIZE = 40  # pictures on the contact sheet at most
 _PICTURES, _SHEET, _RESULTS = PREDICTED
-
-
-@runtime_checkable
-class ImageDetector(Protocol):
-    """The interface of exported detectors, which run without `Detector`: `ExportedDetector`, `SavedModelDetector`."""
-
-    label_map: LabelMap
-
-    def detect_all(
-        self, images: Iterable[np.ndarray], batch_size: int
-    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]: ...
 
 
 class Predictions(NamedTuple):
@@ -87,7 +80,7 @@ def find_images(
 
 
 def predict(
-    detector: "DetectorLike | ImageDetector",
+    detector: "AnyDetector",
     inputs: str | os.PathLike | Sequence[str | os.PathLike],
     output: str | os.PathLike,
     *,
@@ -224,7 +217,7 @@ class _Found:
 
 
 def _pictures(
-    detector: "DetectorLike | ImageDetector", paths: Sequence[str], batch_size: int, found: _Found, bar: tqdm
+    detector: "AnyDetector", paths: Sequence[str], batch_size: int, found: _Found, bar: tqdm
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The annotated picture of every readable file, in any order."""
     readable: list[str] = []
@@ -247,9 +240,7 @@ def _pictures(
         bar.update()
 
 
-def _annotate_video(
-    detector: "DetectorLike | ImageDetector", path: str, target: Path, batch_size: int, found: _Found
-) -> None:
+def _annotate_video(detector: "AnyDetector", path: str, target: Path, batch_size: int, found: _Found) -> None:
     """Writes the annotated copy of a video; a few batches of frames are held at a time."""
     try:
         frames, number = read_frames(path), 0
@@ -275,9 +266,9 @@ def _common_folder(inputs: Sequence[str]) -> str:
 
 
 def _detect_all(
-    detector: "DetectorLike | ImageDetector", images: Iterable[np.ndarray], batch_size: int
+    detector: "AnyDetector", images: Iterable[np.ndarray], batch_size: int
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    if isinstance(detector, ImageDetector):
+    if hasattr(detector, "detect_all"):  # an exported one
         return detector.detect_all(images, batch_size)
     from retinanet_tf.inference.detector import detect_all
 
