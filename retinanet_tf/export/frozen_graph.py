@@ -1,7 +1,7 @@
 """The graph of an ONNX or LiteRT file: network and post-processing on canvases of one size, with static shapes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -60,14 +60,13 @@ def detection_graph(detector: Detector, shape: Shape) -> tf.types.experimental.G
     constants, since the layer's own hide from graph optimizers what the converters must know.
     """
     batch, height, width = shape
-    network = _network(detector, shape)
     anchors = [level.numpy() for level in detector.model.anchors.by_level(tf.zeros([1, height, width, 3]))]
 
     sizes_spec = tf.TensorSpec([batch, 2], tf.float32, name="sizes")
 
     @tf.function(input_signature=[_images_spec(shape), sizes_spec], autograph=False)
     def detect(images, sizes):
-        outputs = network(images)
+        outputs = _network(detector, images)
         for values in outputs.values():
             for value, level in zip(values, anchors, strict=True):
                 value.set_shape([batch, len(level), None])
@@ -88,11 +87,10 @@ def detection_graph(detector: Detector, shape: Shape) -> tf.types.experimental.G
 
 def network_graph(detector: Detector, shape: Shape) -> tf.types.experimental.GenericFunction:
     """The same network alone, its operators of the same names: images → the largest value of each of its outputs."""
-    network = _network(detector, shape)
 
     @tf.function(input_signature=[_images_spec(shape)], autograph=False)
     def detect(images):
-        outputs = network(images)
+        outputs = _network(detector, images)
         return {
             f"{name}_{level}": tf.reduce_max(value) for name in outputs for level, value in enumerate(outputs[name])
         }
@@ -104,9 +102,6 @@ def _images_spec(shape: Shape) -> tf.TensorSpec:
     return tf.TensorSpec([*shape, 3], tf.uint8, name="images")
 
 
-def _network(detector: Detector, shape: Shape) -> Callable[[tf.Tensor], dict[str, list[tf.Tensor]]]:
-    def network(images):
-        with tf.name_scope(NETWORK):
-            return detector.levels(tf.cast(images, tf.float32), training=False)
-
-    return network
+def _network(detector: Detector, images: tf.Tensor) -> dict[str, list[tf.Tensor]]:
+    with tf.name_scope(NETWORK):
+        return detector.levels(tf.cast(images, tf.float32), training=False)
