@@ -18,6 +18,7 @@ import tensorflow as tf
 from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.evaluator import analyse_results, evaluate
 from retinanet_tf.evaluation.source import Source, category_ids
+from retinanet_tf.inference.box_fusion import overlap
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.images import to_image
 from retinanet_tf.inference.results import to_results
@@ -236,20 +237,16 @@ def _has_rival(detections: dict, index: int, others: dict, limits: Limits) -> bo
     box, score, label = (detections[name][index] for name in ("boxes", "scores", "labels"))
     tied = np.abs(others["scores"] - score) <= TIE * score
     boxes = others["boxes"][tied & (others["labels"] == label) & (np.abs(others["boxes"] - box).max(-1) > limits.box)]
-    overlap = (np.minimum(boxes[:, 2:], box[2:]) > np.maximum(boxes[:, :2], box[:2])).all(-1)
-    return bool(overlap.any()) or int(tied.sum()) > PROBED_PER_LEVEL
+    return bool((overlap(box, boxes) > 0).any()) or int(tied.sum()) > PROBED_PER_LEVEL
 
 
 def _pairs(ours: dict, theirs: dict, distance: np.ndarray, difference: np.ndarray) -> list[tuple[int, int]]:
     """Pairs (i, j) of one class whose boxes overlap by half or lie within a pixel, the most similar ones first."""
-    a, b = ours["boxes"][:, None], theirs["boxes"]
-    common = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - common
-    near = (common > 0.5 * union) | (distance <= 1)
+    near = (overlap(ours["boxes"][:, None], theirs["boxes"]) > 0.5) | (distance <= 1)
     rows, columns = np.nonzero(near & (ours["labels"][:, None] == theirs["labels"]))
     cost = distance[rows, columns] / LIMITS["float32"].box + difference[rows, columns] / LIMITS["float32"].score
     pairs: list[tuple[int, int]] = []
-    free = np.ones(len(a), bool), np.ones(len(b), bool)
+    free = np.ones(len(ours["boxes"]), bool), np.ones(len(theirs["boxes"]), bool)
     for index in np.argsort(cost, kind="stable"):
         i, j = int(rows[index]), int(columns[index])
         if free[0][i] and free[1][j]:

@@ -59,8 +59,8 @@ def average(
     return fused[:count], means, np.array([len(one) for one in members]), fused_labels[:count]
 
 
-def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of a box with others `(M, 4)`."""
-    common = np.maximum(np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]), 0).prod(1)
-    areas = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1)
+def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of boxes `(…, 4)` with others, broadcast."""
+    common = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0).prod(-1)
+    areas = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1)
     return common / np.maximum(areas - common, 1e-9)
