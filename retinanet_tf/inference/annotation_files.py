@@ -63,13 +63,11 @@ def write_annotations(
     Raises:
         InputError: a file can't be written.
     """
-    folder, written = Path(folder), []
+    folder = Path(folder)
     if "coco" in formats:
         write_json(folder / WRITTEN["coco"], _coco(pictures, label_map))
-        written.append(WRITTEN["coco"])
     if "csv" in formats:
         write_text(folder / WRITTEN["csv"], _csv(pictures, label_map))
-        written.append(WRITTEN["csv"])
     if "yolo" in formats:
         for picture in pictures:
             path = folder / _LABELS / _text_name(picture.file_name)
@@ -77,8 +75,7 @@ def write_annotations(
             write_text(path, _yolo(picture))
         names = [" ".join(name.split()) for name in label_map.unique_names]
         write_text(folder / _LABELS / _CLASSES, "".join(f"{name}\n" for name in names))
-        written.append(f"{_LABELS}/")
-    return written
+    return [f"{name}/" if name == _LABELS else name for key, name in WRITTEN.items() if key in formats]
 
 
 def _text_name(file_name: str) -> str:
