@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import itertools
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -167,9 +166,7 @@ def export_file(
             )
             if report.fault:
                 raise parity.DifferentAnswers(path, report)
-            written = Path(folder, "parity.json")
-            write_json(written, report.to_json())
-            os.replace(written, f"{path}.parity.json")
+            write_json(f"{path}.parity.json", report.to_json())
             os.replace(aside, path)
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror or error}.") from None
@@ -239,7 +236,7 @@ def _padding(detector: Detector) -> list[int]:
 def metadata(detector: Detector, format: str, precision: str, shape: Shape, facts: dict[str, Any]) -> dict[str, Any]:
     """What a file says about itself."""
     batch, height, width = shape
-    content = {
+    return {
         "format": format,
         "precision": precision,
         "made_by": provenance(),
@@ -258,4 +255,3 @@ def metadata(detector: Detector, format: str, precision: str, shape: Shape, fact
         "model": detector.model.get_config(),
         **facts,
     }
-    return json.loads(json.dumps(content))
