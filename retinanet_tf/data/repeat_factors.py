@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from retinanet_tf.data.records.index import ShardIndex, read_categories
+from retinanet_tf.data.records.index import ShardIndex
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.text import printable
 
@@ -74,5 +74,5 @@ def with_repeats(index: ShardIndex, threshold: float | str) -> tuple[ShardIndex,
     """The index with the factors of its records as `repeat`; None where the threshold is 0 or nothing has an object."""
     if not threshold or not index.boxes.any():
         return index, None
-    factors = repeat_factors(read_categories(index), threshold)
+    factors = repeat_factors(list(index.present), threshold)
     return replace(index, repeat=factors.images), factors

@@ -12,7 +12,7 @@ import tensorflow as tf
 from retinanet_tf.config.presets import presets
 from retinanet_tf.data import pipeline
 from retinanet_tf.data.inspect.report import inspect
-from retinanet_tf.data.records.index import read_categories, read_index
+from retinanet_tf.data.records.index import read_index
 from retinanet_tf.data.records.prepare import prepare
 from retinanet_tf.data.records.reader import read_records
 from retinanet_tf.data.repeat_factors import repeat_factors, with_repeats
@@ -80,14 +80,14 @@ def test_factors_are_those_of_the_definition(threshold):
 
 
 def test_shards_have_the_factors_of_their_objects_with_and_without_an_index(shards, tmp_path):
-    """Crowds and images without objects repeat nothing; shards of an older `prepare` are read through."""
+    """Crowds and images without objects repeat nothing; without a whole index shards are read through."""
     records = [record.annotations for record in read_records(shards)]
     index = read_index(shards)
     for threshold in ("auto", 1.0):
         expected = naive([image.category_ids[~image.iscrowd].tolist() for image in records], threshold)
         assert max(expected) == expected[5] == pytest.approx(math.sqrt(11 * (threshold == 1.0 or 4 / 11)))
         np.testing.assert_allclose(with_repeats(index, threshold)[0].repeat, expected, rtol=1e-12)
-    stored = read_categories(index)
+    stored = index.present
     for path in pathlib.Path(shards).parent.glob("train-*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     for write in (False, True):
@@ -95,7 +95,7 @@ def test_shards_have_the_factors_of_their_objects_with_and_without_an_index(shar
             with np.load(pathlib.Path(shards).parent / "train.index.npz") as arrays:
                 older = {name: arrays[name] for name in ("version", "bytes", "shard", "rows")}
             np.savez(tmp_path / "train.index.npz", **older)
-        scanned = read_categories(read_index(tmp_path / "train-*.tfrecord"))
+        scanned = read_index(tmp_path / "train-*.tfrecord").present
         assert [ids.tolist() for ids in scanned] == [ids.tolist() for ids in stored]
 
 

@@ -4,8 +4,7 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +29,7 @@ class ShardIndex:
     files: paths. shard, number: (N,) int64, a record's file and its place in that file.
     offset, length: (N,) int64, where its payload lies. width, height: (N,) int64 pixels.
     boxes: (N,) int64, objects that are no crowd.
+    present: (N,) objects: int64 arrays, the ids of the categories that a record has an object of, crowds left out.
     repeat: (N,) float64, how many times an epoch of training has the record, at least 1.
     """
 
@@ -41,6 +41,7 @@ class ShardIndex:
     width: np.ndarray
     height: np.ndarray
     boxes: np.ndarray
+    present: np.ndarray
     repeat: np.ndarray
 
     def __len__(self) -> int:
@@ -49,8 +50,7 @@ class ShardIndex:
 
     def select(self, keep: np.ndarray) -> "ShardIndex":
         """The same files with only some records."""
-        columns = ("shard", "number", "offset", "length", "width", "height", "boxes", "repeat")
-        return ShardIndex(self.files, *(getattr(self, column)[keep] for column in columns))
+        return replace(self, **{name: column[keep] for name, column in vars(self).items() if name != "files"})
 
 
 def find_shards(pattern: str | os.PathLike) -> list[str]:
@@ -118,17 +118,17 @@ def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], objec
             size = tf.io.gfile.stat(path).length
             stored = _stored_rows(path, load)
             if stored is None:
-                rows, reason = _scan(path)
+                rows, present, reason = _scan(path)
                 damaged, lost = [len(rows)] * bool(reason), "it and the records after it"
             else:
-                rows, written = stored
+                rows, present, written = stored
                 if size != written and on_damage is None:
                     raise InputError(
                         f"{path} has {size} bytes but was written with {written}; it was cut off or replaced, run "
                         "`retinanet prepare` again or go on without the lost records with on_bad_record=skip."
                     )
                 whole = _whole(path, size, rows)
-                damaged, rows = rows[~whole, 0].tolist(), rows[whole]
+                damaged, rows, present = rows[~whole, 0].tolist(), rows[whole], present[whole]
                 reason, lost = "its length isn't that of the index", "it"
             for number in damaged:
                 if on_damage is None:
@@ -137,71 +137,45 @@ def read_index(pattern: str | os.PathLike, on_damage: Callable[[str, int], objec
                         f"without {lost} with on_bad_record=skip."
                     )
                 on_damage(path, number)
-            parts.append(rows)
-    rows = np.concatenate(parts)
+            parts.append((rows, present))
+    rows, present = (np.concatenate(column) for column in zip(*parts, strict=True))
     if not len(rows):
         raise InputError(f"the shards {os.fspath(pattern)} hold no record; prepare it again.")
-    shard = np.repeat(np.arange(len(files)), [len(part) for part in parts])
+    shard = np.repeat(np.arange(len(files)), [len(part) for part, _ in parts])
     number, offset, length, width, height, boxes = rows.T
     ones = np.ones(len(rows))
-    return ShardIndex(files, shard, number, offset, length, width, height, boxes, ones)
+    return ShardIndex(files, shard, number, offset, length, width, height, boxes, present, ones)
 
 
-def read_categories(index: ShardIndex) -> list[np.ndarray]:
-    """The ids of the categories that each of N records has an object of, crowds left out: N arrays of int64.
+def _stored_rows(path: str, load: Callable[[str], dict | None]) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """What the index says of a shard, or None.
 
-    From `NAME.index.npz`; shards without one, or with one of an older `prepare`, are read through. What comes after a
-    damaged record there counts as empty.
+    (n, 6) int64 rows (number in the file, then as in `ShardReport`), `present` (n,) as in `ShardIndex`, bytes.
     """
-    load = functools.cache(_stored_categories)
-    present = []
-    for file, path in enumerate(index.files):
-        name, shard, shards = split_shard_name(path) or ("", 0, 0)
-        stored = load(os.path.join(os.path.dirname(path), f"{name}.index.npz"))
-        found = stored[shard] if stored is not None and len(stored) == shards else _scanned_categories(path)
-        numbers = index.number[index.shard == file].tolist()
-        present += [found[number] if number < len(found) else np.zeros(0, np.int64) for number in numbers]
-    return present
-
-
-def _stored_rows(path: str, load: Callable[[str], dict | None]) -> tuple[np.ndarray, int] | None:
-    """(n, 6) int64 rows (number in the file, then as in `ShardReport`) and the size of an indexed shard, or None."""
     name, shard, shards = split_shard_name(path) or ("", 0, 0)
     index = load(os.path.join(os.path.dirname(path), f"{name}.index.npz"))
     if index is None or len(index["bytes"]) != shards:
         return None
-    rows = index["rows"][index["shard"] == shard]
-    return np.concatenate([np.arange(len(rows))[:, None], rows], axis=1), int(index["bytes"][shard])
+    own = index["shard"] == shard
+    rows = index["rows"][own]
+    numbered = np.concatenate([np.arange(len(rows))[:, None], rows], axis=1)
+    return numbered, index["present"][own], int(index["bytes"][shard])
 
 
-def _stored_categories(path: str) -> list[list[np.ndarray]] | None:
-    """By shard and record, from an index file; None if it hasn't got them."""
-    index = _load(path, ("present", "categories"))
-    if index is None or len(index["present"]) != len(index["rows"]):
-        return None
-    by_record = np.split(index["categories"], np.cumsum(index["present"])[:-1])
-    return [[by_record[row] for row in np.flatnonzero(index["shard"] == i)] for i in range(len(index["bytes"]))]
-
-
-def _scanned_categories(path: str) -> list[np.ndarray]:
-    """Of the records of a shard, by reading it up to a damaged one."""
-    found = []
-    with suppress(ValueError):
-        for data in payloads(path):
-            found.append(from_example(data).annotations.present)
-    return found
-
-
-def _load(path: str, more: tuple[str, ...] = ()) -> dict[str, np.ndarray] | None:
-    """An index file, or None if there is none of this version, or without one of the arrays in `more`."""
+def _load(path: str) -> dict[str, np.ndarray] | None:
+    """An index file, its `present` as in `ShardIndex`; None if there is none of this version with all arrays."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file, np.load(file) as arrays:
-            index = {name: arrays[name] for name in ("version", "bytes", "shard", "rows", *more)}
+            index = {name: arrays[name] for name in ("version", "bytes", "shard", "rows", "present", "categories")}
     except Exception:  # not found, or one of the many that numpy, zipfile and zlib have for a damaged file
         return None
     rows = index["rows"]
     fits = rows.ndim == 2 and rows.shape[1] == 5 and rows.dtype == np.int64 and index["shard"].shape == rows.shape[:1]
-    return index if fits and index["bytes"].ndim == 1 and np.array_equal(index["version"], VERSION) else None
+    fits = fits and index["bytes"].ndim == 1 and len(index["present"]) == len(rows)
+    if not fits or not np.array_equal(index["version"], VERSION):
+        return None
+    by_record = np.split(index["categories"], np.cumsum(index["present"])[:-1])
+    return {**index, "present": np.fromiter(by_record[: len(rows)], object)}  # without rows it has one part still
 
 
 def _whole(path: str, size: int, rows: np.ndarray) -> np.ndarray:
@@ -213,16 +187,18 @@ def _whole(path: str, size: int, rows: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _scan(path: str) -> tuple[np.ndarray, str]:
-    """The rows of a shard without an index, by reading it up to a damaged record, and what is wrong with that or ""."""
+def _scan(path: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """The same rows and `present` by reading a shard up to a damaged record, and what is wrong with that or ""."""
     rows: list[list[int]] = []
+    present: list[np.ndarray] = []
     offset, reason = HEADER, ""
     try:
         for data in payloads(path):
             image = from_example(data).annotations
             objects = len(image) - int(image.iscrowd.sum())
             rows.append([len(rows), offset, len(data), image.width or 0, image.height or 0, objects])
+            present.append(image.present)
             offset += len(data) + FOOTER + HEADER
     except ValueError as error:
         reason = str(error)
-    return np.array(rows, np.int64).reshape(-1, 6), reason
+    return np.array(rows, np.int64).reshape(-1, 6), np.fromiter(present, object), reason
