@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from retinanet_tf.data.sources.annotations import ImageAnnotations
-from retinanet_tf.data.sources.image_files import BadImage, read_image
+from retinanet_tf.data.sources.image_files import BadImage, find_image
 from retinanet_tf.data.sources.image_headers import (
     DAMAGE,
     TURNED,
@@ -75,7 +75,13 @@ class PreparedImage:
 
 def load_image(folder: str | os.PathLike, image: ImageAnnotations, policy: ImagePolicy) -> PreparedImage:
     """Reads the file of an annotated image and passes it through `prepare_image`; raises BadImage."""
-    encoded = read_image(folder, image.file_name, policy.allow_outside)
+    try:
+        with open(find_image(folder, image.file_name, policy.allow_outside), "rb") as file:
+            encoded = file.read()
+    except OSError as error:
+        raise BadImage(f"can't be read: {error.strerror}") from None
+    except MemoryError:
+        raise BadImage("can't be read: it doesn't fit into memory") from None
     return prepare_image(encoded, (image.width, image.height), policy)
 
 

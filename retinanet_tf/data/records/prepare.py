@@ -145,14 +145,30 @@ def prepare_splits(
     if on_bad_image == "stop":
         for annotations in splits.values():
             _find_files(annotations.images, folder, annotations.source, allow_outside)
+
+    def write(name: str, annotations: Annotations) -> dict:
+        """Writes everything of a split to its partial folder and returns the summary."""
+        chosen, partial = annotations.images, _partial(output, name)
+        policy = ImagePolicy(verify, annotations.exif or exif, max_pixels, allow_outside)
+        count = min(shards or round_up(len(chosen), _IMAGES_PER_SHARD) // _IMAGES_PER_SHARD, len(chosen), 99999)
+        shutil.rmtree(partial, ignore_errors=True)
+        make_folder(partial)
+        jobs = {
+            os.path.join(partial, shard_name(name, shard, count)): [chosen[i] for i in numbers]
+            for shard, numbers in enumerate(np.array_split(np.arange(len(chosen)), count))
+        }
+        reports = write_shards(jobs, folder, label_map, policy, on_bad_image == "skip", num_workers, progress)
+        options = {"name": name, "shards": count, "on_bad_image": on_bad_image, **asdict(policy)}
+        summary = {**_summarise(annotations, label_map, name, reports), "settings": options}
+        _write_index(os.path.join(partial, f"{name}.index.npz"), reports)
+        write_json(os.path.join(partial, f"{name}.summary.json"), summary)
+        return summary
+
     summaries, published = {}, False
     with ended_by_sigterm(), output_folder(output, "output folder"):
         try:
             for name, annotations in splits.items():
-                policy = ImagePolicy(verify, annotations.exif or exif, max_pixels, allow_outside)
-                summaries[name] = _write_split(
-                    name, annotations, label_map, folder, output, policy, shards, num_workers, on_bad_image, progress
-                )
+                summaries[name] = write(name, annotations)
             _publish_labels(label_map, output)
             published = True
             for name in splits:
@@ -193,35 +209,6 @@ def _check_split(name: str, annotations: Annotations, exif: str) -> None:
 
 def _partial(output: str, name: str) -> str:
     return os.path.join(output, f"{name}.partial")
-
-
-def _write_split(
-    name: str,
-    annotations: Annotations,
-    label_map: LabelMap,
-    folder: str,
-    output: str,
-    policy: ImagePolicy,
-    shards: int | None,
-    num_workers: int,
-    on_bad_image: str,
-    progress: bool,
-) -> dict:
-    """Writes everything of a split to its partial folder and returns the summary."""
-    chosen, partial = annotations.images, _partial(output, name)
-    shards = min(shards or round_up(len(chosen), _IMAGES_PER_SHARD) // _IMAGES_PER_SHARD, len(chosen), 99999)
-    shutil.rmtree(partial, ignore_errors=True)
-    make_folder(partial)
-    jobs = {
-        os.path.join(partial, shard_name(name, shard, shards)): [chosen[i] for i in numbers]
-        for shard, numbers in enumerate(np.array_split(np.arange(len(chosen)), shards))
-    }
-    reports = write_shards(jobs, folder, label_map, policy, on_bad_image == "skip", num_workers, progress)
-    options = {"name": name, "shards": shards, "on_bad_image": on_bad_image, **asdict(policy)}
-    summary = {**_summarise(annotations, label_map, name, reports), "settings": options}
-    _write_index(os.path.join(partial, f"{name}.index.npz"), reports)
-    write_json(os.path.join(partial, f"{name}.summary.json"), summary)
-    return summary
 
 
 def _find_files(images: list[ImageAnnotations], folder: str, source: str, allow_outside: bool) -> None:

@@ -119,7 +119,7 @@ def write_shard(
         with tf.io.TFRecordWriter(path) as writer:
             for image in images:
                 try:
-                    serialized, cleaned = _serialise(image, folder, label_map, policy, report)
+                    prepared = load_image(folder, image, policy)
                 except BadImage as error:
                     if not skip_bad:
                         raise InputError(
@@ -128,10 +128,17 @@ def write_shard(
                         ) from None
                     report.findings.append(Finding("skipped_images", image.file_name, str(error)))
                     continue
+                cleaned, findings = clean(image, prepared.width, prepared.height)
+                if prepared.changed:
+                    findings.append(Finding("converted_images", image.file_name, prepared.changed))
+                if prepared.exif:
+                    how = f"settled as {policy.exif}" if prepared.exif == "ambiguous" else ""
+                    findings.append(Finding(f"exif_{prepared.exif}", image.file_name, how))
+                report.findings += findings
+                serialized = to_example(prepared, cleaned, label_map)
                 writer.write(serialized)
                 crowds, length = int(cleaned.iscrowd.sum()), len(serialized)
-                assert cleaned.width and cleaned.height  # `clean` sets them
-                report.rows.append([offset, length, cleaned.width, cleaned.height, len(cleaned) - crowds])
+                report.rows.append([offset, length, prepared.width, prepared.height, len(cleaned) - crowds])
                 report.present.append(cleaned.present.tolist())
                 report.boxes += len(cleaned)
                 report.crowds += crowds
@@ -142,17 +149,3 @@ def write_shard(
         raise InputError(f"the shard can't be written: {getattr(error, 'message', error)}.") from None
     report.bytes = offset - HEADER
     return report
-
-
-def _serialise(
-    image: ImageAnnotations, folder: str, label_map: LabelMap, policy: ImagePolicy, report: ShardReport
-) -> tuple[bytes, ImageAnnotations]:
-    prepared = load_image(folder, image, policy)
-    cleaned, findings = clean(image, prepared.width, prepared.height)
-    if prepared.changed:
-        findings.append(Finding("converted_images", image.file_name, prepared.changed))
-    if prepared.exif:
-        how = f"settled as {policy.exif}" if prepared.exif == "ambiguous" else ""
-        findings.append(Finding(f"exif_{prepared.exif}", image.file_name, how))
-    report.findings += findings
-    return to_example(prepared, cleaned, label_map), cleaned

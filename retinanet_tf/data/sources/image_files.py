@@ -48,17 +48,6 @@ def find_image(folder: str | os.PathLike, file_name: str, allow_outside: bool = 
     return paths[0]
 
 
-def read_image(folder: str | os.PathLike, file_name: str, allow_outside: bool = False) -> bytes:
-    """The bytes of the file that `find_image` finds; raises BadImage."""
-    try:
-        with open(find_image(folder, file_name, allow_outside), "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise BadImage(f"can't be read: {error.strerror}") from None
-    except MemoryError:
-        raise BadImage("can't be read: it doesn't fit into memory") from None
-
-
 def is_predicted(path: str, base: str, output: str | os.PathLike | None = None) -> bool:
     """Whether `predict` wrote a picture, into a folder at or below `base`: `output`, or one with its other files."""
     inside, sheet, results = PREDICTED
