@@ -10,7 +10,6 @@ import tensorflow as tf
 from absl import logging
 
 from retinanet_tf.config.config import Config, DataConfig, ModelConfig
-from retinanet_tf.data import transforms
 from retinanet_tf.data.augmentation import Augmentation, Scene
 from retinanet_tf.data.batching import CanvasBatch, padded_length
 from retinanet_tf.data.decoding import decode_image
@@ -157,7 +156,8 @@ def load(
     share = batch_size // shard[1]
     mixed = None if mix_steps is None else mix_steps * batch_size
     alone = (len(pools.wide) == 1, len(pools.tall) == 1)
-    augmentation = Augmentation(settings, model, seed, mixed, short == long, alone)
+    drawn = settings if training else DataConfig(flip=0.0)  # the default has no other augmentation
+    augmentation = Augmentation(drawn, model, seed, mixed, short == long, alone)
 
     @tf.function(autograph=False)
     def stored(serialized: tf.Tensor) -> Scene:
@@ -169,18 +169,11 @@ def load(
         with tf.control_dependencies([tf.debugging.Assert(same, ["the image has another size"])]):
             return Scene.whole(tf.identity(image), boxes, labels)
 
-    def one(picture: Callable[[int], Scene], sample: tf.Tensor, tall: tf.Tensor):
-        """Image, boxes and labels; `sample`, its number in the whole training, seeds its augmentation."""
-        if training:
-            return augmentation(picture, sample, tall)[:3]
-        scene = picture(0)
-        image, scale = transforms.resize(scene.image, image_size, max_size, resize)
-        return image, transforms.scale_boxes(scene.boxes, scale), scene.labels
-
     def assemble(read: Callable[[tf.Tensor, int], tf.Tensor], samples: tf.Tensor, tall: tf.Tensor):
-        return canvas.fill(
-            tf.size(samples), tall, lambda i: one(lambda place: stored(read(i, place)), samples[i], tall)
-        )
+        def example(i: tf.Tensor):
+            return augmentation(lambda place: stored(read(i, place)), samples[i], tall)[:3]
+
+        return canvas.fill(tf.size(samples), tall, example)
 
     def with_static_size(images: tf.Tensor, objects: dict[str, tf.Tensor]):
         fixed = {key: tf.ensure_shape(value, (share, *value.shape[1:])) for key, value in objects.items()}
