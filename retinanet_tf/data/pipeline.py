@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def load(
     max_size: int = _MODEL.max_size,
     resize: str = _MODEL.resize,
     size_multiple: int = 128,
-    pixel_mean: Sequence[float] = _MODEL.pixel_mean,
+    pixel_mean: tuple[float, float, float] = _MODEL.pixel_mean,
     batch_size: int = _DATA.batch_size,
     training: bool = True,
     label_map: LabelMap | str | os.PathLike | None = None,
@@ -116,10 +116,7 @@ def load(
     Raises:
         InputError: no shard, a damaged index, or an argument out of range.
     """
-    if np.shape(pixel_mean) != (3,):
-        raise InputError(f"pixel_mean={pixel_mean!r} must be three numbers: red, green, blue.")
-    red, green, blue = pixel_mean
-    model = ModelConfig(image_size=image_size, max_size=max_size, resize=resize, pixel_mean=(red, green, blue))
+    model = ModelConfig(image_size=image_size, max_size=max_size, resize=resize, pixel_mean=pixel_mean)
     settings = DataConfig(
         batch_size=batch_size,
         shard_by=shard_by,
