@@ -122,16 +122,12 @@ class Augmentation:
             scene = scene._replace(image=image)
         if data.cutout:
             scene = cutout(scene, self._key(sample, _CUTOUT), data.cutout, mean)
-        return scene.seen(data.min_visible) if self._cuts else scene
+        cuts = self._jitters or any((data.crop, data.overlap_crop, data.mosaic, data.cutout))
+        return scene.seen(data.min_visible) if cuts else scene
 
     @property
     def _jitters(self) -> bool:
         return self._data.scale_jitter != (1.0, 1.0) or self._data.translate_jitter > 0
-
-    @property
-    def _cuts(self) -> bool:
-        data = self._data
-        return self._jitters or any((data.crop, data.overlap_crop, data.mosaic, data.cutout))
 
     def _key(self, sample: tf.Tensor, kind: int, slot: tf.Tensor | None = None) -> tf.Tensor:
         """The stateless seed, int64 (2,), of one kind of augmentation of one picture of a sample."""

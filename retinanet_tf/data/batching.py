@@ -44,10 +44,14 @@ class CanvasBatch:
 
         def add(i, rows, boxes, labels, lengths):
             image, image_boxes, image_labels = example(i)
-            right, below = self._around(image, height, width)
+            size = tf.shape(image)
+            right, below = width - size[1], height - size[0]
+            # Slices of one constant, so nothing is copied yet.
+            beside = tf.reshape(self._plain[: 3 * size[0] * right], tf.stack([size[0], right, 3]))
+            under = tf.reshape(self._plain[: 3 * below * width], tf.stack([below, width, 3]))
             return (
                 i + 1,
-                rows.write(2 * i, tf.concat([image, right], 1)).write(2 * i + 1, below),
+                rows.write(2 * i, tf.concat([image, beside], 1)).write(2 * i + 1, under),
                 boxes.write(i, image_boxes),
                 labels.write(i, image_labels),
                 lengths.write(i, tf.shape(image_boxes)[0]),
@@ -70,15 +74,6 @@ class CanvasBatch:
             "boxes": _padded(boxes.concat(), counts, 0.0),
             "labels": _padded(labels.concat(), counts, -1),
         }
-
-    def _around(self, image: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The canvas to the right of the image, and below it; slices of one constant, so nothing is copied yet."""
-        size = tf.shape(image)
-        right, below = width - size[1], height - size[0]
-        return (
-            tf.reshape(self._plain[: 3 * size[0] * right], tf.stack([size[0], right, 3])),
-            tf.reshape(self._plain[: 3 * below * width], tf.stack([below, width, 3])),
-        )
 
 
 def padded_length(objects: tf.Tensor) -> tf.Tensor:

@@ -16,7 +16,7 @@ from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.records.damage import DamageLog, guarded
 from retinanet_tf.data.records.example import from_example, parse_example
 from retinanet_tf.data.records.index import ShardIndex, read_index
-from retinanet_tf.data.records.reader import RecordReader, labels_beside, to_labels
+from retinanet_tf.data.records.reader import RecordReader, labels_beside
 from retinanet_tf.data.repeat_factors import with_repeats
 from retinanet_tf.data.service import distributed
 from retinanet_tf.data.shuffle import Pools, share_of_files
@@ -292,9 +292,13 @@ def _name(reader: RecordReader, record: tf.Tensor) -> str:
 
 
 def objects_of(example: dict[str, tf.Tensor], label_map: LabelMap) -> tuple[tf.Tensor, tf.Tensor]:
-    """Boxes `(N, 4)` and labels `(N,)` of a parsed record, crowds left out."""
+    """Boxes `(N, 4)` and labels `(N,)` int32 of a parsed record, crowds left out; an unknown id is an error."""
     keep = tf.logical_not(example["iscrowd"])
-    return tf.boolean_mask(example["boxes"], keep), to_labels(tf.boolean_mask(example["category_ids"], keep), label_map)
+    categories, ids = tf.boolean_mask(example["category_ids"], keep), tf.constant(label_map.ids, tf.int64)
+    labels = tf.minimum(tf.searchsorted(ids, categories), label_map.num_classes - 1)
+    same = tf.reduce_all(tf.equal(tf.gather(ids, labels), categories))
+    with tf.control_dependencies([tf.debugging.Assert(same, ["an id isn't in labels.json", categories])]):
+        return tf.boolean_mask(example["boxes"], keep), tf.identity(labels)
 
 
 def _check(size_multiple: int, batch_size: int, start_step: int, shard: tuple[int, int]) -> None:

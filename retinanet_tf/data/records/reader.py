@@ -74,15 +74,6 @@ def labels_beside(pattern: str | os.PathLike, label_map: LabelMap | str | os.Pat
     return labels
 
 
-def to_labels(category_ids: tf.Tensor, label_map: LabelMap) -> tf.Tensor:
-    """`(N,)` int64 category ids as int32 labels 0…K−1; an id that the label map lacks is an error."""
-    ids = tf.constant(label_map.ids, tf.int64)
-    labels = tf.minimum(tf.searchsorted(ids, category_ids), label_map.num_classes - 1)
-    same = tf.reduce_all(tf.equal(tf.gather(ids, labels), category_ids))
-    with tf.control_dependencies([tf.debugging.Assert(same, ["an id isn't in labels.json", category_ids])]):
-        return tf.identity(labels)
-
-
 def read_records(pattern: str | os.PathLike) -> Iterator[Record]:
     """Yields every `Record` in Python, in the order of the files; raises InputError naming a damaged one."""
     for path in find_shards(pattern):

@@ -25,10 +25,6 @@ class Pictures(NamedTuple):
         assert self.labels is not None
         return f"{os.path.splitext(os.path.join(self.labels, os.path.relpath(picture, self.root)))[0]}.txt"
 
-    def has_labels(self) -> bool:
-        """Whether some picture has a label file in `labels`."""
-        return any(os.path.isfile(self.mirrored(picture)) for picture in self.paths)
-
 
 def listed_pictures(file: str, content: dict, split: str | None, warnings: list[str]) -> list[Pictures]:
     """The pictures of a split of a data.yaml."""
@@ -120,7 +116,8 @@ def folder_pictures(path: str, split: str | None, images: str | os.PathLike | No
     else:
         pictures, root = pictures_of(os.fspath(images)), os.fspath(images)
         choices = [Pictures(pictures, place, root) for place in places("labels/{}", "{}/labels", "{}")]
-        found = next((choice for choice in choices if choice.has_labels()), choices[0] if choices else None)
+        with_labels = (one for one in choices if any(os.path.isfile(one.mirrored(picture)) for picture in one.paths))
+        found = next(with_labels, choices[0] if choices else None)
     if found is None:
         raise InputError(f"{path} has no folder for split={split}, nor a data.yaml that names one.")
     if not split and images is None:
