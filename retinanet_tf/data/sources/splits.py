@@ -45,20 +45,15 @@ def paper_split(folder: str | os.PathLike, split: str) -> tuple[Annotations, str
     train = _in_folder(read_coco(annotations / "instances_train2014.json"), "train2014")
     if train.label_map != val.label_map:
         raise InputError(f"{train.source} and {val.source} have different categories; both must be COCO's.")
-    rest = replace(val, images=[image for image in val.images if image.image_id not in minival])
-    return joined([train, rest], f"{train.source} and {val.source} without minival"), str(root)
-
-
-def joined(datasets: list[Annotations], name: str) -> Annotations:
-    """Datasets of one label map one after the other; raises InputError if they share an image or an annotation id."""
-    images = [image for dataset in datasets for image in dataset.images]
+    name = f"{train.source} and {val.source} without minival"
+    images = [*train.images, *(image for image in val.images if image.image_id not in minival)]
     for kind, ids in (
         ("image", [image.image_id for image in images]),
         ("annotation", np.concatenate([image.annotation_ids for image in images]).tolist()),
     ):
         if len(set(ids)) != len(ids):
             raise InputError(f"{name}: an {kind} id occurs in both files; they can't be joined.")
-    return Annotations(name, images, datasets[0].label_map, [line for one in datasets for line in one.warnings])
+    return Annotations(name, images, train.label_map, [*train.warnings, *val.warnings]), str(root)
 
 
 def _in_folder(annotations: Annotations, folder: str) -> Annotations:
