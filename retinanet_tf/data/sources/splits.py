@@ -12,7 +12,7 @@ from retinanet_tf.errors import InputError
 
 SPLITS = ("trainval35k", "minival")
 # The 5,000 images of minival are those of val2017; either file tells which of val2014 they are.
-_MINIVAL = ("instances_val2017.json", "instances_minival2014.json", "image_info_minival2014.json")
+_MINIVAL = ("instances_val2017.json", "instances_minival2014.json")
 
 
 def paper_split(folder: str | os.PathLike, split: str) -> tuple[Annotations, str]:
@@ -33,7 +33,7 @@ def paper_split(folder: str | os.PathLike, split: str) -> tuple[Annotations, str
     if listed is None:
         raise InputError(
             f"{annotations} has neither instances_{year17}.json with images in {root / year17}, nor a file that lists "
-            f"minival ({' or '.join(_MINIVAL[:2])}) to divide val2014 by."
+            f"minival ({' or '.join(_MINIVAL)}) to divide val2014 by."
         )
     minival = {image.image_id for image in read_coco(listed).images}
     val = _in_folder(read_coco(annotations / "instances_val2014.json"), "val2014")
