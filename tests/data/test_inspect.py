@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from retinanet_tf.config.config import AnchorConfig
+from retinanet_tf.config.config import AnchorConfig, ModelConfig
 from retinanet_tf.config.presets import presets
 from retinanet_tf.data.inspect import anchor_coverage
 from retinanet_tf.data.inspect.inspect_dataset import inspect_dataset
@@ -72,7 +72,7 @@ def test_suggestions_reach_what_they_promise():
     config = AnchorConfig()
     before = anchor_coverage.best_iou(*anchor_coverage.resized(boxes, sizes, 600, 1000), config)
     assert (before < 0.5).all()
-    offered = anchor_coverage.suggestions(boxes, sizes, config, 600, 1000)
+    offered = anchor_coverage.suggestions(boxes, sizes, config, ModelConfig(image_size=600, max_size=1000))
     assert offered and offered[0][1] < 0.6
     for flags, half, less in offered:
         given = dict(re.findall(r"--(\w+)=(\S+)", flags))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from retinanet_tf.config.config import AnchorConfig
+from retinanet_tf.config.config import AnchorConfig, ModelConfig
 from retinanet_tf.data.transforms import resized_shape
 from retinanet_tf.detection.anchors import STYLES, cell_anchors
 from retinanet_tf.detection.boxes import iou
@@ -57,12 +57,7 @@ def resized(
 
 
 def suggestions(
-    boxes: np.ndarray,
-    sizes: np.ndarray,
-    config: AnchorConfig,
-    image_size: int,
-    max_size: int,
-    rule: str = "shorter_side",
+    boxes: np.ndarray, sizes: np.ndarray, config: AnchorConfig, model: ModelConfig
 ) -> list[tuple[str, float, float]]:
     """Settings that leave fewer boxes unreached than `config`, the best first.
 
@@ -70,19 +65,17 @@ def suggestions(
         boxes: `(N, 4)` xyxy pixels of the original images.
         sizes: `(N, 2)` (height, width) of these images.
         config: the current anchors.
-        image_size: shorter side of the model's input.
-        max_size: bound of the longer side.
-        rule: of `resized_shape`.
+        model: the current sizes, and the rule of resizing.
 
     Returns:
         (flags to give, share of boxes below IoU 0.5, share below IoU 0.4) per setting.
     """
     tried = []
     for changes, factor in _variants(config):
-        size, limit = round(image_size * factor), round(max_size * factor)
+        size, limit = round(model.image_size * factor), round(model.max_size * factor)
         resizing = f"--image_size={size} --max_size={limit}" if factor > 1 else ""
         anchors = replace(config, **changes)
-        ious = best_iou(*resized(boxes, sizes, size, limit, rule), anchors)
+        ious = best_iou(*resized(boxes, sizes, size, limit, model.resize), anchors)
         flags = " ".join(filter(None, [resizing, *(_flag(*change) for change in changes.items())]))
         tried.append((flags, float((ious < 0.5).mean()), float((ious < 0.4).mean()), anchors.anchors_per_cell))
     better = [entry for entry in tried[1:] if entry[1] < tried[0][1] - 1e-9]

@@ -217,7 +217,7 @@ def _measure(images: list[ImageAnnotations], annotations: Annotations, config: C
         for limit in (0.5, 0.4):
             shares = {name: _share(best[which] < limit) for name, which in members.items() if which.any()}
             facts[f"unreached at IoU {limit}{title}"] = shares if title else shares["all"]
-    report.settings = anchor_coverage.suggestions(boxes, image_sizes, config.anchors, short, long, rule)
+    report.settings = anchor_coverage.suggestions(boxes, image_sizes, config.anchors, config.model)
     share = float((best < 0.5).mean())
     if share > 0.05:
         advice = f" {report.settings[0][0]} would leave {report.settings[0][1]:.1%}." if report.settings else ""
