@@ -1,6 +1,7 @@
 """Inspect a dataset: read it, collect errors and statistics, draw samples as training sees them, write the report."""
 
 import dataclasses
+import functools
 import io
 import itertools
 import os
@@ -19,12 +20,10 @@ from retinanet_tf.config.config import Config
 from retinanet_tf.data.inspect.page import html_page, text_page
 from retinanet_tf.data.inspect.report import Inspection, inspect
 from retinanet_tf.data.pipeline import load_for_training
-from retinanet_tf.data.records.example import from_example
 from retinanet_tf.data.records.images import BadImage, ImagePolicy, load_image
 from retinanet_tf.data.records.index import find_shards, read_index
 from retinanet_tf.data.records.prepare import prepare
-from retinanet_tf.data.records.reader import labels_beside
-from retinanet_tf.data.records.tfrecord import payloads
+from retinanet_tf.data.records.reader import labels_beside, read_records
 from retinanet_tf.data.sources import read_source
 from retinanet_tf.data.sources.annotations import Annotations, ImageAnnotations
 from retinanet_tf.data.sources.image_headers import DAMAGE
@@ -70,7 +69,7 @@ def inspect_dataset(
     with files.output_folder(output, "output folder"), tempfile.TemporaryDirectory() as scratch:
         if os.path.isdir(data) or str(data).lower().endswith((".json", ".csv", ".yaml", ".yml")):
             annotations, folder = read_source(data, split, images=images)
-            picture = _picture_reader(folder)
+            picture: Callable = functools.partial(_picture, folder)
             if folder is not None:
                 pattern = _prepare_some(annotations, folder, scratch)
         elif images or split:
@@ -108,20 +107,17 @@ def _from_shards(pattern: str) -> tuple[Annotations, list[str], Callable]:
     images: list[ImageAnnotations] = []
     errors, places, names = [], dict[str, tuple[str, int]](), Counter[str]()
     for path in find_shards(pattern):
-        number = 0
         try:
-            for data in payloads(path):
-                image, place = from_example(data).annotations, f"record {number} of {path}"
-                unknown = set(image.category_ids.tolist()) - set(label_map.ids)
-                if unknown:
+            for number, record in enumerate(read_records(path)):
+                image, place = record.annotations, f"record {number} of {path}"
+                if unknown := set(image.category_ids.tolist()) - set(label_map.ids):
                     errors.append(f"{place} has category id {min(unknown)}, which labels.json lacks.")
                 else:
                     places[place] = (path, number)
                     names[image.file_name] += 1
                     images.append(dataclasses.replace(image, image_id=place, file_name=image.file_name or place))
-                number += 1
-        except ValueError as error:
-            errors.append(f"record {number} of {path} is damaged ({error}); the records after it were not inspected.")
+        except InputError as error:
+            errors.append(f"{error} The records after it were not inspected.")
     if not errors:
         try:
             read_index(pattern)
@@ -130,7 +126,7 @@ def _from_shards(pattern: str) -> tuple[Annotations, list[str], Callable]:
 
     def picture(image: ImageAnnotations) -> np.ndarray | None:
         path, number = places[str(image.image_id)]
-        return _pixels(from_example(next(itertools.islice(payloads(path), number, None))).encoded)
+        return _pixels(next(itertools.islice(read_records(path), number, None)).encoded)
 
     annotations = Annotations(pattern, images, label_map)
     repeated = {name: count for name, count in names.items() if name and count > 1}
@@ -143,16 +139,13 @@ def _from_shards(pattern: str) -> tuple[Annotations, list[str], Callable]:
     return annotations, errors, picture
 
 
-def _picture_reader(folder: str | None) -> Callable[[ImageAnnotations], np.ndarray | None]:
-    def picture(image: ImageAnnotations) -> np.ndarray | None:
-        if folder is None:
-            return None
-        try:
-            return _pixels(load_image(folder, image, ImagePolicy(verify="header", exif="upright")).encoded)
-        except BadImage:
-            return None
-
-    return picture
+def _picture(folder: str | None, image: ImageAnnotations) -> np.ndarray | None:
+    if folder is None:
+        return None
+    try:
+        return _pixels(load_image(folder, image, ImagePolicy(verify="header", exif="upright")).encoded)
+    except BadImage:
+        return None
 
 
 def _pixels(encoded: bytes) -> np.ndarray | None:
