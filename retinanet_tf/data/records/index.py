@@ -45,7 +45,6 @@ class ShardIndex:
     repeat: np.ndarray
 
     def __len__(self) -> int:
-        """N, the number of records."""
         return len(self.shard)
 
     def select(self, keep: np.ndarray) -> "ShardIndex":

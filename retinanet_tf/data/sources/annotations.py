@@ -56,7 +56,6 @@ class ImageAnnotations:
             setattr(self, column, values)
 
     def __len__(self) -> int:
-        """N, the number of objects."""
         return len(self.boxes)
 
     @property

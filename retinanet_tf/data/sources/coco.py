@@ -140,18 +140,16 @@ def _attach(annotations: Annotations, rows: list, skip_bad: bool) -> None:
     if skipped:
         count = len(rows) - len(usable)
         annotations.warnings.append(f"annotations left out for their bbox: {count}, the first is {skipped}.")
-    columns = (
-        dict(zip(_Row._fields, zip(*usable, strict=True), strict=True)) if usable else dict.fromkeys(_Row._fields, ())
-    )
-    given = {i for i in columns["id"] if i is not None}
+    given = {row.id for row in usable if row.id is not None}
     unused = (i for i in itertools.count(1) if i not in given)
-    ids = np.array([next(unused) if i is None else i for i in columns["id"]], np.int64)
+    ids = np.array([next(unused) if row.id is None else row.id for row in usable], np.int64)
     _refuse_repeats(path, "annotation", ids)
-    boxes = coco_to_xyxy(np.array(columns["bbox"], np.float64).reshape(-1, 4))
-    area = np.array([-1 if value is None else value for value in columns["area"]], np.float64)
+    boxes = coco_to_xyxy(np.array([row.bbox for row in usable], np.float64).reshape(-1, 4))
+    area = np.array([-1 if row.area is None else row.area for row in usable], np.float64)
     area = np.where(area < 0, np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), area)
-    iscrowd = np.array(columns["iscrowd"], bool)
-    of_image, categories = (np.array(columns[key], np.int64) for key in ("image_id", "category_id"))
+    iscrowd = np.array([row.iscrowd for row in usable], bool)
+    of_image = np.array([row.image_id for row in usable], np.int64)
+    categories = np.array([row.category_id for row in usable], np.int64)
     image_ids = np.array([image.image_id for image in images], np.int64)
     for values, known, phrase in (
         (of_image, image_ids, "belongs to image id {}, which isn't among its images"),
@@ -164,12 +162,8 @@ def _attach(annotations: Annotations, rows: list, skip_bad: bool) -> None:
     by_image = np.argsort(of_image, kind="stable")
     starts, ends = (np.searchsorted(of_image[by_image], image_ids, side) for side in ("left", "right"))
     for image, start, end in zip(images, starts, ends, strict=True):
-        selected = by_image[start:end]
-        image.boxes = boxes[selected]
-        image.category_ids = categories[selected]
-        image.area = area[selected]
-        image.iscrowd = iscrowd[selected]
-        image.annotation_ids = ids[selected]
+        for column, values in zip(ImageAnnotations.COLUMNS, (boxes, categories, area, iscrowd, ids), strict=True):
+            setattr(image, column, values[by_image[start:end]])
 
 
 def _merge_copies(annotations: Annotations) -> None:

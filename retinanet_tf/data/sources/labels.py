@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from reprlib import repr as shown
 
 import numpy as np
@@ -29,6 +30,7 @@ def is_name(value: object) -> bool:
     return isinstance(value, str) and value != "" and not _NO_TEXT.search(value)
 
 
+@dataclass(init=False, repr=False, unsafe_hash=True)
 class LabelMap:
     """The K categories of a dataset, sorted by id; a category's index in that order is its label.
 
@@ -41,6 +43,9 @@ class LabelMap:
     >>> label_map.to_index(17), label_map.ids[1]
     (1, 17)
     """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
 
     def __init__(self, ids: Sequence[int], names: Sequence[str]):
         """ids: K different integers; names: K strings, in the same order. Raises InputError for anything else."""
@@ -57,8 +62,8 @@ class LabelMap:
                 raise InputError(f"category id {first} is defined twice (again as {name!r}); give each its own id.")
         if not pairs:
             raise InputError("the dataset defines no categories; a detector needs at least one.")
-        self.ids: tuple[int, ...] = tuple(i for i, _ in pairs)
-        self.names: tuple[str, ...] = tuple(n for _, n in pairs)
+        self.ids = tuple(i for i, _ in pairs)
+        self.names = tuple(n for _, n in pairs)
 
     @property
     def num_classes(self) -> int:
@@ -108,14 +113,5 @@ class LabelMap:
         """Reads labels.json; raises InputError if it is missing or isn't one."""
         return cls.from_json(read_json(path, "the label map"), os.fspath(path))
 
-    def __eq__(self, other) -> bool:
-        """Same ids with the same names."""
-        return isinstance(other, LabelMap) and (self.ids, self.names) == (other.ids, other.names)
-
-    def __hash__(self) -> int:
-        """Of ids and names."""
-        return hash((self.ids, self.names))
-
     def __repr__(self) -> str:
-        """For messages: how many categories."""
         return f"LabelMap({self.num_classes} categories, ids {self.ids[0]}..{self.ids[-1]})"
