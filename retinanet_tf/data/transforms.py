@@ -59,14 +59,9 @@ def scale_boxes(boxes: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     return boxes * tf.stack([scale[1], scale[0], scale[1], scale[0]])
 
 
-def flip_horizontal(image: tf.Tensor, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mirrors left and right; twice gives the original."""
-    return tf.reverse(image, [1]), geometry.mirror(boxes, tf.shape(image)[1])
-
-
-def flip_vertical(image: tf.Tensor, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mirrors top and bottom; twice gives the original."""
-    return tf.reverse(image, [0]), geometry.mirror(boxes, tf.shape(image)[0], axis=1)
+def flip(image: tf.Tensor, boxes: tf.Tensor, axis: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mirrors along an axis of the image: left and right (1) or top and bottom (0); twice gives the original."""
+    return tf.reverse(image, [axis]), geometry.mirror(boxes, tf.shape(image)[axis], 1 - axis)
 
 
 def random_flip(
@@ -75,9 +70,9 @@ def random_flip(
     """Flips with the two probabilities, independently."""
     chance = tf.random.stateless_uniform((2,), seed)
     if horizontal:
-        image, boxes = tf.cond(chance[0] < horizontal, lambda: flip_horizontal(image, boxes), lambda: (image, boxes))
+        image, boxes = tf.cond(chance[0] < horizontal, lambda: flip(image, boxes, 1), lambda: (image, boxes))
     if vertical:
-        image, boxes = tf.cond(chance[1] < vertical, lambda: flip_vertical(image, boxes), lambda: (image, boxes))
+        image, boxes = tf.cond(chance[1] < vertical, lambda: flip(image, boxes, 0), lambda: (image, boxes))
     return image, boxes
 
 

@@ -269,7 +269,7 @@ def test_flips_happen_at_their_rate_and_to_the_boxes_too(shards):
                 continue
             flipped += 1
             width = (np.abs(images[i] - np.float32(ModelConfig().pixel_mean)).sum((0, 2)) > 0).sum()
-            mirror, boxes = transforms.flip_horizontal(images[i][:, :width], objects["boxes"][i])
+            mirror, boxes = transforms.flip(images[i][:, :width], objects["boxes"][i], 1)
             np.testing.assert_allclose(its_images[i][:, :width], mirror, atol=1e-2)
             real = objects["labels"][i].numpy() >= 0
             np.testing.assert_allclose(its_objects["boxes"][i][real], boxes[real], atol=1e-3)

@@ -63,29 +63,28 @@ def test_integers_and_tensors_agree_for_every_size():
         assert tuple(int(t) for t in tensors) == transforms.resized_shape(height, width, 800, 1333)
 
 
-@pytest.mark.parametrize("flip", [transforms.flip_horizontal, transforms.flip_vertical])
-def test_flipping_twice_is_nothing_and_once_is_a_mirror(flip):
+@pytest.mark.parametrize("axis", [0, 1])
+def test_flipping_twice_is_nothing_and_once_is_a_mirror(axis):
     image = picture(40, 30)
-    once = flip(tf.constant(image), tf.constant(BOXES))
-    axis = 1 if flip is transforms.flip_horizontal else 0
+    once = transforms.flip(tf.constant(image), tf.constant(BOXES), axis)
     np.testing.assert_array_equal(once[0], np.flip(image, axis))
     # A box still frames the same pixels: paint it, flip, and find the paint.
     for box, flipped in zip(BOXES[:2].astype(int), np.asarray(once[1])[:2].astype(int), strict=True):
         painted = np.zeros((30, 40, 3), np.uint8)
         painted[box[1] : box[3], box[0] : box[2]] = 255
-        rows, columns = np.nonzero(flip(tf.constant(painted), tf.constant(BOXES))[0].numpy()[..., 0])
+        rows, columns = np.nonzero(transforms.flip(tf.constant(painted), tf.constant(BOXES), axis)[0].numpy()[..., 0])
         assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == flipped.tolist()
-    twice = flip(*once)
+    twice = transforms.flip(*once, axis)
     np.testing.assert_array_equal(twice[0], image)
     np.testing.assert_allclose(twice[1], BOXES, atol=1e-5)
-    empty = flip(tf.constant(image), tf.zeros((0, 4)))
+    empty = transforms.flip(tf.constant(image), tf.zeros((0, 4)), axis)
     assert empty[1].shape == (0, 4)
 
 
 def test_resizing_commutes_with_flipping():
     image = tf.constant(picture(41, 29))
-    first = transforms.resize(transforms.flip_horizontal(image, tf.zeros((0, 4)))[0], 60, 100)[0]
-    last = transforms.flip_horizontal(transforms.resize(image, 60, 100)[0], tf.zeros((0, 4)))[0]
+    first = transforms.resize(transforms.flip(image, tf.zeros((0, 4)), 1)[0], 60, 100)[0]
+    last = transforms.flip(transforms.resize(image, 60, 100)[0], tf.zeros((0, 4)), 1)[0]
     np.testing.assert_allclose(first, last, atol=1e-3)
 
 
@@ -184,8 +183,8 @@ def test_colour_jitter_stays_in_range_and_zero_strength_is_nothing():
 SEED = [3, 4]
 OPERATIONS = {
     "resize": lambda i, b: transforms.resize(i, 50, 90),
-    "flip": lambda i, b: transforms.flip_horizontal(i, b),
-    "vertical": lambda i, b: transforms.flip_vertical(i, b),
+    "flip": lambda i, b: transforms.flip(i, b, 1),
+    "vertical": lambda i, b: transforms.flip(i, b, 0),
     "random flip": lambda i, b: transforms.random_flip(i, b, tf.constant(SEED), 0.5, 0.5),
     "jitter": lambda i, b: transforms.random_jitter(i, b, tf.constant(SEED), 50, 90, (0.5, 2.0), 0.5, MEAN),
     "colour": lambda i, b: (transforms.random_colour(i, tf.constant(SEED), 0.3), b),
