@@ -20,9 +20,7 @@ _SETTINGS = b"\4"
 def start_dispatcher(port: int = 0) -> tf.data.experimental.service.DispatchServer:
     """Starts the dispatcher, one per job; `.target` is its address, grpc://HOST:PORT. InputError for a used port."""
     with _listening(port):
-        return tf.data.experimental.service.DispatchServer(
-            tf.data.experimental.service.DispatcherConfig(port=port, protocol="grpc")
-        )
+        return tf.data.experimental.service.DispatchServer(tf.data.experimental.service.DispatcherConfig(port=port))
 
 
 def start_worker(
@@ -33,7 +31,7 @@ def start_worker(
     address: HOST:PORT under which the trainer reaches this worker, by default localhost. InputError for a used port.
     """
     config = tf.data.experimental.service.WorkerConfig(
-        dispatcher_address=_without_protocol(dispatcher), worker_address=address, port=port, protocol="grpc"
+        dispatcher_address=_without_protocol(dispatcher), worker_address=address, port=port
     )
     with _listening(port):
         return tf.data.experimental.service.WorkerServer(config)

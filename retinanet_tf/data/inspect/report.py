@@ -162,10 +162,9 @@ def _rare(annotations: Annotations, config: Config, report: Inspection) -> None:
         names[i]: f"{share:.2%}, repeat factor {found.categories[i]:.2f}" for i, share in found.shares.items()
     }
     report.facts["repeat_threshold of these factors"] = f"{found.threshold:.3g} (auto: {found.median:.3g})"
-    auto = repeat_factors(present, "auto")
-    if max(auto.categories.values()) >= _MATTERS and not config.data.repeat_threshold:
+    if not config.data.repeat_threshold and max(found.categories.values()) >= _MATTERS:
         report.warnings.append(
-            f"rare categories, which training could see more often: {auto.sentence(annotations.label_map)}"
+            f"rare categories, which training could see more often: {found.sentence(annotations.label_map)}"
         )
     objects = {names[i]: report.facts["categories"][names[i]] for i in found.shares}
     median, (fewest, name) = np.median([*objects.values()]), min((count, name) for name, count in objects.items())

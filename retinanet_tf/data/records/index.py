@@ -58,10 +58,7 @@ def find_shards(pattern: str | os.PathLike) -> list[str]:
     Raises InputError if there is none, or one that can't be read as a file.
     """
     pattern = path_text(pattern, "pattern")
-    try:
-        files = matching(pattern)
-    except tf.errors.OpError as error:
-        raise InputError(f"the shards {pattern} can't be listed: {error.message}.") from None
+    files = matching(pattern)
     if not files:
         raise InputError(f"no file matches {pattern}; `retinanet prepare` writes NAME-00000-of-00001.tfrecord.")
     for path in files:

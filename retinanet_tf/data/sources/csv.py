@@ -117,8 +117,7 @@ def read_csv(
         to_pixels(rows, images, upright, skip_bad)
     annotations = with_categories(path, rows, label_map)
     annotations.warnings += [repeats] * bool(repeats)
-    if shares:
-        annotations.exif = "upright" if upright else "stored"
+    annotations.exif = ("upright" if upright else "stored") if shares else None
     return annotations
 
 

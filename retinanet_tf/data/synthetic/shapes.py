@@ -150,7 +150,6 @@ def _write_split(split: Split, settings: dict, processes: int) -> None:
     jobs = [(aside, name, index, settings) for index in range(count)]
     bar = {"total": count, "desc": f"shapes {name}", "unit": "image", "mininterval": 0.5}
     if processes > 1:
-        # An executor, not a Pool: workers that can't start (a script without a main guard) end it with an error.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(processes, count), mp_context=context) as pool:
             records = list(tqdm(pool.map(_write_image, jobs, chunksize=16), **bar))
