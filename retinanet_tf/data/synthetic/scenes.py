@@ -121,7 +121,7 @@ def _outline(rng: np.random.Generator, outline: str, image_size: int, sizes: tup
     width, height = np.ceil(points.max(0)).astype(int) - corner + 1
     crop = Image.new("1", (width * SUPERSAMPLING, height * SUPERSAMPLING))
     # Pillow's polygon covers the centre of a fine pixel at its integer coordinate.
-    ImageDraw.Draw(crop).polygon(_pairs((points - corner) * SUPERSAMPLING - 0.5), fill=1)
+    ImageDraw.Draw(crop).polygon(((points - corner) * SUPERSAMPLING - 0.5).ravel().tolist(), fill=1)
     return corner[::-1], np.array(crop, bool)
 
 
@@ -173,10 +173,6 @@ def _circle(points: int) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], -1)
 
 
-def _pairs(points: np.ndarray) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in points.tolist()]
-
-
 def _noise(rng: np.random.Generator, height: int, width: int, cell: float, channels: int = 1) -> np.ndarray:
     """Smooth noise with features of about `cell` pixels: float32 (height, width, channels) around zero, in ±1."""
     grid = (max(2, round(height / cell) + 1), max(2, round(width / cell) + 1), channels)
@@ -209,13 +205,13 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
         radii = np.interp(np.arange(32), np.arange(0, 33, 4), np.resize(rng.uniform(0.35, 1.0, 8), 9))
         centre, radius = rng.uniform(0, size, 2), size * rng.uniform(0.06, 0.25)
         outline = centre + radius * radii[:, None] * _circle(32)
-        draw.polygon(_pairs(outline), fill=_near(rng, picture, centre, 55, 150))
+        draw.polygon(outline.ravel().tolist(), fill=_near(rng, picture, centre, 55, 150))
     for _ in range(rng.integers(0, 7)):
         # Strokes: bent lines, as twigs, cables or cracks would be.
         steps = rng.normal(0, size / 14, (6, 2)) + rng.normal(0, size / 10, 2)
         line = rng.uniform(0, size, 2) + np.cumsum(steps, 0)
         width = max(1, round(size / 128 * rng.uniform(0.6, 2.4)))
-        draw.line(_pairs(line), _near(rng, picture, line[0], 80, 200), width, "curve")
+        draw.line(line.ravel().tolist(), _near(rng, picture, line[0], 80, 200), width, "curve")
     return np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9))), np.float32)
 
 
