@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from retinanet_tf.data.pipeline import load
 from retinanet_tf.data.records.example import from_example, parse_example
+from retinanet_tf.data.records.prepare import prepare
+from tests.datasets import write_coco
 from tests.small_detectors import clutter, encode
 
 BOX = "image/object/bbox"
@@ -84,6 +86,36 @@ def test_a_record_without_objects_has_none():
     parsed = parse_example(tf.constant(record()))
     assert len(annotations) == len(parsed["boxes"]) == 0 and annotations.boxes.shape == (0, 4)
     assert np.array_equal(parsed["iscrowd"], []) and annotations.file_name == ""
+
+
+@pytest.mark.parametrize("boxes", [0, 2])
+def test_readers_that_declare_the_types_of_the_object_detection_api_parse_what_prepare_writes(tmp_path, boxes):
+    """Also of an image without objects, whose lists are empty."""
+    path, images = write_coco(tmp_path, [(60, 40)], boxes_an_image=boxes)
+    prepare(path, images, tmp_path, "val", progress=False)
+    (data,) = tf.data.TFRecordDataset(str(tmp_path / "val-00000-of-00001.tfrecord"))
+    declared = {
+        "image/encoded": tf.io.FixedLenFeature((), tf.string, ""),
+        "image/format": tf.io.FixedLenFeature((), tf.string, "jpeg"),
+        "image/filename": tf.io.FixedLenFeature((), tf.string, ""),
+        "image/source_id": tf.io.FixedLenFeature((), tf.string, ""),
+        "image/key/sha256": tf.io.FixedLenFeature((), tf.string, ""),
+        "image/height": tf.io.FixedLenFeature((), tf.int64, 1),
+        "image/width": tf.io.FixedLenFeature((), tf.int64, 1),
+        "image/object/bbox/xmin": tf.io.VarLenFeature(tf.float32),
+        "image/object/bbox/xmax": tf.io.VarLenFeature(tf.float32),
+        "image/object/bbox/ymin": tf.io.VarLenFeature(tf.float32),
+        "image/object/bbox/ymax": tf.io.VarLenFeature(tf.float32),
+        "image/object/class/label": tf.io.VarLenFeature(tf.int64),
+        "image/object/class/text": tf.io.VarLenFeature(tf.string),
+        "image/object/area": tf.io.VarLenFeature(tf.float32),
+        "image/object/is_crowd": tf.io.VarLenFeature(tf.int64),
+    }
+    parsed = tf.io.parse_single_example(data, declared)
+    assert parsed["image/height"] == 40 and parsed["image/width"] == 60 and parsed["image/format"] == b"jpeg"
+    of_objects = [value for key, value in parsed.items() if key.startswith("image/object/")]
+    assert [len(value.values) for value in of_objects] == [boxes] * 8
+    assert len(from_example(data.numpy()).annotations) == len(parse_example(data)["boxes"]) == boxes
 
 
 @pytest.mark.once

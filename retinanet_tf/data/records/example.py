@@ -159,11 +159,11 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def _feature(values) -> tf.train.Feature:
-    if len(values) and isinstance(values[0], bytes):
+    if not len(values):
+        return tf.train.Feature()  # without a type, so that a reader may declare any
+    if isinstance(values[0], bytes):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
     values = np.asarray(values)
     if values.dtype.kind == "f":
         return tf.train.Feature(float_list=tf.train.FloatList(value=values.astype(np.float32).tolist()))
-    if values.size == 0 and values.dtype.kind != "i":
-        return tf.train.Feature()
     return tf.train.Feature(int64_list=tf.train.Int64List(value=values.tolist()))
