@@ -28,7 +28,7 @@ from absl import flags
 from experiments.bench import run_hlo
 from experiments.bench.timing import JSON, stack
 from retinanet_tf import files
-from retinanet_tf.cli.before_tensorflow import choose_allocator, import_quietly, original_environment
+from retinanet_tf.cli.before_tensorflow import import_tensorflow, original_environment
 from retinanet_tf.cli.main import run
 from retinanet_tf.errors import InputError
 
@@ -52,8 +52,7 @@ def main() -> None:
         client, device = stack("jax", "jaxlib"), run_hlo.device_name()
         _report(jobs, lambda job: (job, run_hlo.measure(folder, job, _ROUNDS.value)), peers, client, device)
         return
-    choose_allocator()
-    import_quietly()
+    import_tensorflow()
     from experiments.bench import accelerator_jobs
 
     jobs = chosen(accelerator_jobs.JOBS)

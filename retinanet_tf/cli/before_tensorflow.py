@@ -37,11 +37,14 @@ def original_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _chosen}
 
 
-def import_quietly(*, shown: bool = False) -> None:
-    """Imports TensorFlow and lists the devices; start-up lines are dropped, other lines of stderr are kept.
+def import_tensorflow() -> None:
+    """Imports TensorFlow with its allocator and lists the devices; start-up lines are left out without --verbosity=1.
 
-    C++ writes these lines to file descriptor 2 itself, which points to a temporary file meanwhile.
+    C++ writes these lines to file descriptor 2 itself, which points to a temporary file meanwhile; other lines of
+    stderr are kept.
     """
+    choose_allocator()
+    shown = flags.FLAGS.verbosity > 0
     if not shown:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     sys.stderr.flush()
@@ -62,12 +65,6 @@ def import_quietly(*, shown: bool = False) -> None:
             os.close(stderr)
             written.seek(0)
             print_relevant(written.read().decode(errors="replace"))
-
-
-def import_tensorflow() -> None:
-    """Imports TensorFlow for a command: with its allocator, and its start-up lines if --verbosity=1."""
-    choose_allocator()
-    import_quietly(shown=flags.FLAGS.verbosity > 0)
 
 
 def print_relevant(text: str) -> None:
