@@ -69,15 +69,10 @@ class ExportedDetector:
         """
         several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
         pixels = [to_pixels(image, index) for index, image in enumerate(images if several else [images])]
+        if not pixels:  # a blank picture's answer has the shapes
+            return {name: values[:0] for name, values in self(np.zeros((1, 1, 3), np.uint8)).items()}
         rows = list(self._detect(pixels, _BATCH))
-        depth = self._file.depth
-        empty = {
-            "boxes": np.zeros((0, depth, 4), np.float32),
-            "scores": np.zeros((0, depth), np.float32),
-            "labels": np.zeros((0, depth), np.int32),
-            "num_detections": np.zeros((0,), np.int32),
-        }
-        return {name: np.stack([row[name] for row in rows]) for name in OUTPUTS} if rows else empty
+        return {name: np.stack([row[name] for row in rows]) for name in OUTPUTS}
 
     def prepare(self, image: np.ndarray) -> Canvas:
         """Resizes a picture `(h, w, 3)` as the file's metadata say and pads it to the file's canvas."""
@@ -167,7 +162,6 @@ class _OnnxFile:
         self.inputs = {name: self._dtype(entry) for name, entry in inputs.items()}
         self.outputs = {name: self._dtype(entry) for name, entry in outputs.items()}
         self.shape = _shape(inputs["images"].shape if "images" in inputs else (), path)
-        self.depth = outputs["scores"].shape[1] if "scores" in outputs else 0
 
     def _dtype(self, entry: Any) -> np.dtype | None:
         return np.dtype(self._TYPES[entry.type]) if entry.type in self._TYPES else None
@@ -197,7 +191,6 @@ class _LiteRTFile:
         self.inputs = {name: np.dtype(entry["dtype"]) for name, entry in inputs.items()}
         self.outputs = {name: np.dtype(entry["dtype"]) for name, entry in outputs.items()}
         self.shape = _shape(inputs["images"]["shape"].tolist() if "images" in inputs else (), path)
-        self.depth = outputs["scores"]["shape"][1] if "scores" in outputs else 0
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.array(value) for name, value in self._runner(**feeds).items()}
