@@ -138,19 +138,18 @@ def label_corner(
 
 def contact_sheet(
     images: Sequence[np.ndarray],
-    columns: int | None = None,
     tile: int = TILE,
     gap: int = 8,
     titles: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Images of any sizes in a grid on white, each fitted into a tile: uint8 (rows·tile…, columns·tile…, 3).
 
-    `columns` None makes the sheet about as wide as it is high, a little wider. `titles` are written below, with "?" for
-    letters that no font has.
+    The sheet is about as wide as it is high, a little wider. `titles` are written below, with "?" for letters that no
+    font has.
     """
     if not len(images):
         raise InputError("a contact sheet needs at least one picture.")
-    columns = columns or min(len(images), math.ceil(math.sqrt(1.3 * len(images))))
+    columns = min(len(images), math.ceil(math.sqrt(1.3 * len(images))))
     rows = math.ceil(len(images) / columns)
     caption = 18 if titles else 0
     size = (columns * (tile + gap) + gap, rows * (tile + caption + gap) + gap)

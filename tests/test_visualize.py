@@ -87,12 +87,12 @@ def test_colours_are_distinct_for_eighty_classes():
 
 def test_a_contact_sheet_keeps_every_image_in_its_shape():
     images = [np.full((h, w, 3), 40 * n, np.uint8) for n, (h, w) in enumerate(((50, 100), (100, 50), (80, 80)), 1)]
-    sheet = visualize.contact_sheet(images, columns=2, tile=100, gap=10)
+    sheet = visualize.contact_sheet(images, tile=100, gap=10)
     assert sheet.shape == (230, 230, 3)
     assert colour_at(sheet, 60, 60) == (40,) * 3 and colour_at(sheet, 60, 15) == (255,) * 3
     assert colour_at(sheet, 170, 15) == (80,) * 3 and colour_at(sheet, 125, 60) == (255,) * 3
     assert colour_at(sheet, 60, 170) == (120,) * 3 and colour_at(sheet, 170, 170) == (255,) * 3
-    titled = visualize.contact_sheet(images, columns=2, tile=100, gap=10, titles=["a", "b" * 80, "c"])
+    titled = visualize.contact_sheet(images, tile=100, gap=10, titles=["a", "b" * 80, "c"])
     assert titled.shape == (266, 230, 3)
     np.testing.assert_array_equal(titled[:110], sheet[:110])
     assert (titled[112:128, 110:120] == 255).all(), "a long title is shortened to its tile"

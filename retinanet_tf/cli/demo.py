@@ -111,4 +111,4 @@ def _detect_elsewhere(model: Path, images: Path, output: Path, picture: Path) ->
         boxes[:, 2:] += boxes[:, :2]
         scores, ids = np.array([row["score"] for row in own]), np.array([row["category_id"] for row in own], int)
         pictures.append(draw_detections(np.asarray(Image.open(path).convert("RGB")), boxes, ids, scores, names=names))
-    save_image(contact_sheet(pictures, columns=4), picture)
+    save_image(contact_sheet(pictures), picture)
