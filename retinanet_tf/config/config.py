@@ -68,13 +68,11 @@ class Config:
         """The same training at another batch size: learning rate by the linear rule of Goyal et al. 2017.
 
         The learning rate grows with the batch; steps and decay_steps shrink with it, so that the job sees
-        as many images. Warm-up keeps its steps. Raises InputError for a batch below 1.
+        as many images. Warm-up keeps its steps. Raises InputError for a batch that the field refuses.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} must be at least 1.")
+        scaled = self.replace(batch_size=batch_size)
         factor = batch_size / self.data.batch_size
-        return self.replace(
-            batch_size=batch_size,
+        return scaled.replace(
             learning_rate=self.train.learning_rate * factor,
             steps=max(1, round(self.train.steps / factor)),
             decay_steps=tuple(round(step / factor) for step in self.train.decay_steps),

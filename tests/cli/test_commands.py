@@ -79,7 +79,7 @@ def test_a_wrong_command_line_is_one_sentence_and_status_2(arguments, message):
 def test_flags_are_read_from_a_file(tmp_path, forked):
     (tmp_path / "flags.txt").write_text("--preset=mini\n--gamma=1.5\n--batch_size=0\n")
     status, text = forked.run("train", [f"--flagfile={tmp_path / 'flags.txt'}", "--data=x", "--run_dir=y"])
-    assert status == 1 and text.endswith("error: --batch_size=0 must be at least 1.\n")
+    assert status == 1 and text.endswith("error: --batch_size=0 must lie in [1, 65536].\n")
 
 
 @pytest.mark.parametrize(
