@@ -52,10 +52,7 @@ def main() -> None:
     if (MODEL.value is None) == (_RESULTS.value is None):
         raise InputError("give either --model to evaluate or --results to score.")
     source: Any = _DATA.value or _ANNOTATIONS.value
-    options: dict[str, Any] = {
-        "output": _OUTPUT.value,
-        "submission": _SUBMISSION.value,
-    }
+    options: dict[str, Any] = {"output": _OUTPUT.value, "submission": _SUBMISSION.value}
     if _SUBMISSION.value and not _OUTPUT.value:
         raise InputError("--submission needs --output, the folder that its file is written to.")
     if _RESULTS.value:

@@ -36,9 +36,6 @@ class _NumberOrWord(flags.ArgumentParser):
     def parse(self, argument: float | str) -> float | str:
         return argument if argument in self.words else float(argument)
 
-    def flag_type(self) -> str:
-        return "number or word"
-
 
 def define_field(section: str, field: dataclasses.Field, flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flag of one field of one section of the configuration."""

@@ -61,7 +61,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 _NAME = flags.DEFINE_string("name", "train", "Name of the split, the shards' prefix.")
 _SHARDS = flags.DEFINE_integer("shards", None, "Number of shards; by default one per 1,000 images.")
-_LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many images.")
+_LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many images.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("num_workers", None, "Processes; by default one per core.")
 _ON_BAD_IMAGE = flags.DEFINE_enum(
     "on_bad_image",
@@ -90,8 +90,6 @@ def main() -> None:
     from retinanet_tf.data.sources.random_split import random_split
 
     shares = _shares()
-    if _LIMIT.value is not None and _LIMIT.value < 1:
-        raise InputError(f"limit={_LIMIT.value} must be at least 1.")
     annotations, folder = read_source(
         _ANNOTATIONS.value,
         _SPLIT.value,
