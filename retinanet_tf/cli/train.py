@@ -35,7 +35,7 @@ config_flags.define()
 
 def main() -> None:
     """Runs the job, or with --dry_run prints its settings."""
-    from retinanet_tf.training.job import announce, announce_repeats, announce_xla, open_job
+    from retinanet_tf.training.job import announce, open_job
     from retinanet_tf.training.train import compile_model, train
     from retinanet_tf.xla import resolve_jit_compile
 
@@ -46,13 +46,11 @@ def main() -> None:
         return
     job = open_job(config, **paths)
     print(flagfile(config, **paths), end="")
-    announce(config, job.strategy.num_replicas_in_sync)
-    announce_repeats(config, DATA.value, job.label_map)
     scope = "nothing"
     if resolve_jit_compile(config.train.xla):
         with job.strategy.scope():
             scope = compile_model(config, job.label_map.unique_names).xla_scope
-    announce_xla(config, DATA.value, scope)
+    announce(job, scope)
     if scope != "nothing":
         from retinanet_tf.training.memory_report import memory_report
 

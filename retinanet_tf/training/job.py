@@ -18,7 +18,7 @@ from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.resnet import variant
 from retinanet_tf.pretrained.by_name import resolve
 from retinanet_tf.pretrained.loading import check
-from retinanet_tf.training.optimizers import DECOUPLED_DECAY, linear_rule_excess, make_optimizer
+from retinanet_tf.training.optimizers import DECOUPLED_DECAY, make_optimizer
 from retinanet_tf.training.strategies import Worker, make_strategy, worker_of
 from retinanet_tf.xla import has_accelerator, resolve_jit_compile
 
@@ -104,16 +104,20 @@ def _check_combinations(config: Config, replicas: int) -> None:
         )
 
 
-def announce(config: Config, replicas: int) -> None:
-    """Prints the job's size; warns of a learning rate far above the linear rule's and of batch norm on parts."""
+def announce(job: Job, xla_scope: str) -> None:
+    """Prints the job's size, what repeat-factor sampling does and what XLA compiles (`RetinaNet.xla_scope`).
+
+    Warns of a learning rate far above the linear rule's, of batch norm on parts, and where XLA compiles nothing.
+    """
+    config, data, replicas = job.config, job.paths["data"], job.strategy.num_replicas_in_sync
     train, batch = config.train, config.data.batch_size
     parts = f", in {train.accumulation} parts each" if train.accumulation > 1 else ""
     print(
         f"{train.steps} steps of {batch} images on {replicas} device(s){parts}; {train.optimizer}, learning rate "
         f"{train.learning_rate:g}, schedule {train.schedule}."
     )
-    excess = linear_rule_excess(train, batch)
-    if excess > 2.0:
+    excess = train.learning_rate / (0.01 * batch / 16)
+    if train.optimizer == "sgd" and excess > 2.0:
         logging.warning(
             "learning_rate=%g is %.1f times what the linear rule gives for a batch of %d (0.01 for 16, section 4.1); "
             "the loss may become NaN.",
@@ -127,19 +131,10 @@ def announce(config: Config, replicas: int) -> None:
             "gradients aren't those of the whole batch.",
             *(train.accumulation, config.model.norm, config.model.subnet_norm),
         )
-
-
-def announce_repeats(config: Config, data: str, label_map: LabelMap) -> None:
-    """Prints what repeat-factor sampling does, if it does anything."""
-    if not config.data.repeat_threshold:
-        return
-    _, factors = with_repeats(read_index(data, lambda *_: None), config.data.repeat_threshold)
-    if factors and (factors.images > 1.0).any():
-        print(factors.sentence(label_map))
-
-
-def announce_xla(config: Config, data: str, xla_scope: str) -> None:
-    """Prints what XLA compiles of the step (`RetinaNet.xla_scope`) and for how many shapes of batches."""
+    if config.data.repeat_threshold:
+        _, factors = with_repeats(read_index(data, lambda *_: None), config.data.repeat_threshold)
+        if factors and (factors.images > 1.0).any():
+            print(factors.sentence(job.label_map))
     if xla_scope != "nothing":
         shapes = batch_shapes(config, data)
         canvases = " and ".join(dict.fromkeys(f"{height}x{width}" for height, width, _ in shapes))
@@ -149,13 +144,13 @@ def announce_xla(config: Config, data: str, xla_scope: str) -> None:
             f"XLA compiles {part}, for at most {len(shapes)} shapes: canvases {canvases}, room for {lengths} objects "
             "per image. The first step of each shape is slow."
         )
-    elif resolve_jit_compile(config.train.xla):
+    elif resolve_jit_compile(train.xla):
         logging.warning(
             "xla=%s compiles nothing on several devices with norm=batch, subnet_norm=batch, or mining with "
             "normalizer=global: the devices exchange numbers in the middle of a step.",
-            config.train.xla,
+            train.xla,
         )
-    elif config.train.xla == "auto" and has_accelerator():
+    elif train.xla == "auto" and has_accelerator():
         logging.warning(
             "xla=auto compiles nothing where deterministic operations are asked for: some have no such kernel."
         )

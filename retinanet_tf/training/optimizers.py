@@ -71,11 +71,6 @@ def make_schedule(config: TrainConfig) -> keras.optimizers.schedules.LearningRat
     return WarmupStepSchedule(config.learning_rate, config.decay_steps, config.warmup_steps)
 
 
-def linear_rule_excess(config: TrainConfig, batch_size: int) -> float:
-    """How many times SGD's learning rate is the paper's for this batch (§4.1: 0.01 for 16); 0 for other optimizers."""
-    return config.learning_rate / (0.01 * batch_size / 16) if config.optimizer == "sgd" else 0.0
-
-
 @keras.saving.register_keras_serializable(package="retinanet_tf")
 class AdamWOfKernels(keras.optimizers.AdamW):
     """PyTorch's AdamW, without weight decay of biases and norms, which a saved model of Keras' own would get back.

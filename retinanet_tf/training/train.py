@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -34,15 +34,13 @@ from retinanet_tf.pretrained.by_name import initialize
 from retinanet_tf.training import run_directory
 from retinanet_tf.training.callbacks import NonFiniteLoss, Progress, SaveState, StopRequest, WatchLosses
 from retinanet_tf.training.checkpoints import TrainingState, newest_step
-from retinanet_tf.training.job import Job, announce, announce_repeats, announce_xla, open_job
+from retinanet_tf.training.job import Job, announce, open_job
 from retinanet_tf.training.loop import run_steps
 from retinanet_tf.training.optimizers import make_optimizer, make_schedule
 from retinanet_tf.training.service_watch import ServiceWatch
 from retinanet_tf.training.strategies import LOST, distribute, gathered, leave_together
 from retinanet_tf.training.validation import Validation
 from retinanet_tf.visualize import training_curves
-
-Batch = tuple[tf.Tensor, dict[str, tf.Tensor]]
 
 NAN_CAUSES = (
     "usually the learning rate is too high for the batch (lower learning_rate, lengthen warmup_steps, set clip_norm), "
@@ -126,11 +124,7 @@ def train(
 def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callbacks.Callback]) -> RetinaNet:
     """The job of one process, whose run directory is in order."""
     config, strategy, worker, data = job.config, job.strategy, job.worker, job.paths["data"]
-
-    def batch_of(step: int, shard: tuple[int, int] = (0, 1)) -> Batch:
-        return next(iter(load_for_training(config, data, step, shard=shard)))
-
-    with readable_failures(job, run_dir, batch_of):
+    with readable_failures(job, run_dir):
         finished = (run_dir / checkpoint.WEIGHTS).exists()
         if worker.count > 1:
             shards = [tf.io.gfile.stat(path).length for path in find_shards(data)], job.label_map.to_json()
@@ -167,9 +161,7 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
         if worker.is_chief:
             run_directory.trim_log(run_dir, done)
             if done < total:
-                announce(config, strategy.num_replicas_in_sync)
-                announce_repeats(config, data, job.label_map)
-                announce_xla(config, data, model.xla_scope)
+                announce(job, model.xla_scope)
         progress = Progress(total, done, config.data.batch_size, make_schedule(config.train), verbose)
         evaluator = Validation(job, model, run_dir, progress)
         damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None
@@ -183,7 +175,7 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
                 progress,
                 WatchLosses(progress, config.loss.box_weight),
                 SaveState(state, progress, stop),
-                *evaluator.callbacks(lambda: batch_of(0)),
+                *evaluator.callbacks(lambda: next(iter(load_for_training(config, data)))),
                 *callbacks,
             ]
             batches = distribute(strategy, lambda shard: load_for_training(config, data, done, damage_log, shard))
@@ -210,13 +202,12 @@ def _agree(job: Job, facts: dict[str, int]) -> None:
 
 
 @contextmanager
-def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[int, int]], Batch]) -> Iterator[None]:
+def readable_failures(job: Job, run_dir: Path) -> Iterator[None]:
     """Turns NaN losses, damaged records, exhausted memory and lost workers inside the block into an InputError.
 
     Args:
         job: the job.
         run_dir: gets the batch of a step with a NaN loss.
-        batch_of: returns the batch of a step (from 0) and of a worker's shard.
     """
     config, worker, states = job.config, job.worker, run_dir / "checkpoints"
     try:
@@ -231,7 +222,7 @@ def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[in
                 f"{error}; data_service makes batches in an unknown order, so its images aren't known; "
                 f"causes: {NAN_CAUSES}."
             ) from None
-        raise InputError(_nan_report(job, run_dir, error.step, newest_step(states), batch_of)) from None
+        raise InputError(_nan_report(job, run_dir, error.step)) from None
     except tf.errors.ResourceExhaustedError as error:
         raise InputError(
             f"the devices' memory is too small for a step of {config.data.batch_size} images of "
@@ -253,10 +244,10 @@ def readable_failures(job: Job, run_dir: Path, batch_of: Callable[[int, tuple[in
         ) from None
 
 
-def _nan_report(job: Job, run_dir: Path, step: int, newest: int, batch_of: Callable) -> str:
+def _nan_report(job: Job, run_dir: Path, step: int) -> str:
     """Saves the batch of a step with a NaN loss as `nonfinite_step_N.npz`; returns the error's sentence."""
-    images, objects = batch_of(step, _shard_of(job))
-    ids = _images_of(job, step)
+    images, objects = next(iter(load_for_training(job.config, job.paths["data"], step, shard=_shard_of(job))))
+    ids, newest = _images_of(job, step), newest_step(run_dir / "checkpoints")
     path = run_dir / f"nonfinite_step_{step}.npz"
     with files.written_aside(path) as aside, open(aside, "wb") as file:
         np.savez(file, images=images, image_ids=np.array(ids), **objects)

@@ -62,14 +62,11 @@ def test_errors_of_the_service_are_sentences(tmp_path, workers, error, sentence)
     config = rn.Config().replace(data_service="grpc://h:1")
     worker = Worker(workers - 1, workers)
     job = Job(config, {}, tf.distribute.get_strategy(), worker, rn.data.LabelMap([1], ["a"]), None)
-    with (
-        pytest.raises(rn.InputError, match=sentence),
-        readable_failures(job, tmp_path, batch_of=lambda step, shard: None),
-    ):
+    with pytest.raises(rn.InputError, match=sentence), readable_failures(job, tmp_path):
         raise error(None, None, "Unknown iteration client\nmore")
 
 
 def test_without_a_service_other_errors_are_tensorflows(tmp_path):
     job = Job(rn.Config(), {}, tf.distribute.get_strategy(), Worker(), rn.data.LabelMap([1], ["a"]), None)
-    with pytest.raises(tf.errors.NotFoundError), readable_failures(job, tmp_path, batch_of=lambda step, shard: None):
+    with pytest.raises(tf.errors.NotFoundError), readable_failures(job, tmp_path):
         raise tf.errors.NotFoundError(None, None, "x")
