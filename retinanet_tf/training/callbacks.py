@@ -1,20 +1,20 @@
-"""Keras callbacks of a training job: progress, checkpoints, SIGTERM, NaN detection, evaluation."""
+"""Keras callbacks of a training job: progress, checkpoints, SIGTERM, NaN detection, log.csv."""
 
 import csv
 import math
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import keras
 from absl import logging
 
-from retinanet_tf.errors import InputError
+from retinanet_tf import files
 from retinanet_tf.training.checkpoints import TrainingState, newest_step
 from retinanet_tf.training.strategies import leave_together
 
@@ -193,32 +193,48 @@ class WatchLosses(keras.callbacks.Callback):
             )
 
 
-LOGGED_METRICS = ("AP", "AP50", "AP75")
-"""The numbers of an evaluation that go into the logs, as val_AP and so on."""
+class EpochLog(keras.callbacks.Callback):
+    """Writes log.csv, a row per epoch; what an epoch's logs lack is NaN.
 
+    Args:
+        path: the file; its rows of the job's earlier processes are kept, unless they are damaged.
+        step: the job's finished steps: the rows after it come again.
+    """
 
-def unwritable(path: str | os.PathLike, reason: str) -> InputError:
-    """The error for a file of a running job on a disk that is full or gone."""
-    return InputError(f"{path} can't be written ({reason}); make room and repeat the command: it resumes.")
+    def __init__(self, path: Path, step: int):
+        super().__init__()
+        self.path, self.rows = path, _rows_until(path, step)
 
-
-class EpochLog(keras.callbacks.CSVLogger):
-    """Keras' log file, which wants the same columns in all epochs: those of `columns` are NaN where logs lack them."""
-
-    def __init__(self, path: str, columns: Sequence[str]):
-        super().__init__(path, append=True)
-        self.columns = columns
-        self.keys: list[str] = []
-        with suppress(FileNotFoundError), open(path, newline="") as file:  # of the job's earlier processes
-            self.keys = [name for name in next(csv.reader(file), []) if name != "epoch"]
+    def on_train_begin(self, logs=None):
+        if self.rows:
+            self._write()
+        else:
+            with suppress(OSError):  # where it can't be removed, the first epoch's row can't be written either
+                self.path.unlink()
 
     def on_epoch_end(self, epoch, logs=None):
-        logs = {**dict.fromkeys(self.columns, math.nan), **(logs or {})}
-        self.keys = self.keys or sorted(logs)  # without keys Keras adds a column val_NAME to each
-        try:
-            super().on_epoch_end(epoch, {**dict.fromkeys(self.keys, math.nan), **logs})
-        except OSError as error:
-            raise unwritable(self.filename, error.strerror or str(error)) from None
+        self.rows.append({"epoch": epoch, **(logs or {})})
+        self._write()
+
+    def _write(self) -> None:
+        columns = dict.fromkeys(name for row in self.rows for name in row)
+        with files.written_aside(self.path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(columns), restval=math.nan)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """The rows of a log until a step, without those that aren't whole or aren't of numbers."""
+    rows: list[dict[str, Any]] = []
+    text = files.read_bytes(path, "the log").decode(errors="replace") if path.exists() else ""
+    with suppress(csv.Error):
+        for row in csv.DictReader(text.splitlines()):
+            with suppress(TypeError, ValueError):  # a missing cell is None, cells beyond the columns are a list
+                numbers = {name: float(value) for name, value in row.items()}
+                if numbers.get("step", math.inf) <= step:
+                    rows.append(row)
+    return rows
 
 
 ZERO_FACTOR = 5
@@ -239,74 +255,3 @@ def is_exhausted(values: Sequence[float], patience: int) -> bool:
     if best <= 0:
         return len(values) >= ZERO_FACTOR * patience
     return len(values) - 1 - list(values).index(best) >= patience
-
-
-class EvaluateAndKeep(keras.callbacks.Callback):
-    """Evaluates at the first epoch's end after every `every` steps; AP goes into the logs, the best weights are kept.
-
-    An evaluation that was due when an earlier process ended comes at the beginning.
-
-    Args:
-        evaluate: returns the twelve numbers, and LOSSES on the validation data if they are wanted.
-        keep: called with the step and the numbers when AP is the best so far.
-        record: called with both after that: an evaluation that it hasn't recorded is due again.
-        progress: the job's.
-        every: steps.
-        best: the best AP of the job's earlier processes.
-        weights: the context to evaluate in, such as that of averaged weights.
-        history: (step, AP) of the job's earlier evaluations.
-        patience: evaluations without a higher AP that end the job; 0 for none.
-        warmup: steps whose evaluations patience doesn't count.
-    """
-
-    def __init__(
-        self,
-        evaluate: Callable[[], dict[str, float]],
-        keep: Callable[[int, dict[str, float]], None],
-        record: Callable[[int, dict[str, float]], None],
-        progress: Progress,
-        every: int,
-        best: float,
-        weights: Callable[[], AbstractContextManager],
-        history: Sequence[tuple[int, float]] = (),
-        patience: int = 0,
-        warmup: int = 0,
-    ):
-        super().__init__()
-        self.evaluate, self.keep, self.record, self.progress = evaluate, keep, record, progress
-        self.every, self.best, self.weights, self.history = every, best, weights, list(history)
-        self.patience, self.warmup = patience, warmup
-        self.next = ((self.history[-1][0] if self.history else 0) // every + 1) * every
-
-    def on_train_begin(self, logs=None):
-        if self.progress.step < self.next:
-            self._be_patient()
-        else:
-            self.on_epoch_end(0)
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.progress.step < self.next:
-            return
-        self.next = (self.progress.step // self.every + 1) * self.every
-        with self.weights():
-            metrics = self.evaluate()
-            if 0 <= metrics["AP"] > self.best:  # −1: no object that counts
-                self.best = metrics["AP"]
-                self.keep(self.progress.step, metrics)
-        if math.isinf(metrics["AP"]):
-            return  # another worker's to evaluate
-        self.record(self.progress.step, metrics)
-        print(f"step {self.progress.step}: AP {decimal(metrics['AP'])}, AP50 {decimal(metrics['AP50'])}")
-        if logs is not None:
-            logs.update({f"val_{name}": metrics[name] for name in (*LOGGED_METRICS, *LOSSES) if name in metrics})
-        self.history.append((self.progress.step, metrics["AP"]))
-        self._be_patient()
-
-    def _be_patient(self) -> None:
-        values = [ap for step, ap in self.history if step > self.warmup]
-        if self.patience and is_exhausted(values, self.patience):
-            self.model.stop_training = True
-            print(
-                f"patience={self.patience}: AP no longer rises, and the job ends after step {self.progress.step}; "
-                f"best.weights.h5 has the weights of the best AP, {self.best:.3f}."
-            )

@@ -16,7 +16,6 @@ training.png   the curves of log.csv
 lock           held by the running job
 """
 
-import csv
 import json
 import os
 import platform
@@ -87,23 +86,6 @@ def read_evaluations(run_dir: Path, step: int) -> list[dict]:
     path = run_dir / EVALUATIONS
     rows = files.read_json(path, "the list of evaluations") if path.exists() else []
     return [row for row in rows if row["step"] <= step]
-
-
-def trim_log(run_dir: Path, step: int) -> None:
-    """Removes the rows of log.csv after `step`, which the resumed job writes again."""
-    path = run_dir / LOG
-    if not path.exists():
-        return
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    kept = [row for row in rows if row.get("step") and float(row["step"]) <= step]
-    if not kept:
-        path.unlink()
-    elif len(kept) < len(rows):
-        with files.written_aside(path) as aside, open(aside, "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(kept[0]))
-            writer.writeheader()
-            writer.writerows(kept)
 
 
 def start(

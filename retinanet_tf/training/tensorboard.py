@@ -9,11 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from retinanet_tf.data.sources.labels import LabelMap
+from retinanet_tf.errors import InputError
 from retinanet_tf.evaluation.source import Source
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.inference.images import to_image
 from retinanet_tf.inference.results import MIN_SCORE
-from retinanet_tf.training.callbacks import Progress, unwritable
+from retinanet_tf.training.callbacks import Progress
 from retinanet_tf.visualize import draw_detections
 
 LOG_STEPS = 20
@@ -53,7 +54,10 @@ class Board(keras.callbacks.Callback):
             with self.writer.as_default(self.progress.step):
                 yield
         except tf.errors.OpError as error:  # of a full disk it is the same as of a GPU's memory
-            raise unwritable(self.folder, error.message.splitlines()[0].rpartition("; ")[2]) from None
+            reason = error.message.splitlines()[0].rpartition("; ")[2]
+            raise InputError(
+                f"{self.folder} can't be written ({reason}); make room and repeat the command: it resumes."
+            ) from None
 
     def inputs(self, batch: tuple[tf.Tensor, dict[str, tf.Tensor]], label_map: LabelMap) -> None:
         """Writes images of a training batch as the network sees them, with their boxes."""

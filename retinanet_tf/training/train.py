@@ -158,10 +158,8 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
                 "the checksum of the weights to start from": beginning,
             }
             _agree(job, facts)
-        if worker.is_chief:
-            run_directory.trim_log(run_dir, done)
-            if done < total:
-                announce(job, model.xla_scope)
+        if worker.is_chief and done < total:
+            announce(job, model.xla_scope)
         progress = Progress(total, done, config.data.batch_size, make_schedule(config.train), verbose)
         evaluator = Validation(job, model, run_dir, progress)
         damage_log = DamageLog(run_dir / "damaged_records.txt") if config.data.on_bad_record == "skip" else None

@@ -19,14 +19,20 @@ from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.training import run_directory
-from retinanet_tf.training.callbacks import LOGGED_METRICS, LOSSES, EpochLog, EvaluateAndKeep, Progress, decimal
+from retinanet_tf.training.callbacks import LOSSES, EpochLog, Progress, decimal, is_exhausted
 from retinanet_tf.training.job import Job
 from retinanet_tf.training.tensorboard import Board
 from retinanet_tf.training.validation_loss import losses_per_image, validation_losses
 
+LOGGED_METRICS = ("AP", "AP50", "AP75")
+"""The numbers of an evaluation that go into the logs, as val_AP and so on."""
 
-class Validation:
-    """Evaluates a model in training, or the average of its weights.
+
+class Validation(keras.callbacks.Callback):
+    """Evaluates a model in training, or the average of its weights, and keeps the best weights.
+
+    At the first epoch's end after every `eval_steps`, AP goes into the logs. An evaluation that was due when an earlier
+    process ended comes at the beginning.
 
     Args:
         job: its chief worker alone evaluates and writes, with weights that all workers read together.
@@ -36,8 +42,9 @@ class Validation:
     """
 
     def __init__(self, job: Job, model: RetinaNet, run_dir: Path, progress: Progress):
+        super().__init__()
         self.config, self.label_map, self.source, self.worker = job.config, job.label_map, job.source, job.worker
-        self.model, self.average, self.run_dir, self.progress = model, model.step.average, run_dir, progress
+        self.trained, self.average, self.run_dir, self.progress = model, model.step.average, run_dir, progress
         # Variables of several workers can only be read by all together. The chief evaluates a copy.
         with precision_policy(self.config.train.precision):
             self.eval_model = RetinaNet.from_config(self.config) if self.worker.count > 1 else model
@@ -45,27 +52,66 @@ class Validation:
         self.board: Board | None = None
         self.loss_graphs: tuple[Callable, tf.data.Dataset] | None = None  # traced at the first evaluation
         self.analysed: tuple[int, Analysis] | None = None  # the last evaluation and its step
+        best, rows = run_dir / run_directory.BEST_METRICS, run_directory.read_evaluations(run_dir, progress.step)
+        self.best = files.read_json(best, "the best metrics")["AP"] if best.exists() else -math.inf
+        self.next = self._due_after(rows[-1]["step"] if rows else 0)
 
-    def callbacks(self, first_batch: Callable[[], tuple[tf.Tensor, dict]]) -> list:
+    def callbacks(self, first_batch: Callable[[], tuple[tf.Tensor, dict]]) -> list[keras.callbacks.Callback]:
         """For the loop, after its `progress`: evaluation, log.csv, TensorBoard."""
-        callbacks: list[keras.callbacks.Callback] = []
-        train, progress = self.config.train, self.progress
-        every = train.eval_steps
-        evaluated = every and (self.source or self.worker.count > 1)
-        if evaluated:
-            history = [(row["step"], row["AP"]) for row in run_directory.read_evaluations(self.run_dir, progress.step)]
-            settings = (history, train.patience, train.warmup_steps)
-            steps = (self._numbers, self._keep, self._record)
-            callbacks.append(EvaluateAndKeep(*steps, progress, every, self._best(), self._weights, *settings))
-        if self.worker.is_chief:
-            names = (*LOGGED_METRICS, *(LOSSES if train.validation_loss else ()))
-            columns = [f"val_{name}" for name in names] if evaluated else []
-            callbacks.append(EpochLog(str(self.run_dir / run_directory.LOG), columns))
-            self.board = Board(self.run_dir / "tensorboard", progress)
-            if progress.step == 0:
-                self.board.inputs(first_batch(), self.label_map)
-            callbacks.append(self.board)
-        return callbacks
+        if not self.worker.is_chief:
+            return [self]
+        self.board = Board(self.run_dir / "tensorboard", self.progress)
+        if self.progress.step == 0:
+            self.board.inputs(first_batch(), self.label_map)
+        return [self, EpochLog(self.run_dir / run_directory.LOG, self.progress.step), self.board]
+
+    def on_train_begin(self, logs=None):
+        if self.progress.step < self.next:
+            self._be_patient()
+        else:
+            self.on_epoch_end(0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = self.progress.step
+        if step < self.next:
+            return
+        self.next = self._due_after(step)
+        with self._weights():
+            if self.source is None:
+                return  # another worker's to evaluate
+            losses = self._losses(self.source) if self.config.train.validation_loss else {}
+            analysis = self._analyse(self.source)
+            metrics = analysis.metrics | losses
+            if 0 <= metrics["AP"] > self.best:  # −1: no object that counts
+                self.best = metrics["AP"]
+                run_directory.save_best(self.eval_model, self.run_dir, {"step": step, **metrics})
+        # After the weights: an evaluation that isn't recorded is due again.
+        rows = run_directory.read_evaluations(self.run_dir, step - 1)
+        rows.append({"step": step, **metrics, "per_category": dict(zip(analysis.names, analysis.ap, strict=True))})
+        files.write_json(self.run_dir / run_directory.EVALUATIONS, rows)
+        if step < self.config.train.steps:
+            self.analysed = None  # `finish` needs the last one alone, and each holds all detections
+        print(f"step {step}: AP {decimal(metrics['AP'])}, AP50 {decimal(metrics['AP50'])}")
+        if logs is not None:
+            logs.update({f"val_{name}": metrics[name] for name in (*LOGGED_METRICS, *LOSSES) if name in metrics})
+        self._be_patient()
+
+    def _due_after(self, step: int) -> float:
+        """The step from which on the next evaluation is due; infinite where nothing is evaluated."""
+        every = self.config.train.eval_steps if self.source or self.worker.count > 1 else 0
+        return (step // every + 1) * every if every else math.inf
+
+    def _be_patient(self) -> None:
+        """Ends the job if its evaluations have brought no higher AP for `patience`."""
+        step, patience = self.progress.step, self.config.train.patience
+        rows = run_directory.read_evaluations(self.run_dir, step) if patience else []
+        values = [row["AP"] for row in rows if row["step"] > self.config.train.warmup_steps]
+        if patience and is_exhausted(values, patience):
+            self.trained.stop_training = True
+            print(
+                f"patience={patience}: AP no longer rises, and the job ends after step {step}; "
+                f"best.weights.h5 has the weights of the best AP, {self.best:.3f}."
+            )
 
     def finish(self) -> None:
         """Writes metrics.json and, last, the weights, which mark a finished run."""
@@ -86,29 +132,14 @@ class Validation:
     def _weights(self) -> Iterator[None]:
         """Inside the block, `eval_model` has the weights to evaluate."""
         with self.average.swapped() if self.average else nullcontext():
-            if self.eval_model is not self.model:
-                self.eval_model.set_weights(self.model.get_weights())
+            if self.eval_model is not self.trained:
+                self.eval_model.set_weights(self.trained.get_weights())
             yield
-
-    def _numbers(self) -> dict[str, float]:
-        if self.source is None:
-            return dict.fromkeys(LOGGED_METRICS, -math.inf)
-        losses = self._losses(self.source) if self.config.train.validation_loss else {}
-        return self._analyse(self.source).metrics | losses
-
-    def _record(self, step: int, numbers: dict[str, float]) -> None:
-        if self.analysed:
-            analysis, rows = self.analysed[1], run_directory.read_evaluations(self.run_dir, step - 1)
-            classes = dict(zip(analysis.names, analysis.ap, strict=True))
-            rows.append({"step": step, **numbers, "per_category": classes})
-            files.write_json(self.run_dir / run_directory.EVALUATIONS, rows)
-            if step < self.config.train.steps:
-                self.analysed = None  # `finish` needs the last one alone, and each holds all detections
 
     def _losses(self, source: Source) -> dict[str, float]:
         if self.loss_graphs is None:
             # One device has all of a batch here.
-            parts = self.model.distribute_strategy.num_replicas_in_sync * self.config.train.accumulation
+            parts = self.trained.distribute_strategy.num_replicas_in_sync * self.config.train.accumulation
             sizes, batch_size = canvas_arguments(self.config), max(1, self.config.data.batch_size // parts)
             dataset = load(source.name, training=False, label_map=self.label_map, batch_size=batch_size, **sizes)
             losses = retinanet_losses(self.config.loss, self.label_map.unique_names)
@@ -127,10 +158,3 @@ class Validation:
             self.board.detections(self.detector, source)
             self.board.classes(dict(zip(analysis.names, analysis.ap, strict=True)))
         return analysis
-
-    def _best(self) -> float:
-        path = self.run_dir / run_directory.BEST_METRICS
-        return files.read_json(path, "the best metrics")["AP"] if path.exists() else -math.inf
-
-    def _keep(self, step: int, metrics: dict[str, float]) -> None:
-        run_directory.save_best(self.eval_model, self.run_dir, {"step": step, **metrics})

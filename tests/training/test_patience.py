@@ -1,8 +1,6 @@
 """Patience and callbacks of a job: when it ends by itself, after kills too, and what callbacks see."""
 
 import json
-import math
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import keras
@@ -13,10 +11,11 @@ from small_jobs import TINY, log_of, write_shards
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import retinanet_tf as rn
+from retinanet_tf import files
 from retinanet_tf.data.pipeline import canvas_arguments
 from retinanet_tf.evaluation.coco import METRICS
-from retinanet_tf.training import validation
-from retinanet_tf.training.callbacks import EvaluateAndKeep, Progress, is_exhausted
+from retinanet_tf.training import run_directory, validation
+from retinanet_tf.training.callbacks import Progress, is_exhausted
 from retinanet_tf.training.job import Job
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.validation_loss import losses_per_image, validation_losses
@@ -40,43 +39,6 @@ def test_patience_of_two(values, ends):
     assert found[:1] == ([ends] if ends else [])
 
 
-def test_no_weights_are_the_best_without_an_object_that_counts(capsys):
-    progress, kept, recorded, values = SimpleNamespace(step=0), [], [], iter([-1.0, -1.0, 0.0, 0.0, 0.2])
-    evaluation = EvaluateAndKeep(
-        lambda: dict.fromkeys(METRICS, next(values)),
-        lambda step, metrics: kept.append((step, metrics["AP"])),
-        lambda step, metrics: recorded.append(step),
-        *(progress, 1, -math.inf, nullcontext),
-    )
-    for progress.step in range(1, 6):
-        evaluation.on_epoch_end(progress.step - 1, {})
-    assert kept == [(3, 0.0), (5, 0.2)] and recorded == [1, 2, 3, 4, 5]
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1:3] == ["step 2: AP —, AP50 —", "step 3: AP 0.000, AP50 0.000"]
-
-
-def test_an_evaluation_that_ends_before_it_is_recorded_comes_again():
-    """The best weights were kept, or not: nothing is lost, and equal numbers are kept once."""
-    progress, kept, recorded = SimpleNamespace(step=2), [], []
-
-    def after_restart(best, keep, record=lambda step, metrics: recorded.append(step)):
-        settings = (progress, 2, best, nullcontext)
-        EvaluateAndKeep(lambda: dict.fromkeys(METRICS, 0.2), keep, record, *settings).on_train_begin()
-
-    def interrupted(step, metrics):
-        raise KeyboardInterrupt
-
-    def keep(step, metrics):
-        kept.append(step)
-
-    for arguments in ((-math.inf, interrupted), (-math.inf, keep, interrupted)):
-        with pytest.raises(KeyboardInterrupt):
-            after_restart(*arguments)
-    assert (kept, recorded) == ([2], [])
-    after_restart(0.2, keep)
-    assert (kept, recorded) == ([2], [2])
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     shards = write_shards(tmp_path_factory.mktemp("shards"))
@@ -88,39 +50,96 @@ def model():
     return rn.RetinaNet.from_config(TINY)
 
 
-def test_evaluations_are_remembered_after_kills(model, tmp_path, monkeypatch, capsys):
-    """AP .2 in the warm-up, then .1 three times: killed after step 1 and within the evaluation of 3, 4 is the last."""
-    values = iter([0.2, 0.1, KeyboardInterrupt, 0.1, 0.1])
+@pytest.fixture
+def evaluator_of(model, tmp_path, monkeypatch):
+    """A function of AP of the evaluations to come, or KeyboardInterrupt instead of one.
 
-    def analyse(detector, source):
-        value = next(values)
-        if value is KeyboardInterrupt:
-            raise value
-        return SimpleNamespace(metrics=dict.fromkeys(METRICS, value), names=("a", "b"), ap=[0.5, None], best=None)
+    It returns another function: of the step after which a process resumes in `tmp_path`, that process' `Validation`.
+    """
+    label_map = rn.data.LabelMap(list(range(TINY.model.num_classes)), list("abcdefgh"[: TINY.model.num_classes]))
+    source = SimpleNamespace(instances={"images": []}, encoded=lambda: iter(()))
+    (tmp_path / "run.json").write_text("{}")
+    label_map.save(tmp_path / "labels.json")
+
+    def of_values(*values, **changes):
+        coming, config = iter(values), TINY.replace(steps=6, checkpoint_steps=1, **changes)
+
+        def analyse(detector, source):
+            value = next(coming)
+            if value is KeyboardInterrupt:
+                raise value
+            return SimpleNamespace(metrics=dict.fromkeys(METRICS, value), names=("a", "b"), ap=[0.5, None], best=None)
+
+        monkeypatch.setattr(validation, "analyse", analyse)
+        job = Job(config, {}, tf.distribute.get_strategy(), Worker(), label_map, source)
+        return lambda step: validation.Validation(job, model, tmp_path, Progress(6, step, 4, lambda step: 0.1))
+
+    return of_values
+
+
+def evaluations(run_dir):
+    """[(step, AP), …] as evaluations.json has them."""
+    path = run_dir / "evaluations.json"
+    return [(row["step"], row["AP"]) for row in json.loads(path.read_text())] if path.exists() else []
+
+
+def test_no_weights_are_the_best_without_an_object_that_counts(evaluator_of, tmp_path, monkeypatch, capsys):
+    kept, values = [], (-1.0, -1.0, 0.0, 0.0, 0.2)
+    monkeypatch.setattr(run_directory, "save_best", lambda model, folder, best: kept.append((best["step"], best["AP"])))
+    evaluator = evaluator_of(*values, eval_steps=1)(0)
+    for evaluator.progress.step in range(1, 6):
+        evaluator.on_epoch_end(evaluator.progress.step - 1, {})
+    assert kept == [(3, 0.0), (5, 0.2)] and evaluations(tmp_path) == list(enumerate(values, 1))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == ["step 2: AP —, AP50 —", "step 3: AP 0.000, AP50 0.000"]
+
+
+def test_an_evaluation_that_ends_before_it_is_recorded_comes_again(evaluator_of, tmp_path, monkeypatch):
+    """The best weights were kept, or not: nothing is lost, and equal numbers are kept once."""
+    restart, kept = evaluator_of(0.2, 0.2, 0.2, eval_steps=2), []
+    save_best, write_json = run_directory.save_best, files.write_json
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    def keep(model, run_dir, metrics):
+        save_best(model, run_dir, metrics)
+        kept.append(metrics["step"])
+
+    def interrupted_at_the_record(path, value):
+        return interrupted() if path.name == run_directory.EVALUATIONS else write_json(path, value)
+
+    for saving, writing in ((interrupted, write_json), (keep, interrupted_at_the_record)):
+        monkeypatch.setattr(run_directory, "save_best", saving)
+        monkeypatch.setattr(files, "write_json", writing)
+        with pytest.raises(KeyboardInterrupt):
+            restart(2).on_train_begin()
+    assert (kept, evaluations(tmp_path)) == ([2], [])
+    monkeypatch.setattr(files, "write_json", write_json)
+    restart(2).on_train_begin()
+    assert (kept, evaluations(tmp_path)) == ([2], [(2, 0.2)])
+
+
+def test_evaluations_are_remembered_after_kills(model, evaluator_of, tmp_path, capsys):
+    """AP .2 in the warm-up, then .1 three times: killed after step 1 and within the evaluation of 3, 4 is the last."""
 
     def begin(step):
         """The callbacks of a process that resumes after a step, and what its epochs do."""
-        progress = Progress(6, step, 4, lambda step: 0.1)
-        source = SimpleNamespace(instances={"images": []}, encoded=lambda: iter(()))
-        job = Job(config, {}, tf.distribute.get_strategy(), Worker(), label_map, source)
-        evaluator = validation.Validation(job, model, tmp_path, progress)
+        evaluator = restart(step)
         zeros = (tf.zeros([1, 64, 64, 3]), {"boxes": tf.zeros([1, 8, 4]), "labels": -tf.ones([1, 8], tf.int32)})
         callbacks = keras.callbacks.CallbackList(evaluator.callbacks(lambda: zeros), model=model)
         model.stop_training = False
         callbacks.on_train_begin()
 
         def epoch():
-            progress.step += 1
-            callbacks.on_epoch_end(progress.step - 1, {"loss": 1.0, "step": progress.step})
+            evaluator.progress.step += 1
+            step = evaluator.progress.step
+            callbacks.on_epoch_end(step - 1, {"loss": 1.0, "step": step})
             return model.stop_training
 
         return epoch
 
-    monkeypatch.setattr(validation, "analyse", analyse)
-    config = TINY.replace(steps=6, checkpoint_steps=1, eval_steps=1, warmup_steps=1, patience=2)
-    label_map = rn.data.LabelMap(list(range(config.model.num_classes)), list("abcdefgh"[: config.model.num_classes]))
-    (tmp_path / "run.json").write_text("{}")
-    label_map.save(tmp_path / "labels.json")
+    restart = evaluator_of(0.2, 0.1, KeyboardInterrupt, 0.1, 0.1, eval_steps=1, warmup_steps=1, patience=2)
     assert not begin(0)()
     epoch = begin(1)
     assert not epoch()
@@ -131,9 +150,8 @@ def test_evaluations_are_remembered_after_kills(model, tmp_path, monkeypatch, ca
     assert "job ends after step 4" in capsys.readouterr().out
     begin(4)
     assert model.stop_training, "killed after the last evaluation, it trains no further step"
-    evaluations = json.loads((tmp_path / "evaluations.json").read_text())
-    assert [(row["step"], row["AP"]) for row in evaluations] == [(1, 0.2), (2, 0.1), (3, 0.1), (4, 0.1)]
-    assert evaluations[0]["per_category"] == {"a": 0.5, "b": None}
+    assert evaluations(tmp_path) == [(1, 0.2), (2, 0.1), (3, 0.1), (4, 0.1)]
+    assert json.loads((tmp_path / "evaluations.json").read_text())[0]["per_category"] == {"a": 0.5, "b": None}
     assert json.loads((tmp_path / "best.json").read_text())["step"] == 1
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

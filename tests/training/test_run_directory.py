@@ -1,6 +1,8 @@
 """The run directory: its files, TensorBoard, resuming, and the jobs it refuses."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from small_jobs import TINY, log_of, write_shards
 from tensorboard.compat.proto import event_pb2
 
 import retinanet_tf as rn
+from retinanet_tf import visualize
 from retinanet_tf.evaluation.source import open_source
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.training import callbacks, run_directory, tensorboard
@@ -63,6 +66,88 @@ def test_the_log_has_rate_speed_and_ap(finished):
     assert all(float(row["images_per_s"]) > 0 for row in rows)
     assert float(rows[0]["minutes_left"]) >= float(rows[-1]["minutes_left"]) == 0
     assert [row["val_AP"] == "nan" for row in rows] == [True, False, True]
+
+
+def epochs(path, step, *steps, **logs):
+    """What a process that resumes after `step` and comes to `steps` leaves of the log."""
+    log = callbacks.EpochLog(path, step)
+    log.on_train_begin()
+    for step in steps:
+        log.on_epoch_end(step - 1, {"loss": 1.0 / step, "step": step, **logs})
+    return [float(row["step"]) for row in log_of(path.parent)] if path.exists() else []
+
+
+def test_rows_after_the_restored_step_come_again_once(tmp_path):
+    """They are gone before the first epoch ends: a job that ends earlier draws its curves from the file."""
+    path = tmp_path / "log.csv"
+    assert epochs(path, 0) == []
+    assert epochs(path, 0, 1, 2, 3, 4) == [1, 2, 3, 4]
+    whole = path.read_bytes()
+    assert epochs(path, 2) == [1, 2]
+    assert epochs(path, 2, 3, 4) == [1, 2, 3, 4] and path.read_bytes() == whole
+    assert epochs(path, 0) == [] and not path.exists()
+
+
+def test_what_a_row_lacks_is_nan(tmp_path):
+    """An evaluation's numbers are there from the first one on, also in another process."""
+    path = tmp_path / "log.csv"
+    epochs(path, 0, 1)
+    epochs(path, 1, 2, val_AP=0.5)
+    epochs(path, 2, 3)
+    assert path.read_text().splitlines()[0] == "epoch,loss,step,val_AP"
+    assert [row["val_AP"] for row in log_of(tmp_path)] == ["nan", "0.5", "nan"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept"),
+    [
+        (lambda log: b"", []),
+        (lambda log: b"\xff\xfe\x00" * 99, []),
+        (lambda log: b"\0" * 200_000, []),
+        (lambda log: b"time,value\n1,2\n", []),
+        (lambda log: b"{}", []),
+        (lambda log: log[:-6], [1]),
+        (lambda log: log + b"2,0.5\r\n", [1, 2]),
+        (lambda log: log + b"2,0.3,3,4,5\r\n", [1, 2]),
+        (lambda log: log.replace(b"0.5", b"0.\xff"), [1]),
+        (lambda log: log.replace(b"1.0", b'"1.0'), []),
+    ],
+)
+def test_a_damaged_log_loses_the_damaged_rows_alone(tmp_path, damage, kept):
+    path = tmp_path / "log.csv"
+    epochs(path, 0, 1, 2)
+    path.write_bytes(damage(path.read_bytes()))
+    assert epochs(path, 2) == kept
+    assert epochs(path, 2, 3) == [*kept, 3]
+    visualize.training_curves(path, tmp_path / "training.png")
+
+
+def test_a_log_is_whole_or_the_one_before(tmp_path, monkeypatch):
+    """Killed while it is written."""
+    path, after = tmp_path / "log.csv", []
+    epochs(path, 0, 1)
+    before = path.read_bytes()
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *names: (after.append(path.read_bytes()), replace(*names)))
+    assert epochs(path, 1, 2) == [1, 2]
+    assert after == [before, before]
+
+
+def test_a_log_that_cannot_be_written_or_read_is_a_sentence(tmp_path, monkeypatch):
+    log = callbacks.EpochLog(tmp_path / "log.csv", 0)
+    for number in (errno.ENOSPC, errno.EROFS):
+        with monkeypatch.context() as patch:
+
+            def refuse(*_, number=number):
+                raise OSError(number, os.strerror(number))
+
+            patch.setattr(os, "replace", refuse)
+            with pytest.raises(rn.InputError, match=f"^{log.path} can't be written: {os.strerror(number)}.$"):
+                log.on_epoch_end(0, {"loss": 1.0, "step": 1})
+    assert not list(tmp_path.iterdir())
+    log.path.mkdir()
+    with pytest.raises(rn.InputError, match=f"the log {log.path} can't be read: it's a folder"):
+        callbacks.EpochLog(log.path, 0)
 
 
 def test_the_best_weights_are_kept_beside_the_last(finished):
