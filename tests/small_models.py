@@ -3,12 +3,13 @@
 import numpy as np
 from small_detectors import TINY_NETWORK
 
+from retinanet_tf.config.config import AnchorConfig
 from retinanet_tf.models.retinanet import RetinaNet
 
 
 def small(**changes) -> RetinaNet:
-    """A model of three classes; `changes` are arguments of RetinaNet."""
-    return RetinaNet(**{"num_classes": 3, **TINY_NETWORK, **changes})
+    """A model of three classes and levels; `changes` are arguments of RetinaNet."""
+    return RetinaNet(**{"num_classes": 3, **TINY_NETWORK, "anchors": AnchorConfig(max_level=5), **changes})
 
 
 def images(*shape: int) -> np.ndarray:

@@ -82,7 +82,7 @@ def test_a_higher_minimum_leaves_boxes_out_and_changes_nothing_else(shards, name
 def test_the_share_that_is_seen_is_the_share_of_painted_pixels(name, size):
     box = (20, 30, 50, 55)
     shares = []
-    for number in range(60):
+    for number in range(25):
         whole = scene(size, [(box, 1)])
         seed = key(5, number)
         if name == "square_crop":

@@ -120,7 +120,7 @@ def test_int8_finds_what_the_detector_finds(integers, detector):
         assert max(len(np.unique(row)) for row in values) >= 20, "scores and boxes share few steps of integers"
 
 
-def test_the_example_of_serving_runs_every_precision(onnx_export, litert_export, integers, tmp_path):
+def test_the_example_of_serving_runs_every_precision(litert_export, integers, tmp_path):
     """The best object is found in each; nothing has to be scaled by the client."""
     half = tmp_path / "half.tflite"
     half.write_bytes(litert_file.quantize(litert_export.path.read_bytes(), "float16"))
@@ -129,8 +129,8 @@ def test_the_example_of_serving_runs_every_precision(onnx_export, litert_export,
     example = runpy.run_path(str(Path(__file__).parents[2] / "serving/run_exported.py"))
     example["detect"].__globals__["MIN_SCORE"] = 0.0  # the scores of a network without training are low
     found = []
-    for path in (onnx_export.path, litert_export.path, half, integers):
-        model = example["load_onnx" if path.suffix == ".onnx" else "load_litert"](str(path))
+    for path in (litert_export.path, half, integers):
+        model = example["load_litert"](str(path))
         rows = example["detect"](str(tmp_path / "photo.png"), *model)
         boxes = [(row["category_id"], np.array(row["bbox"])) for row in rows]
         found.append([(category, np.append(box[:2], box[:2] + box[2:])) for category, box in boxes])

@@ -64,40 +64,25 @@ def test_a_small_network_finds_the_boxes_of_the_photos_it_saw(overfitted, coco):
     assert metrics["AP50"] >= 0.9
 
 
-def test_its_saved_model_answers_for_photos_of_different_sizes(overfitted, test_data, tmp_path):
-    """Eight JPEGs of different sizes as bytes in one batch."""
-    photos = sorted((test_data / "photos").glob("*.jpg"))
-    assert len(photos) == 8
-    detector = rn.Detector(overfitted.model, config=rn.Config().replace(score_threshold=0.001).detect)
-    folder = rn.export(detector, tmp_path / "export" / "1")
-    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    answer = signature(tf.constant([photo.read_bytes() for photo in photos]))
-    direct = detector([photo.read_bytes() for photo in photos])
-    assert answer["detection_boxes"].shape == (8, 100, 4)
-    np.testing.assert_array_equal(answer["num_detections"], tf.cast(direct["num_detections"], tf.float32))
-    np.testing.assert_allclose(answer["detection_scores"], direct["scores"], atol=1e-5)
-    assert int(tf.reduce_min(direct["num_detections"])) > 0
-
-
 @pytest.fixture(scope="module")
 def paper_model(coco):
-    """The paper's configuration after two steps of model.fit on real photos, their history, and how it began."""
+    """The paper's configuration after a step of model.fit on real photos, their history, and how it began."""
     config = rn.presets["paper"].replace(batch_size=1)
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         model = compile_model(config)
     data = load_for_training(config, str(coco / "train-*.tfrecord"))
     images, _ = next(iter(data))
     prior = float(tf.reduce_mean(tf.sigmoid(model(images, training=False)["class_logits"])))
-    history = model.fit(data, steps_per_epoch=1, epochs=2, verbose=0).history
+    history = model.fit(data, steps_per_epoch=1, verbose=0).history
     return model, history, prior
 
 
 def test_the_papers_configuration_trains_on_real_photos(paper_model):
-    """ResNet-50-FPN, 600 px, A = 9, K = 80: two real steps of model.fit with finite losses."""
+    """ResNet-50-FPN, 600 px, A = 9, K = 80: a real step of model.fit with finite losses."""
     model, history, _ = paper_model
     assert model.config.num_classes == 80 and model.anchors.config.anchors_per_cell == 9
     for name in ("loss", "class_logits_loss", "box_deltas_loss"):
-        assert len(history[name]) == 2 and np.isfinite(history[name]).all()
+        assert len(history[name]) == 1 and np.isfinite(history[name]).all()
 
 
 def test_the_first_step_starts_at_the_prior(paper_model):

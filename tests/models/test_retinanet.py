@@ -10,7 +10,7 @@ from small_models import batch, images, small
 
 import retinanet_tf as rn
 from retinanet_tf.config.config import LossConfig, ModelConfig
-from retinanet_tf.models.resnet import VARIANTS, resnet
+from retinanet_tf.models.resnet import resnet
 
 RNG = np.random.default_rng(0)
 
@@ -129,14 +129,13 @@ def test_no_two_layers_start_alike(paper):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_the_step_is_traced_once(optimizer, monkeypatch):
+def test_the_step_is_traced_once(monkeypatch):
     """A trace that makes variables, as Keras' own does, is followed by another."""
     traced = []
     step = rn.RetinaNet.train_step
     monkeypatch.setattr(rn.RetinaNet, "train_step", lambda self, data: traced.append(1) or step(self, data))
     model = small()
-    model.compile(optimizer=optimizer, loss=rn.retinanet_losses())
+    model.compile("adam", loss=rn.retinanet_losses())
     history = model.fit(tf.data.Dataset.from_tensors(batch()).repeat(2), epochs=2, steps_per_epoch=1, verbose=0).history
     assert len(traced) == 1
     for values in history.values():
@@ -165,9 +164,8 @@ def test_padding_of_boxes_changes_nothing():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("normalizer", ["image", "replica", "global"])
-def test_a_batch_without_objects_still_teaches_the_background(normalizer):
-    model = small(normalizer=normalizer)
+def test_a_batch_without_objects_still_teaches_the_background():
+    model = small()
     model.compile("sgd", loss=rn.retinanet_losses(), jit_compile=False)
     x, y = batch()
     y = {"boxes": np.zeros((2, 0, 4), np.float32), "labels": np.zeros((2, 0), np.int32)}
@@ -188,39 +186,6 @@ def test_frozen_stages_are_out_of_the_backward_pass():
         tape.watch(pixels)
         out = tf.reduce_sum(model(pixels)["class_logits"])
     assert tape.gradient(out, pixels) is None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
-def test_backbones_are_keras_applications(name):
-    """The same weights in both: C3, C4, C5 equal. keras.applications has a bias before every normalisation."""
-    theirs = {"resnet50": keras.applications.ResNet50, "resnet101": keras.applications.ResNet101}[name](
-        include_top=False, weights=None
-    )
-    inputs = keras.Input((None, None, 3))
-    ours = keras.Model(inputs, resnet(inputs, ModelConfig(backbone=name, norm_epsilon=1.001e-5)))
-    blocks = VARIANTS[name].blocks
-    pairs = [("conv1", "stem")]
-    for stage, count in enumerate(blocks, start=2):
-        for index in range(count):
-            source, target = f"conv{stage}_block{index + 1}", f"stage{stage}_block{index}"
-            pairs += [(f"{source}_{part}", f"{target}_{part}") for part in (1, 2, 3)]
-            pairs += [(f"{source}_0", f"{target}_shortcut")] * (index == 0)
-    for source, target in pairs:
-        kernel, bias = theirs.get_layer(f"{source}_conv").get_weights()
-        bias = RNG.normal(0, 0.1, bias.shape).astype(np.float32)
-        width = len(bias)
-        gamma, beta, mean = RNG.uniform(0.4, 0.8, width), RNG.normal(0, 0.1, width), RNG.normal(0, 0.1, width)
-        variance = RNG.uniform(0.5, 1.5, width)
-        theirs.get_layer(f"{source}_conv").set_weights([kernel, bias])
-        theirs.get_layer(f"{source}_bn").set_weights([gamma, beta, mean, variance])
-        ours.get_layer(f"{target}_conv").set_weights([kernel])
-        ours.get_layer(f"{target}_norm").set_weights([gamma, beta, mean - bias, variance])
-    taps = [f"conv{stage}_block{blocks[stage - 2]}_out" for stage in (3, 4, 5)]
-    reference = keras.Model(theirs.input, [theirs.get_layer(tap).output for tap in taps])
-    x = RNG.normal(0, 50, (1, 96, 64, 3)).astype(np.float32)
-    for mine, expected in zip(ours(x, training=False), reference(x, training=False), strict=True):
-        np.testing.assert_allclose(mine, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 def test_group_normalisation_of_a_backbone_is_each_pictures_own():

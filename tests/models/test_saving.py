@@ -38,20 +38,6 @@ def test_saving_keeps_the_outputs(changes, tmp_path):
             np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
-def test_a_compiled_model_is_saved_and_trains_on(two_devices, tmp_path):
-    """One step of plain model.fit on two devices; the saved file still knows losses and optimizer."""
-    with two_devices.scope():
-        model = small(normalizer="global")
-        model.compile(keras.optimizers.SGD(1e-3), loss=rn.retinanet_losses(), jit_compile=False)
-    x, y = batch()
-    history = model.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history
-    assert np.isfinite(history["loss"][0]) and history["class_logits_loss"][0] > 0
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert np.isfinite(loaded.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history["loss"][0])
-
-
 def test_a_clone_is_a_retinanet_or_refused():
     """Keras 2 takes `from_config`; Keras 3 would give a plain functional model, whose training says nothing useful."""
     model = small()
@@ -172,30 +158,31 @@ def test_keras_policy_is_saved(tmp_path, precision):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]])
-def test_a_compiled_model_is_loaded_under_a_strategy(tmp_path, devices):
-    model = small()
-    model.compile("adam", loss=rn.retinanet_losses())
+def test_a_compiled_model_is_saved_and_trains_on(two_devices, tmp_path):
+    """Trained by plain `fit` on two devices, and loaded there, with its losses and optimizer."""
     x, y = batch()
-    model.fit(x, y, verbose=0)
+    with two_devices.scope():
+        model = small(normalizer="global")
+        model.compile("adam", loss=rn.retinanet_losses(), jit_compile=False)
+    history = model.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history
+    assert np.isfinite(history["loss"][0]) and history["class_logits_loss"][0] > 0
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")
-    reduction = tf.distribute.ReductionToOneDevice()
-    with tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction).scope():
+    with two_devices.scope():
         loaded = keras.models.load_model(tmp_path / "model.keras")
-        other = small()
+        other = small(normalizer="global")
         other.compile("adam", loss=rn.retinanet_losses())
         other.load_weights(tmp_path / "model.weights.h5")
     for again in (loaded, other):
         assert all(np.array_equal(*pair) for pair in zip(again.get_weights(), model.get_weights(), strict=True))
         assert int(again.optimizer.iterations.numpy()) == 1
-        np.testing.assert_allclose(again.evaluate(x, y, verbose=0), model.evaluate(x, y, verbose=0), rtol=1e-4)
+    second = [one.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0).history["loss"][0] for one in (model, loaded)]
+    assert second[1] == pytest.approx(second[0], rel=1e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_precision_and_its_optimizer_are_saved(tmp_path, precision):
-    with precision_policy(precision):
+def test_precision_and_its_optimizer_are_saved(tmp_path):
+    with precision_policy("float16"):
         model = small()
         model.compile("adam", loss=rn.retinanet_losses())
     model.train_on_batch(*batch())
@@ -238,7 +225,7 @@ def test_what_is_frozen_stays_so_in_a_saved_model_with_its_optimizer(tmp_path, p
         (model if part == "all" else model.get_layer(part)).trainable = False
     model.compile(keras.optimizers.Adam(1e-3), loss=rn.retinanet_losses())
     x, y = batch()
-    if part != "all":  # of which Keras says that nothing is to train
+    if part == "stages":  # of "all" Keras says that nothing is to train
         model.train_on_batch(x, y)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -246,7 +233,7 @@ def test_what_is_frozen_stays_so_in_a_saved_model_with_its_optimizer(tmp_path, p
     whole = small(freeze_stages=1, norm="batch")
     assert len(loaded.trainable_weights) == len(model.trainable_weights) < len(whole.trainable_weights)
     assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations)
-    if part != "all":
+    if part == "stages":
         assert loaded.train_on_batch(x, y) == pytest.approx(model.train_on_batch(x, y), rel=1e-4)
         for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=2e-5)
@@ -257,14 +244,3 @@ def test_what_is_no_configuration_is_refused(config):
     with pytest.raises(rn.InputError, match="must be a Config"):
         rn.RetinaNet.from_config(config)
     assert rn.RetinaNet.from_config({"num_classes": 3, **TINY_NETWORK}).config.num_classes == 3
-
-
-@pytest.mark.slow
-def test_a_copy_by_its_configuration_trains():
-    model = small()
-    copy = rn.RetinaNet.from_config(model.get_config())
-    copy.set_weights(model.get_weights())
-    x, y = batch()
-    for each in (model, copy):
-        each.compile("sgd", loss=rn.retinanet_losses())
-    assert copy.train_on_batch(x, y) == pytest.approx(model.train_on_batch(x, y))

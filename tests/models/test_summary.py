@@ -29,20 +29,23 @@ def test_heads_and_pyramid_by_hand(paper):
     assert sum(row.parameters for row in rows.values()) == paper.count_params()
 
 
+NARROW = {"fpn_channels": 32, "subnet_channels": 32, "subnet_depth": 1}
+
+
 @pytest.mark.parametrize(
     ("name", "published"),
-    [("resnet18", 1.8e9), ("resnet34", 3.6e9), ("resnet50", 3.8e9), ("resnet101", 7.6e9), ("resnet152", 11.3e9)],
+    [("resnet18", 1.8e9), ("resnet50", 3.8e9), ("resnet152", 11.3e9)],
 )
 def test_backbones_cost_what_the_resnet_paper_says(name, published):
     """He et al. 2016, table 1: multiply-adds at 224×224; its classifier (below 0.3 %) isn't here."""
-    model = rn.RetinaNet(backbone=name)
+    model = rn.RetinaNet(backbone=name, **NARROW)
     backbone = sum(row.multiply_adds for row in count(model, 224, 224) if row.part.startswith("st"))
     assert backbone == pytest.approx(published, rel=0.03)
 
 
 def test_grouped_convolutions_count_their_groups():
     """ResNeXt-50-32x4d costs what ResNet-50 does (Xie et al. 2017, table 1: 4.2e9 and 4.1e9, stride in the 3×3)."""
-    model = rn.RetinaNet(backbone="resnext50_32x4d", stride_in="3x3")
+    model = rn.RetinaNet(backbone="resnext50_32x4d", stride_in="3x3", **NARROW)
     backbone = sum(row.multiply_adds for row in count(model, 224, 224) if row.part.startswith("st"))
     assert backbone == pytest.approx(4.2e9, rel=0.03)
 

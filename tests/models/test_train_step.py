@@ -24,9 +24,9 @@ LABELS = np.where(np.arange(2) < np.array([2, 2, 1, 2, 0, 0, 1, 0])[:, None], [0
 
 
 @lru_cache
-def plain_weights(normalizer="image"):
+def plain_weights():
     """`weights_after` without anything beyond Keras' step, which several tests compare with; no model."""
-    return weights_after(normalizer=normalizer)[:4]
+    return weights_after()[:4]
 
 
 @lru_cache
@@ -59,6 +59,7 @@ def weights_after(step=None, strategy=None, rate=1.0, steps=1, jit_compile=False
         **TINY_NETWORK,
         "freeze_stages": 0,
         "anchors": AnchorConfig(max_level=5),
+        "normalizer": "global",
         **model_changes,
     }
     with (strategy or tf.distribute.get_strategy()).scope():
@@ -75,11 +76,10 @@ def weights_after(step=None, strategy=None, rate=1.0, steps=1, jit_compile=False
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("normalizer", ["image", "global"])
-def test_accumulated_gradients_are_those_of_the_whole_batch(normalizer):
+def test_accumulated_gradients_are_those_of_the_whole_batch():
     """8 images at once, and in 4 parts of 2: the same step to 1e-5, the same losses in the logs."""
-    _, before, whole, logs = plain_weights(normalizer=normalizer)
-    _, _, parts, logs_of_parts, _ = weights_after(Step(accumulation=4), normalizer=normalizer)
+    _, before, whole, logs = plain_weights()
+    _, _, parts, logs_of_parts, _ = weights_after(Step(accumulation=4))
     largest = max(np.abs(new - old).max() for new, old in zip(whole, before, strict=True))
     assert largest > 1e-3
     for ours, theirs in zip(parts, whole, strict=True):
@@ -92,8 +92,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(normalizer):
 @pytest.mark.slow
 def test_accumulation_on_two_devices(two_devices):
     """Each device cuts its half; the global normaliser still counts all 8 images."""
-    _, before, whole, logs = plain_weights(normalizer="global")
-    _, _, parts, logs_of_parts, _ = weights_after(Step(accumulation=2), two_devices, normalizer="global")
+    _, before, whole, logs = plain_weights()
+    _, _, parts, logs_of_parts, model = weights_after(Step(accumulation=2), two_devices)
+    assert model.xla_scope == "nothing"
     largest = max(np.abs(new - old).max() for new, old in zip(whole, before, strict=True))
     for ours, theirs in zip(parts, whole, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest)
@@ -152,7 +153,7 @@ def test_the_average_is_the_one_written_by_hand(devices, two_devices):
         return step
 
     strategy = two_devices if devices == 2 else None
-    _, _, after, _, model = weights_after(restarted, strategy, rate=0.01, steps=3, normalizer="image")
+    _, _, after, _, model = weights_after(restarted, strategy, rate=0.01, steps=3)
     average = made[0]
     with average.swapped():
         averaged = [np.array(w) for w in model.trainable_variables]
@@ -169,7 +170,7 @@ def test_a_batch_that_accumulation_does_not_divide_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [Step(), Step(bias_lr_factor=2.0), Step(accumulation=2)])
+@pytest.mark.parametrize("step", [Step(), Step(accumulation=2)])
 def test_a_data_sets_sample_weights_reach_every_step(step):
     """Images of weight 0 teach nothing: the decay alone is left."""
     model = rn.RetinaNet(num_classes=3, **TINY_NETWORK)
@@ -191,11 +192,9 @@ def assert_same_step(before, plain, compiled, share=1e-5):
 
 @pytest.mark.slow
 def test_each_replicas_part_is_compiled(two_devices):
-    """Two devices, compiled and not: the same weights and logs."""
-    step, changes = Step(accumulation=2, bias_lr_factor=2.0), {"normalizer": "global"}
-    _, before, plain, plain_logs, model = weights_after(step, two_devices, **changes)
-    assert model.xla_scope == "nothing"
-    _, _, compiled, compiled_logs, model = weights_after(step, two_devices, jit_compile=True, **changes)
+    """Two devices in two parts, compiled: the weights and logs of the plain step."""
+    _, before, plain, plain_logs = plain_weights()
+    _, _, compiled, compiled_logs, model = weights_after(Step(accumulation=2), two_devices, jit_compile=True)
     assert model.xla_scope == "replica"
     assert_same_step(before, plain, compiled)
     assert compiled_logs == pytest.approx(plain_logs, rel=1e-4)
@@ -208,9 +207,9 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from test_train_step import Step, assert_same_step, weights_after
 reduced = tf.distribute.ReductionToOneDevice()
 four = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(4)], cross_device_ops=reduced)
-step, changes = Step(bias_lr_factor=2.0), {"normalizer": "global"}
-_, before, plain, plain_logs, _ = weights_after(step, **changes)
-_, _, compiled, compiled_logs, model = weights_after(step, four, jit_compile=True, **changes)
+step = Step(bias_lr_factor=2.0)
+_, before, plain, plain_logs, _ = weights_after(step)
+_, _, compiled, compiled_logs, model = weights_after(step, four, jit_compile=True)
 assert model.xla_scope == "replica"
 assert_same_step(before, plain, compiled)
 assert compiled_logs == pytest.approx(plain_logs, rel=1e-4)

@@ -27,7 +27,6 @@ pytestmark = pytest.mark.usefixtures("small_backbone")
 CASES = {
     "detectron": ("detectron", "detectron", "resnet50", 80),
     "detectron X101-32x8d": ("detectron", "detectron", "resnext101_32x8d", 80),
-    "detectron2 R101": ("detectron2", "detectron2", "resnet101", 80),
     "torchvision v1": ("torchvision", "torchvision", "resnet50", 91),
     "torchvision v2": ("torchvision", "torchvision2", "resnet50", 91),
     "mlperf": ("torchvision", "torchvision", "resnext50_32x4d", 264),
@@ -47,8 +46,6 @@ def write_published(folder, case, tensors):
         return torch_writer.save(folder / "v2.pth", OrderedDict(tensors))
     if case == "mlperf":
         return torch_writer.save(folder / "retinanet_model_10.pth", {"model": tensors, "optimizer": {}, "epoch": 10})
-    if case == "detectron2 R101":
-        return write(folder / "model_final.pkl", tensors, "model")
     return write(folder / "model_final.pkl", {"blobs": {**tensors, "conv1_w_momentum": np.ones(3, np.float32)}})
 
 

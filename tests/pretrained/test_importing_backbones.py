@@ -17,11 +17,12 @@ from retinanet_tf.pretrained.importing import convert
 from retinanet_tf.pretrained.loading import check
 from retinanet_tf.pretrained.reading import read_tensors
 
-pytestmark = [pytest.mark.once, pytest.mark.usefixtures("small_backbone")]
+pytestmark = pytest.mark.usefixtures("small_backbone")
 RNG = np.random.default_rng(0)
 BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
 
 
+@pytest.mark.once
 def test_an_imagenet_backbone_of_detectron():
     """The tensors that training starts from, classifier included: C3–C5 are those of the published backbone."""
     published = Published("detectron", "resnet_small")
@@ -34,6 +35,7 @@ def test_an_imagenet_backbone_of_detectron():
         close(mine, expected)
 
 
+@pytest.mark.once
 def test_an_imagenet_backbone_in_torchvisions_names(tmp_path):
     """A classifier of torchvision or timm as .safetensors, bfloat16 as some are."""
     published = Published("torchvision", "resnet_small")
@@ -51,6 +53,7 @@ def test_an_imagenet_backbone_in_torchvisions_names(tmp_path):
         close(mine, expected)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34"])
 def test_torchvisions_networks_of_basic_blocks(backbone, tmp_path):
     """From a .pth file with the classifier."""
@@ -84,6 +87,7 @@ def keras_file(path):
     return model
 
 
+@pytest.mark.slow
 def test_keras_applications_gives_the_same_stages(tmp_path):
     published = keras_file(tmp_path / "resnet50.h5")
     imported = convert("keras", read_tensors(tmp_path / "resnet50.h5"), "resnet50.h5")
@@ -96,6 +100,7 @@ def test_keras_applications_gives_the_same_stages(tmp_path):
         np.testing.assert_allclose(mine, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.once
 def test_a_backbone_starts_a_detector_and_is_no_detector(tmp_path):
     """Imported, written, read again and put into a detector, it gives the published stages."""
     published, folder = Published("detectron2", "resnet_small"), tmp_path / "out"
