@@ -52,9 +52,9 @@ class PaddedConv2D(keras.layers.Conv2D):
         if self.affine:
             scale, shift = (tf.cast(part, kernel.dtype) for part in self.affine())
             kernel *= scale
-        padding, strides = "SAME", self.strides[0]
-        if strides > 1:
-            inputs, padding = pad_symmetrically(inputs, self.kernel_size[0] // 2), "VALID"
+        padding, strides, margin = "SAME", self.strides[0], self.kernel_size[0] // 2
+        if strides > 1 and margin:
+            inputs, padding = tf.pad(inputs, [[0, 0], [margin, margin], [margin, margin], [0, 0]]), "VALID"
         convolve = tf.nn.conv2d if self.groups == 1 else grouped_conv2d
         outputs = convolve(inputs, kernel, strides, padding)
         return outputs if shift is None else tf.nn.bias_add(outputs, shift)
@@ -62,26 +62,6 @@ class PaddedConv2D(keras.layers.Conv2D):
     def compute_output_shape(self, input_shape):
         height, width = (None if side is None else -(-side // self.strides[0]) for side in input_shape[1:3])
         return (input_shape[0], height, width, self.filters)
-
-
-def pad_symmetrically(features: tf.Tensor, margin: int) -> tf.Tensor:
-    """`(B, H, W, C)` → `(B, H + 2·margin, W + 2·margin, C)` with zeros around."""
-    if not margin:
-        return features
-    return tf.pad(features, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
-
-
-@keras.saving.register_keras_serializable(package="retinanet_tf")
-class StemPool(keras.layers.Layer):
-    """3×3 max pooling of stride 2 with symmetric padding; the zeros can't win, since inputs come from a ReLU."""
-
-    def call(self, features):
-        """`(B, H, W, C)` → `(B, ⌈H/2⌉, ⌈W/2⌉, C)`."""
-        return tf.nn.max_pool2d(pad_symmetrically(features, 1), 3, 2, "VALID")
-
-    def compute_output_shape(self, input_shape):
-        height, width = (None if side is None else -(-side // 2) for side in input_shape[1:3])
-        return (input_shape[0], height, width, input_shape[3])
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")

@@ -7,7 +7,7 @@ import keras
 
 from retinanet_tf.config.config import ModelConfig
 from retinanet_tf.errors import InputError
-from retinanet_tf.models.layers import StemPool, StopGradient, conv, normalization, regularizer
+from retinanet_tf.models.layers import StopGradient, conv, normalization, regularizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,8 @@ def resnet(pixels: Any, config: ModelConfig) -> list:
     gain = sum(config.pixel_std) / 3 / 64
     features = builder.conv_norm(pixels, builder.row.stem, 7, strides=2, name="stem", stage=1, gain=gain)
     features = builder.relu(features, "stem")
-    features = StemPool(name="stem_pool")(features)
+    features = keras.layers.ZeroPadding2D(1, name="stem_pad")(features)  # zeros can't win: inputs come from a ReLU
+    features = keras.layers.MaxPooling2D(3, 2, name="stem_pool")(features)
     features = builder.cut_if_frozen(features, stage=1)
     stages = []
     for stage, blocks in enumerate(builder.row.blocks, start=2):

@@ -10,6 +10,7 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
+from small_models import images, small
 
 from retinanet_tf.models import layers
 from retinanet_tf.models.heads import Subnet
@@ -30,13 +31,17 @@ def test_convolutions_pad_the_same_on_every_side(size, kernel, strides):
     assert layer.compute_output_shape((1, size, size, 3)) == (1, *expected.shape)
 
 
-@pytest.mark.parametrize("size", [6, 7])
+@pytest.mark.parametrize("size", [12, 13])
 def test_the_stems_pool_pads_the_same_on_every_side(size):
-    image = RNG.uniform(size=(size, size)).astype(np.float32)
-    padded = np.pad(image, 1)
-    starts = range(0, size, 2)
-    expected = [[padded[y : y + 3, x : x + 3].max() for x in starts] for y in starts]
-    np.testing.assert_allclose(layers.StemPool()(image[None, :, :, None])[0, :, :, 0], expected)
+    """In the network, behind a stem of 6×6 and 7×7 cells."""
+    model = small()
+    stem = keras.Model(model.input, [model.get_layer(f"stem_{part}").output for part in ("relu", "pool")])
+    features, pooled = (np.array(maps[0]) for maps in stem(images(1, size, size)))
+    padded = np.pad(features, ((1, 1), (1, 1), (0, 0)))
+    starts = range(0, len(features), 2)
+    expected = [[padded[y : y + 3, x : x + 3].max((0, 1)) for x in starts] for y in starts]
+    np.testing.assert_array_equal(pooled, expected)
+    assert features.shape[0] == (size + 1) // 2 and pooled.max() > 0
 
 
 def test_frozen_batch_normalisation_is_keras_at_inference():
