@@ -5,7 +5,7 @@ and derivative with respect to x_t together, since both need the same exponentia
 finite x_t.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import keras
@@ -83,45 +83,6 @@ def hinge(margin: tf.Tensor, threshold: float = 0.5) -> ValueAndSlope:
     return active * (threshold - p_t), -active * p_t * q_t
 
 
-def anchor_losses(
-    class_targets: tf.Tensor,
-    class_logits: tf.Tensor,
-    loss: Callable[[tf.Tensor], ValueAndSlope],
-    alpha: float | tuple[float, ...],
-) -> tf.Tensor:
-    """Sums a binary loss over the K classes of every anchor, weighted by α_t (eq. 3).
-
-    K independent binary problems: the target's class has y = 1 and weight α, all others y = −1 and weight 1 − α. An
-    ignored anchor has loss and gradient zero. The gradient is the closed form of appendix B.
-
-    Args:
-        class_targets: `(B, A)` int32, 0…K−1, −1 background, −2 ignored.
-        class_logits: `(B, A, K)` of any float type; half precision is computed in float32.
-        loss: a function of the margin, such as `partial(focal, gamma=2.0)`.
-        alpha: weight of the foreground, one for all classes or one for each of K.
-
-    Returns:
-        `(B, A)` float32 (float64 for float64 logits).
-
-    Raises:
-        InputError: when a second derivative is requested.
-    """
-
-    def foreground():
-        # Outside of the fused kernels: on CPUs, XLA doesn't vectorise a comparison that is broadcast along K.
-        return tf.one_hot(class_targets, tf.shape(class_logits)[-1], True, False, dtype=tf.bool)
-
-    @tf.custom_gradient
-    def of_logits(logits):
-        def gradient(upstream):
-            slopes = fused(_slopes, loss, alpha)(class_targets, foreground(), logits, upstream)
-            return _first_derivative_only(slopes)
-
-        return fused(_values, loss, alpha)(class_targets, foreground(), logits), gradient
-
-    return of_logits(class_logits)
-
-
 @tf.custom_gradient
 def _first_derivative_only(derivative):
     def refuse(_):
@@ -177,10 +138,20 @@ class ClassificationLoss(FusedLoss):
         raise TypeError(f"{type(self).__name__} is abstract; use FocalLoss or another of its subclasses.")
 
     def per_anchor(self, class_targets: tf.Tensor, class_logits: tf.Tensor) -> tf.Tensor:
-        """`(B, A)` losses of the anchors, summed over classes.
+        """Sums the binary loss over the K classes of every anchor, weighted by α_t (eq. 3).
+
+        K independent binary problems: the target's class has y = 1 and weight α, all others y = −1 and weight 1 − α. An
+        ignored anchor has loss and gradient zero. The gradient is the closed form of appendix B.
+
+        Args:
+            class_targets: `(B, A)` whole numbers, 0…K−1, −1 background, −2 ignored.
+            class_logits: `(B, A, K)` of any float type; half precision is computed in float32.
+
+        Returns:
+            `(B, A)` float32 (float64 for float64 logits).
 
         Raises:
-            InputError: other shapes, or alpha is a sequence of another length than K.
+            InputError: other shapes, alpha is a sequence of another length than K, or a second derivative is requested.
         """
         class_targets, classes = tf.cast(class_targets, tf.int32), class_logits.shape[-1]
         if not class_targets.shape.is_compatible_with(class_logits.shape[:-1]):
@@ -190,7 +161,21 @@ class ClassificationLoss(FusedLoss):
             )
         if isinstance(self.alpha, tuple) and classes not in (None, len(self.alpha)):
             raise InputError(f"alpha has {len(self.alpha)} numbers for {classes} classes; give each class one.")
-        return anchor_losses(class_targets, class_logits, self.binary, self.alpha)
+        binary, alpha = self.binary, self.alpha
+
+        def foreground():
+            # Outside of the fused kernels: on CPUs, XLA doesn't vectorise a comparison that is broadcast along K.
+            return tf.one_hot(class_targets, tf.shape(class_logits)[-1], True, False, dtype=tf.bool)
+
+        @tf.custom_gradient
+        def of_logits(logits):
+            def gradient(upstream):
+                slopes = fused(_slopes, binary, alpha)(class_targets, foreground(), logits, upstream)
+                return _first_derivative_only(slopes)
+
+            return fused(_values, binary, alpha)(class_targets, foreground(), logits), gradient
+
+        return of_logits(class_logits)
 
     def call(self, y_true, y_pred):
         """Class targets `(B, A)`, logits `(B, A, K)` → `(B,)`."""

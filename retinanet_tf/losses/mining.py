@@ -109,22 +109,10 @@ def mine(
     losses = loss.per_anchor(class_targets, tf.stop_gradient(class_logits))
     ratio = {"ohem": None, "ohem_1_3": 3.0}[mining]
     kept = ohem(class_targets, losses, anchors, mining_examples, mining_nms, ratio, static_shapes)
-    return minibatch(kept, mining_examples)
-
-
-def minibatch(class_targets: tf.Tensor, num_examples: int) -> Minibatch:
-    """The anchors that `ohem` has left.
-
-    Args:
-        class_targets: `(B, A)` int32, −2 wherever an anchor was not selected.
-        num_examples: N, at least as many as an image has left.
-    """
-    anchors_per_image = class_targets.shape[1] or tf.shape(class_targets)[1]
-    size = (
-        min(num_examples, anchors_per_image) if class_targets.shape[1] else tf.minimum(num_examples, anchors_per_image)
-    )
-    _, anchors = tf.math.top_k(tf.cast(class_targets != IGNORED, tf.int32), size)
-    return Minibatch(anchors, tf.gather(class_targets, anchors, batch_dims=1))
+    count = kept.shape[1]
+    size = min(mining_examples, count) if count else tf.minimum(mining_examples, tf.shape(kept)[1])
+    _, chosen = tf.math.top_k(tf.cast(kept != IGNORED, tf.int32), size)
+    return Minibatch(chosen, tf.gather(kept, chosen, batch_dims=1))
 
 
 def _greedy(positive, scores, corners, num_examples, threshold, ratio):
