@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from retinanet_tf.models.layers import normalization, regularizer
+from retinanet_tf.models.layers import conv, normalization, regularizer
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
@@ -41,20 +41,15 @@ class Subnet(keras.layers.Layer):
         self.depth, self.channels = depth, channels
         self.norm, self.prior, self.init_std, self.weight_decay = norm, prior, init_std, weight_decay
 
-        def conv(filters, **options):
+        def convolution(filters, **options):
             # One initializer per layer: a shared one gives every layer the same numbers.
-            return keras.layers.Conv2D(
-                filters,
-                3,
-                padding="same",
-                kernel_initializer=keras.initializers.RandomNormal(stddev=init_std),
-                kernel_regularizer=regularizer(weight_decay),
-                **options,
-            )
+            initializer = keras.initializers.RandomNormal(stddev=init_std)
+            options |= {"kernel_initializer": initializer, "kernel_regularizer": regularizer(weight_decay)}
+            return conv(filters, 3, **options)
 
-        self.convs = [conv(channels, use_bias=norm == "none", name=f"conv{i}") for i in range(depth)]
+        self.convs = [convolution(channels, use_bias=norm == "none", name=f"conv{i}") for i in range(depth)]
         bias = keras.initializers.Constant(0.0 if prior is None else -math.log((1.0 - prior) / prior))
-        self.predictor = conv(anchors_per_cell * outputs_per_anchor, bias_initializer=bias, name="predictor")
+        self.predictor = convolution(anchors_per_cell * outputs_per_anchor, bias_initializer=bias, name="predictor")
         self.norms: list = []
 
     def build(self, input_shape):

@@ -99,14 +99,11 @@ class FrozenBatchNormalization(keras.layers.Layer):
 
     def build(self, input_shape):
         """Creates the four vectors."""
-        channels = (input_shape[-1],)
-        gamma = keras.initializers.Constant(self.initial_gamma)
-        self.gamma = self.add_weight(name="gamma", shape=channels, initializer=gamma, trainable=False)
-        self.beta = self.add_weight(name="beta", shape=channels, initializer="zeros", trainable=False)
-        self.moving_mean = self.add_weight(name="moving_mean", shape=channels, initializer="zeros", trainable=False)
-        self.moving_variance = self.add_weight(
-            name="moving_variance", shape=channels, initializer="ones", trainable=False
-        )
+        initial = {"gamma": self.initial_gamma, "beta": 0.0, "moving_mean": 0.0, "moving_variance": 1.0}
+        for name, value in initial.items():
+            initializer = keras.initializers.Constant(value)
+            weight = self.add_weight(name=name, shape=(input_shape[-1],), initializer=initializer, trainable=False)
+            setattr(self, name, weight)
         super().build(input_shape)
 
     def affine(self) -> tuple[tf.Tensor, tf.Tensor]:
