@@ -7,13 +7,12 @@ import os
 import keras
 import tensorflow as tf
 
-from retinanet_tf import files
 from retinanet_tf.detection.anchors import grid_sizes
 from retinanet_tf.models.network import variables
 from retinanet_tf.models.retinanet import RetinaNet
+from retinanet_tf.visualize import new_figure, save_figure
 
 PARTS = ("stem", "stage2", "stage3", "stage4", "stage5", "fpn", "class_subnet", "box_subnet")
-_STAGE_ENDS = {"C3": "stage3", "C4": "stage4", "C5": "stage5"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +73,10 @@ def table(rows: list[Row]) -> str:
 
 
 def draw(model: RetinaNet, height: int, width: int, path: str | os.PathLike) -> None:
-    """Draws backbone, pyramid and subnets with the model's own shapes (Figure 3) into a PNG."""
-    from matplotlib.figure import Figure
+    """Draws backbone, pyramid and subnets with the model's own shapes (Figure 3) into a picture file."""
     from matplotlib.patches import FancyBboxPatch
 
-    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    figure = new_figure(12, 6.5)
     axes = figure.add_subplot()
     axes.set(xlim=(0, 12), ylim=(0, 6.6))
     axes.axis("off")
@@ -94,13 +92,12 @@ def draw(model: RetinaNet, height: int, width: int, path: str | os.PathLike) -> 
 
     config, levels = model.config, list(model.anchors.config.levels)
     shapes = _output_shapes(model, height, width)
-    last = {stage: [name for name in shapes if name.startswith(stage)][-1] for stage in _STAGE_ENDS.values()}
     bottom = {level: 0.3 + 1.2 * (level - levels[0]) for level in levels}
-    for name, stage in _STAGE_ENDS.items():
-        _, rows, columns, channels = shapes[last[stage]]
-        y = bottom[int(name[1])]
-        box(0.3, y, 2.3, f"{name}\n{rows}×{columns}×{channels}", "#dfe7f2")
-        if name != "C5":
+    for level in (3, 4, 5):
+        _, rows, columns, channels = [shape for name, shape in shapes.items() if name.startswith(f"stage{level}")][-1]
+        y = bottom[level]
+        box(0.3, y, 2.3, f"C{level}\n{rows}×{columns}×{channels}", "#dfe7f2")
+        if level < 5:
             arrow((1.45, y + 0.76), (1.45, y + 1.16))
     source = "C5" if config.p6_from == "c5" else "P5"
     for level, (rows, columns) in zip(levels, grid_sizes(height, width, model.anchors.config), strict=True):
@@ -123,5 +120,4 @@ def draw(model: RetinaNet, height: int, width: int, path: str | os.PathLike) -> 
         box(7.8, y, 3.9, f"{name} subnet, shared by all levels\n{tower}, then {last_text}", "#f6e6d6")
     title = f"{config.backbone}, image {height}×{width}, {model.count_params():,} parameters"
     axes.text(6, 6.45, title, ha="center", va="top", fontsize=11)
-    with files.written_aside(path) as aside:
-        figure.savefig(aside, dpi=120, format="png")
+    save_figure(figure, path, grid=False)
