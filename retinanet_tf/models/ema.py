@@ -37,10 +37,7 @@ class WeightAverage:
         done = tf.cast(self.updates, tf.float32)
         kept = tf.minimum(self.decay, (1.0 + done) / (10.0 + done))
         for value, weight in zip(self.values, self._weights, strict=True):
-            if weight.dtype.is_floating:
-                value.assign_add(tf.cast(1.0 - kept, weight.dtype) * (weight - value))
-            else:
-                value.assign(weight)
+            value.assign_add(tf.cast(1.0 - kept, weight.dtype) * (weight - value))
         self.updates.assign_add(1)
 
     def restart(self) -> None:

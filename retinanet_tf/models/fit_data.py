@@ -211,8 +211,6 @@ def _padded(values: Any, name: str) -> tf.Tensor:
 
 def _lengthened(y: Mapping[str, Any]) -> dict[str, Any]:
     """Targets whose M differs by batch with more padding, so that few lengths occur: a step is compiled for each."""
-    if isinstance(y["labels"], tf.RaggedTensor):
-        return dict(y)
     objects = tf.shape(y["labels"])[1]
     more = [0, padded_length(objects) - objects]
     boxes = tf.pad(y["boxes"], [[0, 0], more, [0, 0]])
@@ -232,7 +230,7 @@ def _checked_dataset(dataset: tf.data.Dataset, num_classes: int) -> tf.data.Data
         weighted = {**y, **({"sample_weight": weights[0]} if weights else {})}
         fault = _fault(images, weighted, num_classes)
         with tf.control_dependencies([_refuse(fault)]):
-            return (tf.identity(images), dense(_lengthened(y)), *weights)
+            return (tf.identity(images), _lengthened(dense(y)), *weights)
 
     return dataset.map(check, num_parallel_calls=1)
 
