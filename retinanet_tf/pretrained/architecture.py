@@ -43,11 +43,6 @@ class Architecture:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     @property
-    def grouped(self) -> bool:
-        """Whether the backbone is a ResNeXt."""
-        return VARIANTS[self.backbone].groups > 1
-
-    @property
     def anchors_per_cell(self) -> int:
         """A, from the box layer's 4·A outputs."""
         return self.arrays["box_subnet/predictor/kernel"].shape[3] // 4

@@ -20,6 +20,7 @@ from retinanet_tf.detection.anchors import cell_anchors
 from retinanet_tf.errors import InputError
 from retinanet_tf.inference import checkpoint
 from retinanet_tf.models.network import variables
+from retinanet_tf.models.resnet import VARIANTS
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.pretrained import reading
 from retinanet_tf.pretrained.architecture import Architecture, identify, note_strange, without_prefix
@@ -71,13 +72,14 @@ def describe(architecture: Architecture, source: str, tensors: dict[str, np.ndar
     All of its class outputs count as classes.
     """
     changes: dict[str, Any] = {**_BASE[source], "backbone": architecture.backbone}
-    if source.startswith("detectron") and architecture.grouped:
+    is_resnext = VARIANTS[architecture.backbone].groups > 1
+    if source.startswith("detectron") and is_resnext:
         # The ResNeXt models were trained with the stride in the grouped convolution.
         changes["stride_in"] = "3x3"
     if source == "detectron2":
         for field in ("pixel_mean", "pixel_std"):
             stored = tensors.get(field)
-            if stored is None and field == "pixel_std" and architecture.grouped:
+            if stored is None and field == "pixel_std" and is_resnext:
                 stored = np.array([57.375, 57.12, 58.395])
             if stored is not None and stored.size == 3:
                 # Stored in the network's order, blue first.
@@ -107,21 +109,6 @@ def describe(architecture: Architecture, source: str, tensors: dict[str, np.ndar
                         "norm_epsilon is 1e-05; if it was fine-tuned from torchvision's COCO_V1, give norm_epsilon=0."
                     )
     return Config().replace(**changes)
-
-
-def default_label_map(columns: int, file: str) -> LabelMap:
-    """COCO's categories for a class layer with 80 or 91 outputs per anchor.
-
-    Raises:
-        InputError: another number of outputs: the categories aren't in the file.
-    """
-    if columns in COCO_COLUMNS:
-        return COCO
-    raise InputError(
-        f"{file} has {columns} class outputs per anchor, but not their names: give labels, a labels.json such as "
-        '[{"id": 1, "name": "cat"}], with ids from 1 and one category less than outputs if the first output is a '
-        "background."
-    )
 
 
 def class_columns(columns: int, label_map: LabelMap) -> np.ndarray:
@@ -207,12 +194,17 @@ def convert(
     config = _in_channel_order(adjust(described), described, tensors)
     if architecture.detects:
         _check_anchors(config, architecture, tensors, name)
-        label_map = label_map or default_label_map(architecture.class_columns, name)
-        config = config.replace(num_classes=label_map.num_classes)
+        if label_map is None and architecture.class_columns not in COCO_COLUMNS:
+            raise InputError(
+                f"{name} has {architecture.class_columns} class outputs per anchor, but not their names: give labels, "
+                'a labels.json such as [{"id": 1, "name": "cat"}], with ids from 1 and one category less than outputs '
+                "if the first output is a background."
+            )
     label_map = label_map or COCO
     folded = architecture.fold(source, config.model.norm_epsilon, name)
     arrays, per_cell = architecture.arrays, config.anchors.anchors_per_cell
     if architecture.detects:
+        config = config.replace(num_classes=label_map.num_classes)
         width = architecture.class_columns
         columns = class_columns(width, label_map)
         left_out = set(range(0 if source.startswith("detectron") else 1, width)) - set(columns.tolist())
