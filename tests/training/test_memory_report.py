@@ -36,25 +36,11 @@ def test_the_batches_that_cards_hold(shards, monkeypatch):
     assert "2 on 8 GB, 4 on 12 GB, 6 on 16 GB, 12 on 24 GB" in text  # whole parts of two images
 
 
-def dry_run(forked, shards, folder, **changes):
-    """What `retinanet train --dry_run --xla=true` prints."""
-    (folder / "job.flags").write_text(flagfile(TINY.replace(batch_size=2, xla="true", **changes)))
-    flags = ["--flagfile=job.flags", f"--data={shards}", f"--run_dir={folder / 'run'}", "--dry_run"]
-    status, output = forked.run("train", flags, folder)
-    assert status == 0 and not (folder / "run").exists(), output
-    return output
-
-
 @pytest.mark.once
 def test_a_dry_run_says_it_where_xla_compiles_the_step(shards, tmp_path, forked):
-    output = dry_run(forked, shards, tmp_path)
+    (tmp_path / "job.flags").write_text(flagfile(TINY.replace(batch_size=2, xla="true")))
+    flags = ["--flagfile=job.flags", f"--data={shards}", f"--run_dir={tmp_path / 'run'}", "--dry_run"]
+    status, output = forked.run("train", flags, tmp_path)
+    assert status == 0 and not (tmp_path / "run").exists(), output
     assert "XLA compiles the step, for at most 1 shapes: canvases 64x64" in output
     assert re.search(r"A step of 2 images of 64x64 per device needs \d\.\d\d GB", output), output
-
-
-@pytest.mark.slow
-def test_a_dry_run_says_that_xla_compiles_nothing(shards, tmp_path, forked):
-    """Batch norm on two devices."""
-    output = dry_run(forked, shards, tmp_path, strategy="mirrored", devices=2, norm="batch")
-    assert "xla=true compiles nothing on several devices with norm=batch" in output
-    assert "A step of" not in output

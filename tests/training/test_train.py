@@ -188,6 +188,13 @@ def test_batch_norm_on_parts_of_a_batch_is_warned_of(caplog, name):
     assert "accumulation=2 with" in caplog.text and f"{name}=batch" in caplog.text
 
 
+def test_xla_that_compiles_nothing_is_warned_of(caplog):
+    """That this is the scope of batch norm on two devices is shown with the training step."""
+    with caplog.at_level("WARNING", "absl"):
+        announce(job_of(TINY.replace(xla="true", norm="batch")), "nothing")
+    assert "xla=true compiles nothing on several devices with norm=batch" in caplog.text
+
+
 def test_anchors_that_never_match_are_warned_of_once(caplog):
     progress = callbacks.Progress(100, 0, 4, lambda step: 0.0)
     watch = callbacks.WatchLosses(progress)
