@@ -26,7 +26,7 @@ NOT_FINITE = "has values that are NaN or infinite."
 
 
 def checked(
-    x: Any, y: Any = None, sample_weight: Any = None, *, num_classes: int, shuffle: bool = False
+    x: Any, y: Any = None, sample_weight: Any = None, *, num_classes: int, shuffle: bool = False, replicas: int = 1
 ) -> tuple[Any, Any]:
     """Data in any form that `fit` takes, checked; arrays at once, the batches of a data set or generator as they come.
 
@@ -38,6 +38,7 @@ def checked(
         sample_weight: `(B,)`, if x is images.
         num_classes: K.
         shuffle: whether to take the batches of a Sequence in random order. (With Keras 2, Keras does.)
+        replicas: of the model's strategy.
 
     Returns:
         x and y. Sample weights become `y["sample_weight"]`, since Keras 3 takes none beside a dictionary.
@@ -51,6 +52,11 @@ def checked(
     if isinstance(x, tf.data.Dataset):
         return _checked_dataset(x, num_classes), y
     if isinstance(x, Iterator) and not isinstance(x, tf.distribute.DistributedIterator):
+        if KERAS_3 and replicas > 1:
+            raise InputError(
+                "x is a generator, whose first batches Keras 3 would drop on several devices; give a Sequence, or a "
+                "data set that can be read again, such as tf.data.Dataset.from_generator's of the function."
+            )
         found = (_checked_batch(batch, num_classes) for batch in x)
         return (_open_dataset(found) if KERAS_3 else found), y
     if isinstance(x, keras.utils.Sequence):

@@ -152,34 +152,40 @@ class RetinaNet(FreezableModel):
                 raise InputError(
                     "validation_data must be (x, y) or (x, y, sample weights), or a data set or generator."
                 )
-            kwargs["validation_data"] = checked(*validation, num_classes=self.config.num_classes)
+            kwargs["validation_data"] = self._checked(*validation)
         elif validation is not None:
-            kwargs["validation_data"], _ = checked(validation, num_classes=self.config.num_classes)
+            kwargs["validation_data"], _ = self._checked(validation)
         if y is None:  # Keras 3 warns that it doesn't shuffle these
             kwargs.setdefault("shuffle", isinstance(x, keras.utils.Sequence))
-        options = {"num_classes": self.config.num_classes, "shuffle": kwargs.get("shuffle", True)}
+        shuffle = kwargs.get("shuffle", True)
         if KERAS_3 and isinstance(x, keras.utils.Sequence):
             kwargs["shuffle"] = False  # `checked` does
-        x, y = checked(x, y, kwargs.pop("sample_weight", None), **options)
+        x, y = self._checked(x, y, kwargs.pop("sample_weight", None), shuffle=shuffle)
         with readable_faults():
             return super().fit(x, y, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Keras' own: the losses, on data as for `fit`. `retinanet_tf.evaluate` computes average precision."""
         kwargs = _by_name(keras.Model.evaluate, self, x, y, *args, **kwargs)
-        x, y = checked(x, y, kwargs.pop("sample_weight", None), num_classes=self.config.num_classes)
+        x, y = self._checked(x, y, kwargs.pop("sample_weight", None))
         with readable_faults():
             return super().evaluate(x, y, **kwargs)
 
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Keras' own, on arrays as for `fit`."""
-        x, y = checked(x, y, sample_weight, num_classes=self.config.num_classes)
+        if kwargs.get("class_weight") is not None:
+            raise InputError("class_weight is for models with a single output; give the losses an alpha per class.")
+        x, y = self._checked(x, y, sample_weight)
         return super().train_on_batch(x, y, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Keras' own, on arrays as for `fit`."""
-        x, y = checked(x, y, sample_weight, num_classes=self.config.num_classes)
+        x, y = self._checked(x, y, sample_weight)
         return super().test_on_batch(x, y, **kwargs)
+
+    def _checked(self, x: Any, y: Any = None, sample_weight: Any = None, **options: Any) -> tuple[Any, Any]:
+        options["replicas"] = self.distribute_strategy.num_replicas_in_sync
+        return checked(x, y, sample_weight, num_classes=self.config.num_classes, **options)
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """Keras' own.

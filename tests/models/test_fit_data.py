@@ -362,6 +362,27 @@ def test_weights_beside_a_data_set_are_refused_and_those_inside_are_looked_at(mo
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_no_batch_of_a_generator_is_lost_on_two_devices(two_devices):
+    """Keras 3 opens data twice there, so it needs a form that can be."""
+    with two_devices.scope():
+        model = rn.RetinaNet(num_classes=3, **TINY_NETWORK)
+        model.compile("sgd", loss=rn.retinanet_losses(), jit_compile=False)
+    batches = [(IMAGES, targets())] * 3
+    if KERAS_3:
+        for start in (model.fit, model.evaluate):
+            with pytest.raises(rn.InputError, match="x is a generator, whose first batches"):
+                start(iter(batches))
+    else:
+        model.fit(iter(batches), verbose=0)
+        assert int(model.optimizer.iterations.numpy()) == 3
+
+
+def test_class_weights_are_refused(model):
+    with pytest.raises(rn.InputError, match="class_weight is for models with a single output"):
+        model.train_on_batch(IMAGES, targets(), class_weight={0: 1.0})
+
+
 def test_validation_data_in_a_list_are_checked(model):
     x, y, sentence = FAULTS["labels from 1"]
     with pytest.raises(rn.InputError, match=sentence):
