@@ -217,9 +217,10 @@ class EpochLog(keras.callbacks.Callback):
         self._write()
 
     def _write(self) -> None:
-        columns = dict.fromkeys(name for row in self.rows for name in row)
+        names = {name for row in self.rows for name in row}
+        columns = sorted(names, key=lambda name: (name != "epoch", name))
         with files.written_aside(self.path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(columns), restval=math.nan)
+            writer = csv.DictWriter(file, columns, restval=math.nan)
             writer.writeheader()
             writer.writerows(self.rows)
 
