@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from retinanet_tf.detection.anchors import anchors_by_level
 from retinanet_tf.detection.postprocess import select_detections
 from retinanet_tf.detection.rounding import round_up
 from retinanet_tf.errors import InputError
@@ -17,6 +18,9 @@ NETWORK = "network"
 Shape = tuple[Any, int, int]
 """Batch (an int, or None for any), height and width of canvases."""
 
+LARGEST = (65536, 16384)
+"""The largest batch and side, as of the configuration's fields."""
+
 
 def check_shape(shape: Shape, any_batch: bool = False) -> None:
     """Raises InputError unless `shape` is (B, H, W) of canvases; `any_batch` allows None for B."""
@@ -26,8 +30,12 @@ def check_shape(shape: Shape, any_batch: bool = False) -> None:
     if shape and shape[0] is None and not any_batch:
         raise InputError(f"{name} needs a number for the batch; only ONNX files take any number of images.")
     sides = [1 if side is None else side for side in shape]
-    if len(sides) != 3 or min(sides) < 1 or sides[1] % CANVAS_MULTIPLE or sides[2] % CANVAS_MULTIPLE:
-        raise InputError(f"{name} must be batch x height x width above 0, the sides multiples of {CANVAS_MULTIPLE}.")
+    fits = len(sides) == 3 and 1 <= sides[0] <= LARGEST[0] and all(1 <= side <= LARGEST[1] for side in sides[1:])
+    if not fits or sides[1] % CANVAS_MULTIPLE or sides[2] % CANVAS_MULTIPLE:
+        raise InputError(
+            f"{name} must be batch x height x width above 0, at most {LARGEST[0]} images, the sides multiples of "
+            f"{CANVAS_MULTIPLE} up to {LARGEST[1]}."
+        )
 
 
 def shape_name(shape: Shape) -> str:
@@ -60,7 +68,7 @@ def detection_graph(detector: Detector, shape: Shape) -> tf.types.experimental.G
     constants, since the layer's own hide from graph optimizers what the converters must know.
     """
     batch, height, width = shape
-    anchors = [level.numpy() for level in detector.model.anchors.by_level(tf.zeros([1, height, width, 3]))]
+    anchors = [level.numpy() for level in anchors_by_level(height, width, detector.model.anchors.config)]
 
     sizes_spec = tf.TensorSpec([batch, 2], tf.float32, name="sizes")
 

@@ -1,7 +1,6 @@
 """LiteRT (TensorFlow Lite): a detector as a .tflite file of builtin operators, in float32, float16 or INT8."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ import tensorflow as tf
 from retinanet_tf.errors import InputError, first_line
 from retinanet_tf.export.frozen_graph import NETWORK, Shape, detection_graph, network_graph
 from retinanet_tf.export.quiet import quiet
+from retinanet_tf.export.temporary import temporary_saved_model
 from retinanet_tf.inference.detector import Detector
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -140,11 +140,7 @@ def _with_room_for_biases(content: bytes, calibration: Calibration) -> Calibrati
 
 def _converted(function: tf.types.experimental.GenericFunction) -> bytes:
     """A function with variables as a LiteRT model; by a SavedModel, which is how the converter finds the variables."""
-    concrete = function.get_concrete_function()
-    module = tf.Module()
-    module.state = list(concrete.variables)
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        tf.saved_model.save(module, folder, signatures={_SIGNATURE: concrete})
+    with quiet(), temporary_saved_model(function.get_concrete_function(), _SIGNATURE) as folder:
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         return converter.convert()

@@ -22,6 +22,7 @@ from retinanet_tf.export import image_decoding as decoding
 from retinanet_tf.export.frozen_graph import Shape, check_shape, shape_name
 from retinanet_tf.export.quiet import quiet
 from retinanet_tf.export.signatures import SIGNATURES, ServedDetector
+from retinanet_tf.export.temporary import temporary_saved_model
 from retinanet_tf.files import ended_by_sigterm, output_folder, write_json
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.retinanet import RetinaNet
@@ -193,7 +194,6 @@ def freeze(detector: Detector) -> Callable[[tf.Tensor], dict[str, list[tf.Tensor
     interfaces are used: the network goes through a SavedModel into a session of TensorFlow 1, whose tool turns
     variables into constants, and comes back as a function.
     """
-    module = tf.Module(name="network")
     keys = [(name, level) for name, levels in detector.levels.output.items() for level in range(len(levels))]
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="canvases")], autograph=False)
@@ -201,15 +201,16 @@ def freeze(detector: Detector) -> Callable[[tf.Tensor], dict[str, list[tf.Tensor
         outputs = detector.levels(canvases, training=False)
         return {f"{name}_{level}": outputs[name][level] for name, level in keys}
 
-    concrete = network.get_concrete_function()
-    module.state = list(concrete.variables)
-    v1 = tf.compat.v1
-    with quiet(), tempfile.TemporaryDirectory() as folder:  # no advice on how to replace TensorFlow 1
-        tf.saved_model.save(module, folder, signatures=concrete)
-        with tf.Graph().as_default() as graph, v1.Session() as session:
-            signature = v1.saved_model.load(session, ["serve"], folder).signature_def["serving_default"]
-            names = sorted({tensor.name.split(":")[0] for tensor in signature.outputs.values()})
-            constant = v1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), names)
+    v1, name = tf.compat.v1, "serving_default"
+    with (
+        quiet(),  # no advice on how to replace TensorFlow 1
+        temporary_saved_model(network.get_concrete_function(), name) as folder,
+        tf.Graph().as_default() as graph,
+        v1.Session() as session,
+    ):
+        signature = v1.saved_model.load(session, ["serve"], folder).signature_def[name]
+        names = sorted({tensor.name.split(":")[0] for tensor in signature.outputs.values()})
+        constant = v1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), names)
     wrapped = v1.wrap_function(lambda: tf.import_graph_def(constant, name=""), [])
     tensor_of = wrapped.graph.get_tensor_by_name
     outputs = {key: tensor_of(tensor.name) for key, tensor in signature.outputs.items()}

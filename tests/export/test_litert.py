@@ -1,7 +1,9 @@
 """LiteRT files: operators, weights, float16 and INT8."""
 
 import json
+import resource
 import runpy
+import tempfile
 from pathlib import Path
 
 import keras
@@ -12,7 +14,7 @@ from PIL import Image
 from retinanet_tf.config.config import DetectConfig
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
-from retinanet_tf.export import litert_file, parity
+from retinanet_tf.export import litert_file, parity, saved_model
 from retinanet_tf.export.formats import export, metadata
 from retinanet_tf.inference.detector import Detector
 from retinanet_tf.models.retinanet import RetinaNet
@@ -163,6 +165,20 @@ def test_int8_keeps_biases_beside_kernels_and_inputs_of_next_to_nothing(tmp_path
     sizes = np.array([shape[1:]] * shape[0], np.float32)
     scores = ExportedDetector(path).run(np.stack(canvases[: shape[0]]), sizes)["scores"]
     np.testing.assert_allclose(scores, 0.01, rtol=0.02)
+
+
+@pytest.mark.parametrize("write", [lambda one: litert_file.convert(one, (1, 32, 32)), saved_model.freeze])
+def test_a_full_temporary_folder_is_one_sentence(write, tmp_path, monkeypatch):
+    """A limit on the size of files makes writing fail as on a full disk."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    detector, (soft, hard) = untrained(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(InputError, match=f"the temporary folder {tmp_path} is full .* TMPDIR"):
+            write(detector)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]  # TensorFlow leaves code that it generates
 
 
 def test_a_network_that_cannot_be_quantized_is_one_sentence(litert_export):

@@ -162,6 +162,8 @@ def test_fixed_shapes_answer_as_the_detector_on_that_canvas(detector, tmp_path, 
         ({"jit_compile": True}, "jit_compile needs fixed_shapes"),
         ({"fixed_shapes": [(1, 64, 100)]}, "fixed_shapes=1x64x100 must be batch x height x width .* multiples of 32"),
         ({"fixed_shapes": [(0, 64, 64)]}, "fixed_shapes=0x64x64 must be"),
+        ({"fixed_shapes": [(1, 64, 16416)]}, "fixed_shapes=1x64x16416 must be .* up to 16384"),
+        ({"fixed_shapes": [(65537, 64, 64)]}, "fixed_shapes=65537x64x64 must be .* at most 65536 images"),
         ({"fixed_shapes": [(64, 64)]}, "fixed_shapes=64x64 must be"),
     ],
 )
