@@ -1,7 +1,6 @@
 """RetinaNet: backbone, pyramid, subnets and anchors as one Keras model that trains with plain `model.fit`."""
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from retinanet_tf.compat import KERAS_3, leave_out_of_files
+from retinanet_tf.compat import leave_out_of_files
 from retinanet_tf.config.config import AnchorConfig, AssignConfig, Config, LossConfig, ModelConfig
 from retinanet_tf.detection.anchors import Anchors
 from retinanet_tf.detection.assignment import BACKGROUND, IGNORED, assign
@@ -20,7 +19,8 @@ from retinanet_tf.losses.box import BoxLoss, pack_box_targets
 from retinanet_tf.losses.classification import ClassificationLoss
 from retinanet_tf.losses.mining import mine
 from retinanet_tf.losses.normalizers import normalizer_weights
-from retinanet_tf.models.fit_data import check_structure, checked, dense, readable_faults, valid_images
+from retinanet_tf.models.fit import FitsCheckedData
+from retinanet_tf.models.fit_data import check_structure, dense, valid_images
 from retinanet_tf.models.frozen_stages import FreezableModel, names_of_stages
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.network import network_of
@@ -29,7 +29,7 @@ from retinanet_tf.xla import resolve_jit_compile
 
 
 @keras.saving.register_keras_serializable(package="retinanet_tf")
-class RetinaNet(FreezableModel):
+class RetinaNet(FitsCheckedData, FreezableModel):
     """The detector of §4.
 
     Input: images `(B, H, W, 3)`, RGB in 0–255, uint8 or float, any size (a multiple of 2^max_level wastes nothing).
@@ -135,57 +135,6 @@ class RetinaNet(FreezableModel):
         for layer in self.layers:
             if layer.name.startswith(names_of_stages(stage)):
                 layer.trainable = False
-
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Keras' own, on checked data (`retinanet_tf.models.fit_data`): arrays, a data set, a generator.
-
-        Boxes and labels may be ragged, `sample_weight` is `(B,)`, one factor per image. With Keras 3 the `workers` of
-        a Sequence are threads.
-
-        Raises:
-            InputError: images, boxes or labels that can't be trained on.
-        """
-        kwargs = _by_name(keras.Model.fit, self, x, y, *args, **kwargs)
-        validation = kwargs.get("validation_data")
-        if isinstance(validation, tuple | list):
-            if len(validation) not in (2, 3):
-                raise InputError(
-                    "validation_data must be (x, y) or (x, y, sample weights), or a data set or generator."
-                )
-            kwargs["validation_data"] = self._checked(*validation)
-        elif validation is not None:
-            kwargs["validation_data"], _ = self._checked(validation)
-        if y is None:  # Keras 3 warns that it doesn't shuffle these
-            kwargs.setdefault("shuffle", isinstance(x, keras.utils.Sequence))
-        shuffle = kwargs.get("shuffle", True)
-        if KERAS_3 and isinstance(x, keras.utils.Sequence):
-            kwargs["shuffle"] = False  # `checked` does
-        x, y = self._checked(x, y, kwargs.pop("sample_weight", None), shuffle=shuffle)
-        with readable_faults():
-            return super().fit(x, y, **kwargs)
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Keras' own: the losses, on data as for `fit`. `retinanet_tf.evaluate` computes average precision."""
-        kwargs = _by_name(keras.Model.evaluate, self, x, y, *args, **kwargs)
-        x, y = self._checked(x, y, kwargs.pop("sample_weight", None))
-        with readable_faults():
-            return super().evaluate(x, y, **kwargs)
-
-    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
-        """Keras' own, on arrays as for `fit`."""
-        if kwargs.get("class_weight") is not None:
-            raise InputError("class_weight is for models with a single output; give the losses an alpha per class.")
-        x, y = self._checked(x, y, sample_weight)
-        return super().train_on_batch(x, y, **kwargs)
-
-    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
-        """Keras' own, on arrays as for `fit`."""
-        x, y = self._checked(x, y, sample_weight)
-        return super().test_on_batch(x, y, **kwargs)
-
-    def _checked(self, x: Any, y: Any = None, sample_weight: Any = None, **options: Any) -> tuple[Any, Any]:
-        options["replicas"] = self.distribute_strategy.num_replicas_in_sync
-        return checked(x, y, sample_weight, num_classes=self.config.num_classes, **options)
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """Keras' own.
@@ -415,10 +364,3 @@ class RetinaNet(FreezableModel):
 def _after(data: Any) -> AbstractContextManager:
     """Lets nothing run before the batch is there: Keras 3 would count an update more where data ends unannounced."""
     return tf.control_dependencies([part for part in tf.nest.flatten(data, expand_composites=True) if part is not None])
-
-
-def _by_name(function: Any, model: keras.Model, x: Any, y: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The arguments of one of Keras' methods by name, without the first three."""
-    bound = inspect.signature(function).bind(model, x, y, *args, **kwargs).arguments
-    others = bound.pop("kwargs", {})
-    return {**{name: value for name, value in bound.items() if name not in ("self", "x", "y")}, **others}
