@@ -164,6 +164,7 @@ def test_03_brackets_in_folder_names(report, retinanet, tmp_path):
     assert "on 1 images" in retinanet("predict", checkpoint="run [1]", images="photos [2]/*.jpg", output="out [3]")
 
 
+@pytest.mark.slow
 def test_04_image_listed_again(report, retinanet):
     printed, found, _ = retinanet.prepared(report / "train.json", report / "photos")
     assert {name: len(one) for name, one in found.items()} == {"a.jpg": 3, "b.jpg": 1}
@@ -171,6 +172,7 @@ def test_04_image_listed_again(report, retinanet):
         assert "a.jpg (3 times)" in text
 
 
+@pytest.mark.slow
 def test_05_ids_of_two_kinds(report, retinanet, tmp_path, detector_file):
     """The right answer has AP 1, and what a detector finds has the same numbers when it is scored again."""
     shards = report / "val-*.tfrecord"
@@ -201,6 +203,7 @@ def test_06_malformed_results(report, retinanet):
     assert "AP 100.0" in retinanet("evaluate", results=report / "bom.json", annotations=report / "gt.json")
 
 
+@pytest.mark.slow
 def test_07_category_name_twice(report, retinanet, tmp_path):
     printed, _, label_map = retinanet.prepared(report / "train.json", report / "photos", output="shards")
     assert "several categories are named 'fish'" in printed and "without an object: fish (0)" in printed
@@ -222,6 +225,7 @@ def test_08_names_that_the_font_lacks(report, tmp_path, monkeypatch):
     assert len({picture.tobytes() for picture in pictures}) == len(letters) > 15
 
 
+@pytest.mark.slow
 def test_09_more_than_a_hundred_objects(report, retinanet):
     flags = {"results": report / "perfect.json", "annotations": report / "gt.json"}
     printed = retinanet("evaluate", **flags)
@@ -235,6 +239,7 @@ def test_10_backslashes_in_file_names(report, retinanet, name, category):
     assert [*retinanet.objects(report / name, report / "photos").values()] == [[(category, CUP[0][1])]]
 
 
+@pytest.mark.slow
 def test_11_val_lacks_a_category(report, retinanet, detector_file):
     images = report / "photos"
     retinanet.prepared(report / "train.json", images, output="both")
@@ -310,6 +315,7 @@ def test_16_split_of_background_alone(report, retinanet):
     assert [len(one) for one in found.values()] == [0, 0] and "warning: " in printed and "no box" in printed
 
 
+@pytest.mark.slow
 def test_17_every_box_a_crowd(report, retinanet):
     printed, _, _ = retinanet.prepared(report / "train.json", report / "photos")
     for text in (printed, retinanet.inspected(report / "train.json", report / "photos")[1]):
@@ -339,6 +345,7 @@ def test_h03_names_that_are_no_text(report, retinanet):
     assert all(any(part in sentence for part in parts) for sentence in refused_files(report, retinanet))
 
 
+@pytest.mark.slow
 def test_h04_record_of_a_terabyte(report, retinanet, tmp_path, detector_file):
     for path in (detector_file, report / "labels.json"):
         shutil.copyfile(path, tmp_path / path.name)

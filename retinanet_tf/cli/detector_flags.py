@@ -11,7 +11,9 @@ from retinanet_tf.errors import InputError
 if TYPE_CHECKING:
     from retinanet_tf.inference.detector import Detector, DetectorLike
 
-_MERGES = ("nms", "fusion")  # as in test_time_augmentation.py, which imports TensorFlow
+# As in test_time_augmentation.py and tiles.py, which import TensorFlow.
+_MERGES = ("nms", "fusion")
+_SMALLEST_TILE = 32
 TEST_SIZES = flags.DEFINE_list(
     "test_sizes", [], "Test-time augmentation: look at every image at these shorter sides, e.g. 400,600,800."
 )
@@ -28,8 +30,11 @@ TILES = flags.DEFINE_integer(
     None,
     "Large pictures: also look at overlapping square tiles of this side in pixels. Up to 1,000 detections per image "
     "remain then.",
+    lower_bound=_SMALLEST_TILE,
 )
-TILE_OVERLAP = flags.DEFINE_float("tile_overlap", 0.2, "Share of a tile that its neighbour shows too, at least.")
+TILE_OVERLAP = flags.DEFINE_float(
+    "tile_overlap", 0.2, "Share of a tile that its neighbour shows too, at least.", lower_bound=0, upper_bound=0.9
+)
 FOR_TRAINED = (TEST_SIZES, TEST_FLIP, TEST_MERGE, TILES, TILE_OVERLAP)
 """Flags that an exported detector can't follow."""
 

@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -236,23 +236,3 @@ def _rows_until(path: Path, step: int) -> list[dict[str, Any]]:
                 if numbers.get("step", math.inf) <= step:
                     rows.append(row)
     return rows
-
-
-ZERO_FACTOR = 5
-"""A detector may begin with AP 0 for a while: it has this many times the patience to leave it."""
-
-
-def is_exhausted(values: Sequence[float], patience: int) -> bool:
-    """Whether `patience` evaluations in a row brought no higher AP than the best before them.
-
-    >>> is_exhausted([0.3, 0.3], 2), is_exhausted([0.3, 0.3, 0.3], 2), is_exhausted([0.0, 0.0, 0.0, 0.1], 2)
-    (False, True, False)
-
-    Args:
-        values: AP of all evaluations that count, the oldest first.
-        patience: evaluations, above 0.
-    """
-    best = max(values, default=0.0)
-    if best <= 0:
-        return len(values) >= ZERO_FACTOR * patience
-    return len(values) - 1 - list(values).index(best) >= patience

@@ -1,7 +1,7 @@
 """Evaluation during and after training: COCO numbers, the best weights, log.csv and TensorBoard."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from retinanet_tf.losses.classification import retinanet_losses
 from retinanet_tf.models.layers import precision_policy
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.training import run_directory
-from retinanet_tf.training.callbacks import LOSSES, EpochLog, Progress, decimal, is_exhausted
+from retinanet_tf.training.callbacks import LOSSES, EpochLog, Progress, decimal
 from retinanet_tf.training.job import Job
 from retinanet_tf.training.tensorboard import Board
 from retinanet_tf.training.validation_loss import losses_per_image, validation_losses
@@ -158,3 +158,23 @@ class Validation(keras.callbacks.Callback):
             self.board.detections(self.detector, source)
             self.board.classes(dict(zip(analysis.names, analysis.ap, strict=True)))
         return analysis
+
+
+ZERO_FACTOR = 5
+"""A detector may begin with AP 0 for a while: it has this many times the patience to leave it."""
+
+
+def is_exhausted(values: Sequence[float], patience: int) -> bool:
+    """Whether `patience` evaluations in a row brought no higher AP than the best before them.
+
+    >>> is_exhausted([0.3, 0.3], 2), is_exhausted([0.3, 0.3, 0.3], 2), is_exhausted([0.0, 0.0, 0.0, 0.1], 2)
+    (False, True, False)
+
+    Args:
+        values: AP of all evaluations that count, the oldest first.
+        patience: evaluations, above 0.
+    """
+    best = max(values, default=0.0)
+    if best <= 0:
+        return len(values) >= ZERO_FACTOR * patience
+    return len(values) - 1 - list(values).index(best) >= patience

@@ -68,6 +68,7 @@ def test_help_has_defaults_presets_and_citations():
         (["train", "--data=x"], "error: --run_dir must have a value. See --help."),
         (["predict", "--model=x", "--output=y"], "error: --images must have a value. See --help."),
         (["evaluate", "--batch_size=none"], "--batch_size"),
+        (["predict", "--tiles=31"], "error: flag --tiles=31: 31 is not integer >= 32. See --help."),
         (["train", "--preset=mni"], "value should be one of <paper|detectron|modern|mini>. See --help."),
     ],
 )
@@ -188,10 +189,12 @@ def test_choices_that_commands_repeat_to_start_fast_are_the_librarys():
 from retinanet_tf.cli import detector_flags, export
 from retinanet_tf.export import formats, image_decoding, litert_file, saved_model
 from retinanet_tf.inference.test_time_augmentation import MERGES
+from retinanet_tf.inference.tiles import SMALLEST_TILE
 assert export._FORMATS == formats.FORMATS
 assert set(export._PRECISIONS) == {*saved_model.PRECISIONS, *litert_file.PRECISIONS}
 assert export._MAX_PIXELS.default == image_decoding.MAX_PIXELS
 assert tuple(detector_flags._MERGES) == MERGES
+assert detector_flags._SMALLEST_TILE == SMALLEST_TILE
 """
     status, _, text = run(python=("-c", code))
     assert status == 0, text

@@ -92,6 +92,7 @@ def test_a_job_that_evaluates_at_its_end_alone_has_an_outcome(tmp_path):
         study.run_job(config.replace(batch_size=3), tmp_path / "job", paths)
 
 
+@pytest.mark.slow
 def test_outcomes_of_every_seed_are_collected_and_damaged_ones_are_named(tmp_path, forked):
     table = load("table_1e")
     row = study.resolve(table, table.rows_at("mini")[0], "mini", seed=4321)

@@ -383,6 +383,7 @@ def test_class_weights_are_refused(model):
         model.train_on_batch(IMAGES, targets(), class_weight={0: 1.0})
 
 
+@pytest.mark.slow
 def test_validation_data_in_a_list_are_checked(model):
     x, y, sentence = FAULTS["labels from 1"]
     with pytest.raises(rn.InputError, match=sentence):

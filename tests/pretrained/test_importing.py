@@ -316,6 +316,7 @@ def test_a_failed_import_keeps_the_earlier_one_and_half_a_one_is_no_model(detect
     assert rn.load_detector(tmp_path / "out").label_map == other
 
 
+@pytest.mark.slow
 def test_statistics_that_detectron2_stored_for_rgb(detectron2):
     """The network's order is the file's; by default it is blue, green, red."""
     tensors = {

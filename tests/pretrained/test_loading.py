@@ -42,6 +42,7 @@ def test_the_backbone_of_a_job_starts_a_detector_of_another_shape(trained, tmp_p
         rn.load_detector(tmp_path / "backbone")
 
 
+@pytest.mark.slow
 def test_other_classes_change_only_the_last_class_convolution(trained):
     before, run, label_map = trained
     model = rn.RetinaNet(num_classes=5, **TINY_NETWORK)

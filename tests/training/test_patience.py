@@ -15,9 +15,10 @@ from retinanet_tf import files
 from retinanet_tf.data.pipeline import canvas_arguments
 from retinanet_tf.evaluation.coco import METRICS
 from retinanet_tf.training import run_directory, validation
-from retinanet_tf.training.callbacks import Progress, is_exhausted
+from retinanet_tf.training.callbacks import Progress
 from retinanet_tf.training.job import Job
 from retinanet_tf.training.strategies import Worker
+from retinanet_tf.training.validation import is_exhausted
 from retinanet_tf.training.validation_loss import losses_per_image, validation_losses
 
 
