@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ _BATCH = 8  # pictures that `__call__` runs at once, in files that take any numb
 class ExportedDetector:
     """A detector that `retinanet export --format=onnx` or `--format=litert` wrote.
 
-    It needs numpy, Pillow, and onnxruntime or ai-edge-litert.
+    It needs numpy, Pillow, and onnxruntime or ai-edge-litert. Several threads may call it; those of a LiteRT file wait
+    for one another.
 
     Attributes:
         metadata: what the file says about itself: labels, preprocessing, thresholds, versions.
@@ -191,9 +193,11 @@ class _LiteRTFile:
         self.inputs = {name: np.dtype(entry["dtype"]) for name, entry in inputs.items()}
         self.outputs = {name: np.dtype(entry["dtype"]) for name, entry in outputs.items()}
         self.shape = _shape(inputs["images"]["shape"].tolist() if "images" in inputs else (), path)
+        self._lock = threading.Lock()  # an interpreter that two threads run at once ends the process
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: np.array(value) for name, value in self._runner(**feeds).items()}
+        with self._lock:
+            return {name: np.array(value) for name, value in self._runner(**feeds).items()}
 
 
 def _shape(sides: Sequence[Any], path: str) -> tuple[int | None, int, int, int]:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -83,6 +84,14 @@ def test_each_row_is_its_own_pictures(detector):
             red = detector.prepare(picture).canvas[..., 0].mean() / 255
             assert answer["scores"][index, 0] == pytest.approx(red, abs=1e-5)
     assert len(set(answer["scores"][:, 0])) == 4
+
+
+def test_threads_get_their_own_pictures_answers(detector):
+    pictures = [clutter(seed, 40 + seed, 60) for seed in range(8)]
+    expected = [detector(picture)["scores"] for picture in pictures]
+    with ThreadPoolExecutor(4) as threads:
+        scores = list(threads.map(lambda picture: detector(picture)["scores"], pictures * 20))
+    np.testing.assert_array_equal(scores, expected * 20)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
