@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from retinanet_tf.data.decoding import decode_image
 from retinanet_tf.data.records.images import BadImage, picture_pixels, read_pixels
 from retinanet_tf.errors import InputError
 from retinanet_tf.files import read_bytes
@@ -51,10 +50,10 @@ def to_image(image: Any, index: int) -> tf.Tensor:
     if isinstance(image, str | os.PathLike):
         name = f"{name}, {os.fspath(image)},"
         return tf.constant(_read(lambda: read_pixels(read_bytes(image, "the image")), name))
-    if isinstance(image, bytes | bytearray) and image[:2] == b"BM":  # TensorFlow takes palette indices for greys
-        return tf.constant(_read(lambda: read_pixels(bytes(image)), name))
-    if isinstance(image, bytes | bytearray) or (isinstance(image, tf.Tensor) and image.dtype == tf.string):
-        return _read(lambda: decode_image(tf.constant(bytes(image)) if isinstance(image, bytearray) else image), name)
+    if isinstance(image, tf.Tensor) and image.dtype == tf.string:
+        image = image.numpy()
+    if isinstance(image, bytes | bytearray):
+        return tf.constant(_read(lambda: read_pixels(bytes(image), upright=False), name))
     if isinstance(image, Image.Image):
         image = _read(lambda: picture_pixels(image), name)
     if not isinstance(image, tf.Tensor):
@@ -80,7 +79,5 @@ def _read(read: Callable[[], Any], name: str) -> Any:
         raise
     except BadImage as error:
         raise InputError(f"{name} {error}.") from None
-    except tf.errors.InvalidArgumentError:
-        raise InputError(f"{name} can't be decoded as JPEG, PNG, GIF or BMP.") from None
     except (OSError, SyntaxError, TypeError, ValueError):
         raise InputError(f"{name} is neither a readable image nor an array of numbers.") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image, ImageOps
 
 from retinanet_tf.errors import InputError
@@ -163,18 +164,28 @@ def test_the_detector_sees_the_pixels_of_pillow(tmp_path, mode, orientation):
     np.testing.assert_array_equal(seen[0], upright)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "I;16", "CMYK"])
-def test_one_picture_is_the_same_as_path_pillow_image_array_and_for_predict(tmp_path, mode):
-    """Arrays are RGB: the decoded file is one."""
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        *((mode, "png") for mode in ("RGB", "RGBA", "L", "LA", "P", "I;16")),
+        *((mode, "jpg") for mode in ("RGB", "L", "CMYK")),
+        *((mode, "gif") for mode in ("L", "P")),
+        *(("RGB", suffix) for suffix in ("bmp", "tif", "webp")),
+    ],
+)
+def test_one_picture_is_the_same_as_path_bytes_pillow_image_array_and_for_predict(tmp_path, mode, suffix):
+    """Arrays are RGB: the decoded file is one. Black ink, all of 16 bits, a transparent colour."""
     pixels = Image.fromarray(clutter(1))
     if mode == "I;16":
-        picture = Image.fromarray(np.asarray(pixels.convert("L"), np.uint16) * 257)
+        picture = Image.fromarray(np.random.default_rng(1).integers(0, 65536, clutter(1).shape[:2], np.uint16))
+    elif mode == "CMYK":
+        picture = Image.merge("CMYK", [*pixels.split(), Image.linear_gradient("L").resize(pixels.size)])
     else:
         picture = pixels.convert(mode)
     if mode in ("RGBA", "LA"):
         picture.putalpha(Image.linear_gradient("L").resize(picture.size))
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    picture.save(path)
+    path = tmp_path / f"a.{suffix}"
+    picture.save(path, **({"transparency": picture.getpixel((0, 0))} if mode == "P" else {}))
     seen = []
 
     class Watching(Quarter):
@@ -183,8 +194,21 @@ def test_one_picture_is_the_same_as_path_pillow_image_array_and_for_predict(tmp_
             return super().prepare(image)
 
     predict(Watching(), [path], tmp_path / "out", progress=False)
-    for form in (path, str(path), Image.open(path), seen[0], seen[0].astype(np.float32)):
+    encoded = path.read_bytes()
+    forms = (path, str(path), encoded, bytearray(encoded), tf.constant(encoded), Image.open(path), seen[0])
+    for form in (*forms, seen[0].astype(np.float32)):
         np.testing.assert_array_equal(to_image(form, 0), seen[0])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_bytes_are_taken_as_they_are_stored(tmp_path, suffix):
+    """A path is turned upright by its EXIF data. Pillow turns a TIFF by itself."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(clutter(1, 40, 60)).save(tmp_path / f"a.{suffix}", exif=exif)
+    upright, stored = to_image(tmp_path / f"a.{suffix}", 0), to_image((tmp_path / f"a.{suffix}").read_bytes(), 0)
+    np.testing.assert_array_equal(upright, np.rot90(stored, -1))
+    assert stored.shape == (40, 60, 3)
 
 
 def test_unreadable_files_alone(folder, tmp_path):

@@ -112,22 +112,19 @@ def prepare_image(encoded: bytes, annotated: tuple[int | None, int | None], poli
             return PreparedImage(encoded, "png" if image.format == "PNG" else "jpeg", *size, "", exif)
         lossy = image.format in _LOSSY
         _decode(image, encoded)
-        if turn:
-            image = _upright(image)
-        elif image.format == "TIFF" and orientation in _UNDONE:
-            image = image.transpose(_UNDONE[orientation])
-        pixels = _to_rgb(image)
+        pixels = _to_rgb(_upright(image) if turn else _as_stored(image, orientation))
         out, form = io.BytesIO(), "jpeg" if lossy else "png"
         options = {"quality": _QUALITY, "subsampling": 0} if lossy else {"compress_level": 6}
         pixels.save(out, form, exif=b"", icc_profile=None, **options)
         return PreparedImage(out.getvalue(), form, *pixels.size, changed, exif)
 
 
-def read_pixels(encoded: bytes, max_pixels: int = ImagePolicy.max_pixels) -> np.ndarray:
-    """The pixels `(H, W, 3)` uint8 RGB of one image file, upright as viewers show it; raises BadImage."""
-    with quiet_pillow(), open_image(io.BytesIO(encoded), max_pixels) as image:
+def read_pixels(encoded: bytes, upright: bool = True) -> np.ndarray:
+    """The pixels `(H, W, 3)` uint8 RGB of one image file, upright as viewers show it or as stored; raises BadImage."""
+    with quiet_pillow(), open_image(io.BytesIO(encoded), ImagePolicy.max_pixels) as image:
+        orientation = orientation_of(image)
         _decode(image, encoded)
-        return np.asarray(_to_rgb(_upright(image)))
+        return np.asarray(_to_rgb(_upright(image) if upright else _as_stored(image, orientation)))
 
 
 def picture_pixels(picture: Image.Image) -> np.ndarray:
@@ -147,6 +144,12 @@ def _upright(image: Image.Image) -> Image.Image:
     A TIFF that is loaded is upright and says so.
     """
     turned = _DONE.get(orientation_of(image))
+    return image if turned is None else image.transpose(turned)
+
+
+def _as_stored(image: Image.Image, orientation: int) -> Image.Image:
+    """The image as its file has it: Pillow turns a TIFF while it decodes it, `orientation` is the one from before."""
+    turned = _UNDONE.get(orientation) if image.format == "TIFF" else None
     return image if turned is None else image.transpose(turned)
 
 
