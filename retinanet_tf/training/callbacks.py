@@ -140,21 +140,30 @@ def decimal(value: float) -> str:
 
 
 class SaveState(keras.callbacks.Callback):
-    """Saves a checkpoint at the end of every epoch, and after the step in which all workers know of a signal."""
+    """Saves a checkpoint at every epoch's end and when all workers know of a signal, which then ends the job.
 
-    def __init__(self, state: TrainingState, progress: Progress, stop: StopRequest):
+    After an epoch's last step that is at the epoch's end: the callbacks before this one have logged it.
+    """
+
+    def __init__(self, state: TrainingState, progress: Progress, stop: StopRequest, epoch_steps: int):
         super().__init__()
-        self.state, self.progress, self.stop = state, progress, stop
+        self.state, self.progress, self.stop, self.epoch_steps = state, progress, stop, epoch_steps
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.stop.agreed:
-            self.state.save(self.progress.step)
-            leave_together(self.model.distribute_strategy, lambda: newest_step(self.state.folder) == self.progress.step)
-            print(f"\nstopped after step {self.progress.step}, which is saved; the same command resumes there.")
-            self.stop.leave()
+        step, total = self.progress.step, self.progress.total
+        if self.stop.agreed and step % self.epoch_steps and step < total:
+            self._save()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.state.save(self.progress.step)
+        self._save()
+
+    def _save(self) -> None:
+        step = self.progress.step
+        self.state.save(step)
+        if self.stop.agreed:
+            leave_together(self.model.distribute_strategy, lambda: newest_step(self.state.folder) == step)
+            print(f"\nstopped after step {step}, which is saved; the same command resumes there.")
+            self.stop.leave()
 
 
 class NonFiniteLoss(Exception):
@@ -215,6 +224,13 @@ class EpochLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.rows.append({"epoch": epoch, **(logs or {})})
         self._write()
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Adds an evaluation to the row of the epoch that ended with the step."""
+        for row in self.rows:
+            if float(row["step"]) == step:
+                row.update(values)
+                self._write()
 
     def _write(self) -> None:
         names = {name for row in self.rows for name in row}

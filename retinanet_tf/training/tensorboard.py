@@ -34,16 +34,17 @@ class Board(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if self.progress.step % LOG_STEPS == 0:  # Keras' logs are means since the epoch's beginning
-            self._scalars({"learning_rate": float(self.progress.rate(self.progress.step - 1)), **(logs or {})})
+            self.scalars({"learning_rate": float(self.progress.rate(self.progress.step - 1)), **(logs or {})})
 
     def on_epoch_end(self, epoch, logs=None):
-        self._scalars({name: value for name, value in (logs or {}).items() if np.isfinite(value)})
+        self.scalars({name: value for name, value in (logs or {}).items() if np.isfinite(value)})
 
     def classes(self, values: dict[str, float | None]) -> None:
         """Writes AP by class, as AP/NAME, of the classes that have objects."""
-        self._scalars({f"AP/{name}": value for name, value in values.items() if value is not None})
+        self.scalars({f"AP/{name}": value for name, value in values.items() if value is not None})
 
-    def _scalars(self, values: dict[str, float]) -> None:
+    def scalars(self, values: dict[str, float]) -> None:
+        """Writes numbers of the last finished step."""
         with self._writing():
             for name, value in values.items():
                 tf.summary.scalar(name, value)

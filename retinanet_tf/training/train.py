@@ -94,7 +94,8 @@ def train(
         verbose: 0 is silent; 1, the default on a terminal, refreshes a line; 2 prints one every half minute.
         callbacks: of Keras or others, such as W&B's and MLflow's, called after the job's own. Epochs are those of
             `checkpoint_steps`; their logs have the losses, "step", "learning_rate", "images_per_s" and, where the
-            chief worker evaluated, "val_AP", "val_AP50" and "val_AP75". `model.stop_training` ends the job.
+            chief worker evaluated, "val_AP", "val_AP50" and "val_AP75"; what a stop delays to the next process is in
+            log.csv alone. `model.stop_training` ends the job.
 
     Returns:
         The trained model (with `ema_decay`, its averaged weights).
@@ -172,8 +173,9 @@ def _run(job: Job, run_dir: Path, verbose: int, callbacks: Sequence[keras.callba
                 *([watch] if watch else []),
                 progress,
                 WatchLosses(progress, config.loss.box_weight),
-                SaveState(state, progress, stop),
-                *evaluator.callbacks(lambda: next(iter(load_for_training(config, data)))),
+                *evaluator.loggers(lambda: next(iter(load_for_training(config, data)))),
+                SaveState(state, progress, stop, config.train.checkpoint_steps),
+                evaluator,
                 *callbacks,
             ]
             batches = distribute(strategy, lambda shard: load_for_training(config, data, done, damage_log, shard))

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from retinanet_tf import files
 from retinanet_tf.data.pipeline import canvas_arguments, load
+from retinanet_tf.detection.rounding import round_up
 from retinanet_tf.evaluation.analysis import Analysis
 from retinanet_tf.evaluation.evaluator import analyse
 from retinanet_tf.evaluation.source import Source
@@ -49,6 +50,7 @@ class Validation(keras.callbacks.Callback):
         with precision_policy(self.config.train.precision):
             self.eval_model = RetinaNet.from_config(self.config) if self.worker.count > 1 else model
         self.detector = Detector(self.eval_model, self.label_map, self.config.detect, jit_compile=self.config.train.xla)
+        self.log = EpochLog(run_dir / run_directory.LOG, progress.step)
         self.board: Board | None = None
         self.loss_graphs: tuple[Callable, tf.data.Dataset] | None = None  # traced at the first evaluation
         self.analysed: tuple[int, Analysis] | None = None  # the last evaluation and its step
@@ -56,14 +58,14 @@ class Validation(keras.callbacks.Callback):
         self.best = files.read_json(best, "the best metrics")["AP"] if best.exists() else -math.inf
         self.next = self._due_after(rows[-1]["step"] if rows else 0)
 
-    def callbacks(self, first_batch: Callable[[], tuple[tf.Tensor, dict]]) -> list[keras.callbacks.Callback]:
-        """For the loop, after its `progress`: evaluation, log.csv, TensorBoard."""
+    def loggers(self, first_batch: Callable[[], tuple[tf.Tensor, dict]]) -> list[keras.callbacks.Callback]:
+        """log.csv and TensorBoard: for the loop, after its `progress` and before the checkpoints and this callback."""
         if not self.worker.is_chief:
-            return [self]
+            return []
         self.board = Board(self.run_dir / "tensorboard", self.progress)
         if self.progress.step == 0:
             self.board.inputs(first_batch(), self.label_map)
-        return [self, EpochLog(self.run_dir / run_directory.LOG, self.progress.step), self.board]
+        return [self.log, self.board]
 
     def on_train_begin(self, logs=None):
         if self.progress.step < self.next:
@@ -92,14 +94,20 @@ class Validation(keras.callbacks.Callback):
         if step < self.config.train.steps:
             self.analysed = None  # `finish` needs the last one alone, and each holds all detections
         print(f"step {step}: AP {decimal(metrics['AP'])}, AP50 {decimal(metrics['AP50'])}")
+        logged = {f"val_{name}": metrics[name] for name in (*LOGGED_METRICS, *LOSSES) if name in metrics}
+        self.log.add(step, logged)
+        if self.board:
+            self.board.scalars(logged)
         if logs is not None:
-            logs.update({f"val_{name}": metrics[name] for name in (*LOGGED_METRICS, *LOSSES) if name in metrics})
+            logs.update(logged)
         self._be_patient()
 
     def _due_after(self, step: int) -> float:
-        """The step from which on the next evaluation is due; infinite where nothing is evaluated."""
-        every = self.config.train.eval_steps if self.source or self.worker.count > 1 else 0
-        return (step // every + 1) * every if every else math.inf
+        """The step of the next evaluation, an epoch's end; infinite if there is none."""
+        train = self.config.train
+        every = train.eval_steps if self.source or self.worker.count > 1 else 0
+        due = (step // every + 1) * every if every else math.inf
+        return min(round_up(due, train.checkpoint_steps), train.steps) if due <= train.steps else math.inf
 
     def _be_patient(self) -> None:
         """Ends the job if its evaluations have brought no higher AP for `patience`."""

@@ -1,6 +1,7 @@
 """Patience and callbacks of a job: when it ends by itself, after kills too, and what callbacks see."""
 
 import json
+import signal
 from types import SimpleNamespace
 
 import keras
@@ -63,7 +64,7 @@ def evaluator_of(model, tmp_path, monkeypatch):
     label_map.save(tmp_path / "labels.json")
 
     def of_values(*values, **changes):
-        coming, config = iter(values), TINY.replace(steps=6, checkpoint_steps=1, **changes)
+        coming, config = iter(values), TINY.replace(**{"steps": 6, "checkpoint_steps": 1, **changes})
 
         def analyse(detector, source):
             value = next(coming)
@@ -128,7 +129,7 @@ def test_evaluations_are_remembered_after_kills(model, evaluator_of, tmp_path, c
         """The callbacks of a process that resumes after a step, and what its epochs do."""
         evaluator = restart(step)
         zeros = (tf.zeros([1, 64, 64, 3]), {"boxes": tf.zeros([1, 8, 4]), "labels": -tf.ones([1, 8], tf.int32)})
-        callbacks = keras.callbacks.CallbackList(evaluator.callbacks(lambda: zeros), model=model)
+        callbacks = keras.callbacks.CallbackList([*evaluator.loggers(lambda: zeros), evaluator], model=model)
         model.stop_training = False
         callbacks.on_train_begin()
 
@@ -153,11 +154,52 @@ def test_evaluations_are_remembered_after_kills(model, evaluator_of, tmp_path, c
     assert model.stop_training, "killed after the last evaluation, it trains no further step"
     assert evaluations(tmp_path) == [(1, 0.2), (2, 0.1), (3, 0.1), (4, 0.1)]
     assert json.loads((tmp_path / "evaluations.json").read_text())[0]["per_category"] == {"a": 0.5, "b": None}
+    assert [(float(row["step"]), float(row["val_AP"])) for row in log_of(tmp_path)] == evaluations(tmp_path)
     assert json.loads((tmp_path / "best.json").read_text())["step"] == 1
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     tags = events.Tags()["tensors"]
     assert "AP/a" in tags and "AP/b" not in tags and "val_AP" in tags
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("epoch", [1, 2, 4])
+def test_a_stop_changes_no_evaluation(evaluator_of, tmp_path, monkeypatch, epoch, every):
+    """After any step of 11, evaluations come where the job without a stop has them: at epochs' ends."""
+    monkeypatch.setattr(run_directory, "save_best", lambda *_: None)
+    restart = evaluator_of(*[0.1] * 200, steps=11, checkpoint_steps=epoch, eval_steps=every)
+    found = []
+    for stop in range(11):
+        (tmp_path / run_directory.EVALUATIONS).unlink(missing_ok=True)
+        for begin, end in ((0, stop), (stop, 11)):
+            evaluator = restart(begin)
+            evaluator.on_train_begin()
+            for evaluator.progress.step in range(begin + 1, end + 1):
+                if evaluator.progress.step % epoch == 0 or evaluator.progress.step == 11:
+                    evaluator.on_epoch_end(0)
+        found.append([step for step, _ in evaluations(tmp_path)])
+    assert found == [found[0]] * 11
+    ends = [*range(epoch, 11, epoch), 11]
+    reached = [next(end for end in ends if end >= due) for due in range(every, 12, every)]
+    assert set(found[0]) <= set(reached) and len(found[0]) == len(set(reached))
+
+
+@pytest.mark.slow
+def test_a_signal_in_the_last_step_of_an_epoch_loses_no_row(data, tmp_path):
+    """What the epoch's logs were comes once, its evaluation too, which the next process makes."""
+    config, run_dir = TINY.replace(steps=4, checkpoint_steps=2, eval_steps=2), tmp_path / "run"
+    stop = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: signal.raise_signal(signal.SIGTERM) if batch == 1 else None
+    )
+    with pytest.raises(SystemExit):
+        rn.train(config, **data, run_dir=run_dir, verbose=0, callbacks=[stop])
+    assert [row["step"] for row in log_of(run_dir)] == ["2"] and evaluations(run_dir) == []
+    rn.train(config, **data, run_dir=run_dir, verbose=0)
+    assert [(int(row["step"]), float(row["val_AP"])) for row in log_of(run_dir)] == evaluations(run_dir)
+    assert [step for step, _ in evaluations(run_dir)] == [2, 4]
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    assert [[event.step for event in events.Tensors(tag)] for tag in ("loss", "val_AP")] == [[2, 4], [2, 4]]
 
 
 @pytest.mark.slow
