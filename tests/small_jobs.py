@@ -19,7 +19,7 @@ TINY = rn.presets["mini"].replace(
     warmup_steps=2,
     learning_rate=1e-3,
     eval_steps=4,
-    # In one process, models of different sizes on several devices get the same key for TensorFlow's CPU collectives.
+    # In one process, the collectives of several strategies get the same keys, under which TensorFlow wants one shape.
     strategy="one_device",
 )
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -48,7 +49,13 @@ def make_strategy(name: str = "mirrored", devices: int = 0) -> tf.distribute.Str
         return _multi_worker()
     if name == "tpu":
         return _tpu()
-    return tf.distribute.MirroredStrategy(_first_devices(devices) if devices else None)
+    return _mirrored(tuple(_first_devices(devices) if devices else ()))
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    """One for all jobs of a process: another one would use the keys of its collectives again, with other shapes."""
+    return tf.distribute.MirroredStrategy(devices or None)
 
 
 def _first_devices(count: int) -> list[str]:

@@ -109,6 +109,8 @@ def train(
         raise InputError(f"verbose={verbose!r} must be 0, 1 or 2.")
     if not isinstance(callbacks, Sequence) or not all(isinstance(one, keras.callbacks.Callback) for one in callbacks):
         raise InputError(f"callbacks={callbacks!r} must be a list of Keras callbacks.")
+    if any(isinstance(one, keras.callbacks.BackupAndRestore) for one in callbacks):
+        raise InputError("callbacks: leave BackupAndRestore out; a job resumes by itself, and it would undo that.")
     run_dir = Path(files.local(run_dir, "run_dir")).expanduser()
     paths = {"data": data, "validation": validation, "init_weights": init_weights}
     job = open_job(config, **{name: files.path_text(path or "", name) for name, path in paths.items()})

@@ -1,6 +1,8 @@
 """Several workers and devices, as far as one process goes: where a worker is, who may resume, one sum of gradients."""
 
 import json
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import keras
@@ -108,6 +110,24 @@ def test_a_worker_that_ends_first_is_no_loss_once_all_is_written(monkeypatch, tw
     monkeypatch.setattr(strategies, "gathered", lose)
     with nullcontext() if is_written else pytest.raises(tf.errors.UnavailableError):
         strategies.leave_together(two_devices, lambda: is_written)
+
+
+TWO_JOBS = """
+import tensorflow as tf
+from retinanet_tf.training.strategies import make_strategy
+for size in (3, 5):
+    strategy = make_strategy("mirrored", devices=2)
+    def ones():
+        return tf.distribute.get_replica_context().all_reduce("SUM", tf.ones([size]))
+    for value in strategy.experimental_local_results(tf.function(lambda: strategy.run(ones))()):
+        assert value.numpy().tolist() == [2.0] * size
+"""
+
+
+@pytest.mark.slow
+def test_a_second_job_of_a_process_may_have_other_shapes():
+    """TensorFlow wants one shape for each key of a collective, and every strategy counts them anew."""
+    subprocess.run([sys.executable, "-c", TWO_JOBS], check=True)
 
 
 def test_one_worker_agrees_with_itself(two_devices):
