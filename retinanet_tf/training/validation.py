@@ -87,10 +87,6 @@ class Validation(keras.callbacks.Callback):
             if 0 <= metrics["AP"] > self.best:  # −1: no object that counts
                 self.best = metrics["AP"]
                 run_directory.save_best(self.eval_model, self.run_dir, {"step": step, **metrics})
-        # After the weights: an evaluation that isn't recorded is due again.
-        rows = run_directory.read_evaluations(self.run_dir, step - 1)
-        rows.append({"step": step, **metrics, "per_category": dict(zip(analysis.names, analysis.ap, strict=True))})
-        files.write_json(self.run_dir / run_directory.EVALUATIONS, rows)
         if step < self.config.train.steps:
             self.analysed = None  # `finish` needs the last one alone, and each holds all detections
         print(f"step {step}: AP {decimal(metrics['AP'])}, AP50 {decimal(metrics['AP50'])}")
@@ -98,6 +94,10 @@ class Validation(keras.callbacks.Callback):
         self.log.add(step, logged)
         if self.board:
             self.board.scalars(logged)
+        # Last: an evaluation that isn't recorded is due again.
+        rows = run_directory.read_evaluations(self.run_dir, step - 1)
+        rows.append({"step": step, **metrics, "per_category": dict(zip(analysis.names, analysis.ap, strict=True))})
+        files.write_json(self.run_dir / run_directory.EVALUATIONS, rows)
         if logs is not None:
             logs.update(logged)
         self._be_patient()

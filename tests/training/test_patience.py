@@ -16,7 +16,7 @@ from retinanet_tf import files
 from retinanet_tf.data.pipeline import canvas_arguments
 from retinanet_tf.evaluation.coco import METRICS
 from retinanet_tf.training import run_directory, validation
-from retinanet_tf.training.callbacks import Progress
+from retinanet_tf.training.callbacks import EpochLog, Progress
 from retinanet_tf.training.job import Job
 from retinanet_tf.training.strategies import Worker
 from retinanet_tf.training.validation import is_exhausted
@@ -97,8 +97,9 @@ def test_no_weights_are_the_best_without_an_object_that_counts(evaluator_of, tmp
 
 
 def test_an_evaluation_that_ends_before_it_is_recorded_comes_again(evaluator_of, tmp_path, monkeypatch):
-    """The best weights were kept, or not: nothing is lost, and equal numbers are kept once."""
-    restart, kept = evaluator_of(0.2, 0.2, 0.2, eval_steps=2), []
+    """The best weights were kept, or not, the log's row too: nothing is lost, and equal numbers are kept once."""
+    restart, kept = evaluator_of(0.2, 0.2, 0.2, 0.2, eval_steps=2), []
+    (tmp_path / run_directory.LOG).write_text("epoch,loss,step\n0,1.5,2\n")
     save_best, write_json = run_directory.save_best, files.write_json
 
     def interrupted(*_):
@@ -118,8 +119,13 @@ def test_an_evaluation_that_ends_before_it_is_recorded_comes_again(evaluator_of,
             restart(2).on_train_begin()
     assert (kept, evaluations(tmp_path)) == ([2], [])
     monkeypatch.setattr(files, "write_json", write_json)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EpochLog, "add", interrupted)
+        restart(2).on_train_begin()
     restart(2).on_train_begin()
     assert (kept, evaluations(tmp_path)) == ([2], [(2, 0.2)])
+    (row,) = log_of(tmp_path)
+    assert (row["loss"], row["val_AP"]) == ("1.5", "0.2")
 
 
 def test_evaluations_are_remembered_after_kills(model, evaluator_of, tmp_path, capsys):
@@ -223,6 +229,13 @@ def test_validation_loss_is_that_of_the_images_together(model, data, normalizer)
     logs = {name: float(value) for name, value in trained.get_metrics_result().items()}
     for name in ("class_logits_loss", "box_deltas_loss"):
         assert found[0][name] == pytest.approx(logs[name], rel=1e-4)
+
+
+def test_keras_own_resuming_is_refused(data, tmp_path):
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(rn.InputError, match="leave BackupAndRestore out"):
+        rn.train(TINY, **data, run_dir=tmp_path / "run", callbacks=[backup])
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
