@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from retinanet_tf.errors import InputError
@@ -42,7 +43,8 @@ def written_aside(path: str | os.PathLike) -> Iterator[str]:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes UTF-8 text; raises InputError if the file can't be written."""
-    with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
+    # Bytes of a file's name that are no UTF-8 become \\udcXX, which JSON reads back.
+    with written_aside(path) as aside, open(aside, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
 
 
@@ -83,15 +85,16 @@ def make_folder(path: str | os.PathLike, flag: str = "the output folder") -> Non
 
 @contextmanager
 def output_folder(path: str | os.PathLike, flag: str = "the output folder") -> Iterator[None]:
-    """Creates a folder like `make_folder`; an error in the block removes it again if it was new and is empty."""
-    existed = os.path.isdir(path)
+    """Creates a folder like `make_folder`; an error in the block removes what is new of its path and empty."""
+    path = Path(os.path.abspath(local(path, flag)))
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
     make_folder(path, flag)
     try:
         yield
     except BaseException:
-        if not existed:
-            with suppress(OSError):  # it isn't empty
-                os.rmdir(path)
+        with suppress(OSError):  # one isn't empty
+            for folder in new:
+                folder.rmdir()
         raise
 
 

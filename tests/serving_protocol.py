@@ -141,7 +141,7 @@ def rest_server(servable):
             pass
 
         def answer(self, status, content):
-            body = json.dumps(content).encode()
+            body = json.dumps(content, indent=4).encode()  # as rapidjson's PrettyWriter does
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

@@ -17,8 +17,16 @@ _IMAGE = flags.DEFINE_list("image", None, "JPEG or PNG files, separated by comma
 _SERVER = flags.DEFINE_string("server", "localhost:8500", "HOST:PORT of the server (gRPC 8500, REST 8501).")
 _REST = flags.DEFINE_boolean("rest", False, "Ask over REST instead of gRPC.")
 _MODEL = flags.DEFINE_string("model", "retinanet", "The model's name at the server.")
-_VERSION = flags.DEFINE_integer("version", None, "The model's version; the newest by default.")
-_TIMEOUT = flags.DEFINE_float("timeout", 60.0, "Seconds to wait for the answer.", lower_bound=0.001)
+_VERSION = flags.DEFINE_integer(
+    "version", None, "The model's version; the newest by default.", lower_bound=0, upper_bound=2**63 - 1
+)
+_TIMEOUT = flags.DEFINE_float(
+    "timeout",
+    60.0,
+    "Seconds to wait for the answer; over REST, for each part of it.",
+    lower_bound=0.001,
+    upper_bound=86400.0,
+)
 _MIN_SCORE = flags.DEFINE_float(
     "min_score",
     MIN_SCORE,

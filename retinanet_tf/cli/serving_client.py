@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from retinanet_tf.data.sources.image_headers import quiet_pillow
 from retinanet_tf.errors import InputError, first_line
 
 OUTPUTS = ("detection_boxes", "detection_scores", "detection_classes", "detection_class_names", "num_detections")
@@ -56,7 +57,7 @@ def detect(
     answer = ask(list(images), server, model, version, timeout)
     try:
         detections = [_detections(answer, row, *size) for row, size in enumerate(sizes)]
-    except (IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, OverflowError, TypeError, ValueError) as error:
         raise InputError(f"{server} doesn't answer as TensorFlow Serving does: {first_line(error)}.") from error
     if len(answer["num_detections"]) > len(images):
         raise InputError(f"{server} answers for more images than the {len(images)} that were sent.")
@@ -65,9 +66,9 @@ def detect(
 
 def _size(image: bytes, name: str) -> tuple[int, int]:
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with quiet_pillow(), Image.open(io.BytesIO(image)) as opened:
             return opened.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{name} can't be read as an image; nothing is sent.") from error
 
 
@@ -176,13 +177,20 @@ def _ask_rest(images: list[bytes], server: str, model: str, version: int | None,
             predictions = json.loads(response.read())["predictions"]
             return {name: [row[name] for row in predictions] for name in OUTPUTS}
     except urllib.error.HTTPError as error:
-        text = error.read().decode(errors="replace")
-        raise InputError(f"{server} answers {error.code}: {_last_line(text)}") from error
+        raise InputError(f"{server} answers {error.code}: {_last_line(_message_of(error))}") from error
     except KeyError as error:
         raise InputError(f"{server}'s model {model} isn't a detector of this package: it has no {error}.") from error
     except (OSError, ValueError, TypeError, http.client.HTTPException) as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"{server} doesn't answer as TensorFlow Serving does: {reason}.") from error
+
+
+def _message_of(error: urllib.error.HTTPError) -> str:
+    """What TensorFlow Serving says of an error; the status' name if it isn't that, or the body breaks off."""
+    try:
+        return str(json.loads(error.read())["error"])
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException):
+        return str(error.reason)
 
 
 def _last_line(message: str | None) -> str:

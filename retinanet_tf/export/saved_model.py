@@ -25,6 +25,7 @@ from retinanet_tf.export.signatures import SIGNATURES, ServedDetector
 from retinanet_tf.export.temporary import temporary_saved_model
 from retinanet_tf.files import ended_by_sigterm, output_folder, write_json
 from retinanet_tf.inference.detector import Detector
+from retinanet_tf.inference.saved_model import check_loadable
 from retinanet_tf.models.retinanet import RetinaNet
 from retinanet_tf.provenance import provenance
 
@@ -89,8 +90,7 @@ def export(
         raise InputError(
             f"category id {too_large[0]} can't be served: detection_classes holds ids up to {_LARGEST_ID}."
         )
-    if re.search(r"[\[\\]", Path(os.path.abspath(directory)).as_posix()):
-        raise InputError(f"{directory}: TensorFlow can't load a model from a path with [ or \\; choose another folder.")
+    check_loadable(directory)
     try:
         json.dumps(metrics, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -108,19 +108,23 @@ class ExportedDetector:
         answer = self._file.run({"images": images, "sizes": sizes})
         return {name: answer[name] for name in OUTPUTS}
 
-    def detect_all(
-        self, images: Iterable[np.ndarray], batch_size: int = 8
-    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Runs over many pictures `(h, w, 3)` uint8, in order.
+    def detect_all(self, images: Iterable[Any], batch_size: int = 8) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Runs over many pictures, in order.
 
         Args:
-            images: the pictures.
+            images: the pictures; see `to_pixels` for what one may be.
             batch_size: how many go through the file at once, if it takes any number.
 
         Yields:
             (index, {"boxes" (n, 4), "scores" (n,), "labels" (n,)} in the picture's own pixels).
+
+        Raises:
+            InputError: an element is no image, and its index is named, or `batch_size` isn't above 0.
         """
-        for index, row in enumerate(self._detect(images, batch_size)):
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise InputError(f"batch_size={batch_size!r} must be a whole number above 0.")
+        pixels = (to_pixels(image, index) for index, image in enumerate(images))
+        for index, row in enumerate(self._detect(pixels, batch_size)):
             found = row["num_detections"]
             yield index, {name: row[name][:found] for name in ("boxes", "scores", "labels")}
 

@@ -10,7 +10,7 @@ import tarfile
 from importlib import resources
 from pathlib import Path
 
-from retinanet_tf.errors import InputError
+from retinanet_tf.errors import InputError, first_line
 from retinanet_tf.files import read_bytes, write_text
 from retinanet_tf.runtime.exported import ExportedDetector
 from retinanet_tf.runtime.metadata import is_onnx
@@ -72,14 +72,18 @@ def download_runtime(folder: str | os.PathLike) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise InputError(f"the page needs {PACKAGE}, which npm downloads, and npm isn't installed: install Node.js.")
-    command = [npm, "pack", PACKAGE, "--prefer-offline", "--silent", f"--pack-destination={folder}"]
+    command = [npm, "pack", PACKAGE, "--prefer-offline", "--loglevel=error", f"--pack-destination={folder}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     packed = list(Path(folder).glob("*.tgz"))
     if done.returncode or len(packed) != 1:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InputError(f"the page needs {PACKAGE}, and npm can't download it: {reason}.")
-    with tarfile.open(packed[0]) as archive:
-        for name in (LIBRARY, WASM):
-            file = archive.extractfile(f"package/dist/{name}")
-            assert file is not None
-            Path(folder, name).write_bytes(file.read())
+        lines = [line.removeprefix("npm error ") for line in done.stderr.splitlines()]
+        reasons = [line for line in lines if line and not re.match("(code|errno|syscall) ", line)]
+        raise InputError(f"the page needs {PACKAGE}, and npm can't download it: {[*reasons, 'no reason given'][0]}.")
+    try:
+        with tarfile.open(packed[0]) as archive:
+            for name in (LIBRARY, WASM):
+                file = archive.extractfile(f"package/dist/{name}")
+                assert file is not None
+                Path(folder, name).write_bytes(file.read())
+    except (tarfile.TarError, OSError, EOFError, KeyError) as error:
+        raise InputError(f"the page needs {PACKAGE}, and npm's download is damaged: {first_line(error)}.") from None

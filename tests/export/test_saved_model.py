@@ -125,6 +125,13 @@ def test_other_saved_models_are_no_detector(damage, tmp_path):
         SavedModelDetector(tmp_path)
 
 
+def test_a_path_with_wildcards_is_named(tmp_path):
+    (tmp_path / "[1]/assets").mkdir(parents=True)
+    LABELS.save(tmp_path / "[1]/assets/labels.json")
+    with pytest.raises(InputError, match="TensorFlow can't load a model from a path with \\["):
+        SavedModelDetector(tmp_path / "[1]")
+
+
 @pytest.mark.slow
 def test_an_export_without_its_end_is_refused(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "1")

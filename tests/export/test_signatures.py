@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import math
 import threading
 from concurrent import futures
 from pathlib import Path
@@ -82,8 +83,8 @@ GOOD, CUT = encode(picture(0)), encode(picture(0), "JPEG")[:-200]
     ("images", "options", "message"),
     [
         ([GOOD, CUT], {}, r"images\[1\] is damaged: its pixels can not be decoded\.$"),
-        ([GOOD], {"model": "other"}, "NOT_FOUND|404"),
-        ([GOOD], {"version": 5}, "NOT_FOUND|404"),
+        ([GOOD], {"model": "other"}, "answers (NOT_FOUND|404): Servable not found for request: other$"),
+        ([GOOD], {"version": 5}, "answers (NOT_FOUND|404): Servable not found"),
         ([b"text"], {}, r"images\[0\]"),
     ],
 )
@@ -102,6 +103,8 @@ def test_refusals_are_one_sentence(server, images, options, message):
         ([1], "doesn't answer as TensorFlow Serving does"),
         ({"predictions": []}, "doesn't answer as TensorFlow Serving does"),
         ({"predictions": [{**dict.fromkeys(OUTPUTS, []), "num_detections": 1}]}, "doesn't answer as TensorFlow"),
+        ({"predictions": [{**dict.fromkeys(OUTPUTS, []), "num_detections": math.inf}]}, "doesn't answer as TensorFlow"),
+        ({"predictions": [{**dict.fromkeys(OUTPUTS, {}), "num_detections": 1}]}, "doesn't answer as TensorFlow"),
         ({"predictions": [{**dict.fromkeys(OUTPUTS, []), "num_detections": 0}] * 2}, "more images than the 1 that"),
     ],
 )
@@ -118,6 +121,24 @@ def test_other_servers_are_refused_in_a_sentence(answer, sentence):
     with http.server.HTTPServer(("localhost", 0), Other) as server:
         threading.Thread(target=server.handle_request).start()
         with pytest.raises(InputError, match=sentence):
+            detect([encode(clutter(1))], f"localhost:{server.server_port}", rest=True)
+
+
+@pytest.mark.parametrize(("body", "length"), [(b"<html>\n</html>\n", 16), (b'{"error": "Out', 99), (b"[1]", 3)])
+def test_an_error_that_is_not_tensorflow_servings_is_its_status(body, length):
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(502)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("localhost", 0), Proxy) as server:
+        threading.Thread(target=server.handle_request).start()
+        with pytest.raises(InputError, match="answers 502: Bad Gateway$"):
             detect([encode(clutter(1))], f"localhost:{server.server_port}", rest=True)
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from retinanet_tf.data.sources.labels import LabelMap
 from retinanet_tf.errors import InputError
@@ -105,6 +106,23 @@ def test_a_stream_gives_the_same_in_order(detector, batch_size):
         assert len(found["boxes"]) == count
         for name, values in found.items():
             np.testing.assert_array_equal(values, answer[name][index, :count])
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, None])
+def test_a_stream_of_no_size_is_refused(detector, batch_size):
+    with pytest.raises(InputError, match="batch_size=.* must be a whole number above 0"):
+        next(detector.detect_all([clutter(1)], batch_size))
+
+
+def test_a_stream_takes_what_a_call_takes(detector, tmp_path):
+    picture = clutter(1)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    (_, expected), *others = list(detector.detect_all([picture, tmp_path / "a.png", Image.fromarray(picture)], 3))
+    for _, found in others:
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values)
+    with pytest.raises(InputError, match=r"images\[1\] is of type float32; give RGB pixels"):
+        list(detector.detect_all([picture, (picture / 255).astype(np.float32)]))
 
 
 def test_no_pictures_no_detections(detector):

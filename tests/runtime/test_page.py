@@ -92,10 +92,14 @@ def test_what_can_be_no_page_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="npm isn't installed"):
         download_runtime(tmp_path)
     npm = Path(tmp_path, "npm")
-    npm.write_text("#!/bin/sh\necho offline >&2\nexit 1\n")
-    npm.chmod(0o755)
-    with pytest.raises(InputError, match="npm can't download it: offline"):
-        download_runtime(tmp_path)
+    for script, sentence in (
+        ("echo 'npm error code X\nnpm error errno X\nnpm error no way\nnpm error log' >&2; exit 1", "it: no way"),
+        ("echo text > a.tgz", "npm's download is damaged"),
+    ):
+        npm.write_text(f"#!/bin/sh\n{script}\n")
+        npm.chmod(0o755)
+        with pytest.raises(InputError, match=sentence):
+            download_runtime(tmp_path)
     monkeypatch.setattr(module, "_LARGEST", 10)
     with pytest.raises(InputError, match="too much for a page"):
         write_page(tmp_path / "a.onnx", tmp_path)
