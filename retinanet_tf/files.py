@@ -43,7 +43,7 @@ def written_aside(path: str | os.PathLike) -> Iterator[str]:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes UTF-8 text; raises InputError if the file can't be written."""
-    # Bytes of a file's name that are no UTF-8 become \\udcXX, which JSON reads back.
+    # Bytes of a file's name that are no UTF-8 become \udcXX, which JSON reads back.
     with written_aside(path) as aside, open(aside, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
 
