@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
+from typing import Any
 
 from retinanet_tf.text import printable
 
@@ -17,6 +19,12 @@ class InputError(ValueError):
 
     def __init__(self, message: str):
         super().__init__(printable(message))
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises InputError, which names the argument, unless the value is a whole number above 0."""
+    if not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{name}={value} must be a whole number above 0.")
 
 
 _TENSORFLOWS_HEADINGS = re.compile(r"Graph execution error:|Detected at node|<stack traces|Node: |\s|$")

@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from absl import logging
 from tqdm import tqdm
 
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.errors import InputError
+from retinanet_tf.errors import InputError, check_count
 from retinanet_tf.evaluation.analysis import Analysis, percent
 from retinanet_tf.evaluation.coco import LEAST_MAX_DETECTIONS, MAX_DETECTIONS, METRICS, check_limit, coco_scores
 from retinanet_tf.evaluation.page import html_page
@@ -80,8 +79,7 @@ def analyse(
     """Like `evaluate`, but returns what explains the numbers too; it is computed when it is asked for."""
     if not (hasattr(detector, "label_map") and hasattr(detector, "config")):
         raise InputError(f"detector={detector!r} must be a Detector, as load_detector returns it.")
-    if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be a whole number above 0.")
+    check_count("batch_size", batch_size)
     limit, tiled = detector.config.max_detections, isinstance(detector, TiledDetector)
     if max_detections is None:
         max_detections = max(limit, LEAST_MAX_DETECTIONS) if tiled else MAX_DETECTIONS

@@ -5,7 +5,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from retinanet_tf.data.records.images import BadImage, read_pixels
 from retinanet_tf.data.sources.image_files import PREDICTED, SUFFIXES, is_predicted
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.errors import InputError
+from retinanet_tf.errors import InputError, check_count
 from retinanet_tf.files import local, make_folder, read_bytes, write_json
 from retinanet_tf.inference.annotation_files import WRITTEN, AnnotatedPicture, check_formats, write_annotations
 from retinanet_tf.inference.results import MIN_SCORE, to_results
@@ -112,8 +112,7 @@ def predict(
         InputError: an input doesn't exist or would be overwritten, or the output folder can't be written; annotations
             of videos; two pictures whose annotations would be one file.
     """
-    if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be a whole number above 0.")
+    check_count("batch_size", batch_size)
     if not isinstance(min_score, Real) or math.isnan(min_score):
         raise InputError(f"min_score={min_score} must be a number.")
     inputs, save = _as_list(inputs), _as_list(save)

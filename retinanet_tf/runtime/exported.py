@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from retinanet_tf.data.sources.labels import LabelMap
-from retinanet_tf.errors import InputError, first_line
+from retinanet_tf.errors import InputError, check_count, first_line
 from retinanet_tf.files import read_bytes
 from retinanet_tf.runtime.metadata import KEY, is_onnx, parse_metadata, read_litert
 from retinanet_tf.runtime.preprocess import Canvas, fit, own_pixels, to_pixels
@@ -121,8 +121,7 @@ class ExportedDetector:
         Raises:
             InputError: an element is no image, and its index is named, or `batch_size` isn't above 0.
         """
-        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise InputError(f"batch_size={batch_size!r} must be a whole number above 0.")
+        check_count("batch_size", batch_size)
         pixels = (to_pixels(image, index) for index, image in enumerate(images))
         for index, row in enumerate(self._detect(pixels, batch_size)):
             found = row["num_detections"]

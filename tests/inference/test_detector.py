@@ -213,7 +213,7 @@ def test_replicas_share_the_images_and_count_each_once(detector):
     ("image", "message"),
     [
         (b"no image", "is no image that can be read"),
-        (encode(clutter(0))[:99], "a damaged|decode"),
+        (encode(clutter(0))[:99], "doesn.t decode: Truncated"),
         (pathlib.Path("nowhere.jpg"), "nowhere.jpg can't be read"),
         (__file__, "test_detector.py, is no image"),
         (np.zeros((5, 5, 2), np.uint8), r"has shape \(5, 5, 2\)"),
